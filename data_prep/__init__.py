@@ -1,0 +1,1 @@
+"""Programs: raw downloads -> TFRecords and label graphs."""

@@ -1,0 +1,1 @@
+"""Programs: finished runs -> tables and figures."""

@@ -1,0 +1,161 @@
+"""Backbones: images [B, S, S, 3] in [0, 255] -> features [B, d].
+
+Each brings its own preprocessing, so that a saved model takes plain pixels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+
+
+class Backbone(NamedTuple):
+    """A CNN f_w without its classifier.
+
+    Attributes:
+      model: keras.Model, [B, S, S, 3] in [0, 255] -> [B, d] float32.
+      image_size: S, pixels.
+      pretrained: whether w is worth keeping (loaded, or already trained).
+    """
+
+    model: keras.Model
+    image_size: int
+    pretrained: bool
+
+
+@keras.saving.register_keras_serializable("imcl_tf")
+class CaffePreprocessing(keras.layers.Layer):
+    """RGB in [0, 255] -> BGR less the ImageNet mean, as the originals did."""
+
+    def call(self, images):
+        images = keras.ops.cast(images, self.compute_dtype)
+        mean = keras.ops.convert_to_tensor(
+            [103.939, 116.779, 123.68], self.compute_dtype
+        )
+        return keras.ops.flip(images, -1) - mean
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+def _small_cnn(image_size: int, weights: str) -> keras.Model:
+    """Five convolutions with batch normalisation, d = 256.
+
+    From scratch on a CPU, for pictures of 64 to 96 pixels.
+    """
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((image_size, image_size, 3)),
+            layers.Rescaling(1 / 127.5, offset=-1.0),
+        ],
+        name="small_cnn",
+    )
+    for filters in (32, 64, 128, 256, 256):
+        model.add(layers.Conv2D(filters, 3, padding="same", use_bias=False))
+        model.add(layers.BatchNormalization(momentum=0.9))
+        model.add(layers.ReLU())
+        model.add(layers.MaxPooling2D())
+    model.pop()
+    model.add(layers.GlobalAveragePooling2D())
+    if weights != "none":
+        model.load_weights(weights)
+    return model
+
+
+def _resnet101(image_size: int, weights: str) -> keras.Model:
+    """ResNet-101 (He et al., CVPR 2016), average pooled, d = 2048."""
+    network = keras.applications.ResNet101(
+        include_top=False,
+        pooling="avg",
+        input_shape=(image_size, image_size, 3),
+        weights=None if weights == "none" else weights,
+    )
+    return _with_caffe_preprocessing(network, network.output, image_size)
+
+
+def _vgg16(image_size: int, weights: str) -> keras.Model:
+    """VGG-16 (Simonyan, Zisserman, ICLR 2015), layer fc7, d = 4096."""
+    network = keras.applications.VGG16(
+        include_top=True,
+        input_shape=(image_size, image_size, 3),
+        weights=None if weights == "none" else weights,
+    )
+    fc7 = network.get_layer("fc2").output
+    return _with_caffe_preprocessing(network, fc7, image_size)
+
+
+def _with_caffe_preprocessing(network, output, image_size):
+    images = keras.Input((image_size, image_size, 3))
+    body = keras.Model(network.input, output, name=network.name)
+    return keras.Model(
+        images, body(CaffePreprocessing()(images)), name=network.name
+    )
+
+
+# Name -> (constructor, image size S by default).
+BACKBONES = {
+    "small_cnn": (_small_cnn, 64),
+    "resnet101": (_resnet101, 224),
+    "vgg16": (_vgg16, 224),
+}
+
+
+def make_backbone(
+    name: str, weights: str = "none", image_size: int = 0
+) -> Backbone:
+    """Builds a backbone and loads its weights.
+
+    Args:
+      name: "small_cnn", "resnet101" or "vgg16".
+      weights: "none" (random), "imagenet" (downloaded by keras.applications;
+        not for small_cnn) or a Keras weights file of that very network.
+      image_size: S in pixels; 0 = the backbone's own.
+
+    Returns:
+      `Backbone`.
+
+    Raises:
+      ValueError: for an unknown name or weights that do not fit.
+      FileNotFoundError: if the weights file does not exist.
+    """
+    if name not in BACKBONES:
+        raise ValueError(
+            f"backbone must be one of {', '.join(BACKBONES)}, got {name!r}"
+        )
+    make, default_size = BACKBONES[name]
+    if weights == "imagenet":
+        if name == "small_cnn":
+            raise ValueError("small_cnn has no ImageNet weights")
+    elif weights != "none" and not Path(weights).is_file():
+        raise FileNotFoundError(
+            f"backbone_weights must be imagenet, none or a file, got {weights}"
+        )
+    size = image_size or default_size
+    try:
+        model = make(size, weights)
+    except Exception as error:
+        # Keras raises a plain Exception where a download fails, BadZipFile for
+        # a broken .keras file, and lists every layer that does not fit.
+        reason = " ".join(str(error).split())
+        if len(reason) > 240:
+            reason = reason[:240] + " ..."
+        raise ValueError(
+            f"cannot load weights {weights} into {name}: {reason}"
+        ) from error
+    return Backbone(model, size, weights != "none")
+
+
+def freeze_batch_statistics(model: keras.Model):
+    """Makes every batch normalisation of `model` use its stored statistics.
+
+    Fine-tuning from trained weights on small batches does better so, and the
+    stored features of a dictionary stay comparable with the minibatch's.
+    """
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+        elif isinstance(layer, keras.Model):
+            freeze_batch_statistics(layer)

@@ -1,0 +1,251 @@
+"""TFRecords -> minibatches: a chain of small steps from dataset to dataset."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse
+import tensorflow as tf
+
+from imcl_tf import records
+from imcl_tf.labels import LabelTable
+
+_SHUFFLE_BUFFER = 10_000
+_PARALLEL_FILES = 16
+
+
+class Split(NamedTuple):
+    """Records of one split.
+
+    Attributes:
+      files: TFRecord files, in order.
+      lengths: number of records of each file.
+      labels: [N, C] int8 csr_array, observed labels of the records in order;
+        a row's number is the image's `image_index`.
+    """
+
+    files: tuple[str, ...]
+    lengths: tuple[int, ...]
+    labels: scipy.sparse.csr_array
+
+
+class Source(NamedTuple):
+    """A data set on disk.
+
+    Attributes:
+      name: of the data set.
+      directory: where its records lie.
+      label_names: C names.
+      splits: "train", "validation", "test" -> `Split`.
+    """
+
+    name: str
+    directory: str
+    label_names: tuple[str, ...]
+    splits: dict[str, Split]
+
+
+def open_source(builder) -> Source:
+    """Opens the records that a TFDS builder has prepared.
+
+    Args:
+      builder: tfds.core.DatasetBuilder whose metadata holds `labels`.
+
+    Returns:
+      `Source` with the labels of all splits in memory, as sparse arrays.
+    """
+    names = tuple(builder.info.metadata["labels"])
+    splits = {}
+    for split, info in builder.info.splits.items():
+        files = tuple(map(str, info.filepaths))
+        splits[split] = Split(
+            files, tuple(info.shard_lengths),
+            records.read_labels(files, len(names)),
+        )  # fmt: skip
+    return Source(builder.name, str(builder.data_path), names, splits)
+
+
+def decode_and_resize(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Decodes one image [] string (JPEG, PNG, BMP, GIF's first frame).
+
+    Returns:
+      [S, S, 3] uint8, resized without keeping the aspect ratio.
+    """
+    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    image.set_shape([None, None, 3])
+    image = tf.image.resize(image, [image_size, image_size], antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
+
+
+def numbered(split: Split, shuffle_seed: int | None = None) -> tf.data.Dataset:
+    """(image_index [] int32, record [] string), shuffled anew each epoch."""
+    firsts = np.cumsum([0, *split.lengths[:-1]]).astype(np.int64)
+    files = tf.data.Dataset.from_tensor_slices((list(split.files), firsts))
+    if shuffle_seed is None:
+        return files.flat_map(_read_numbered)
+    ds = files.shuffle(len(split.files), shuffle_seed).interleave(
+        _read_numbered,
+        cycle_length=_PARALLEL_FILES,
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    return ds.shuffle(_SHUFFLE_BUFFER, shuffle_seed)
+
+
+def _read_numbered(file, first):
+    ds = tf.data.TFRecordDataset(file).enumerate(first)
+    return ds.map(lambda i, record: (tf.cast(i, tf.int32), record))
+
+
+def with_inputs(
+    ds: tf.data.Dataset, input_shape: tuple[int, ...], batch_size: int
+) -> tf.data.Dataset:
+    """Numbered records -> (image_index [B], inputs [B, *input_shape]).
+
+    Args:
+      ds: of `numbered`.
+      input_shape: (S, S, 3) for image records, (d,) for feature records.
+      batch_size: B; the last minibatch may be smaller.
+
+    Returns:
+      uint8 images or float32 features.
+    """
+    if len(input_shape) == 1:
+        # Feature records parse faster a batch at a time.
+        return ds.batch(batch_size).map(
+            lambda i, r: (i, records.decode_features(r, input_shape[0])),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+
+    def decode(index, record):
+        _, encoded = records.decode_image(record)
+        return index, decode_and_resize(encoded, input_shape[0])
+
+    return ds.map(decode, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
+
+
+def with_labels(ds: tf.data.Dataset, labels: LabelTable) -> tf.data.Dataset:
+    """Adds labels: (image_index, inputs) -> ({...}, labels [B, C] int8)."""
+    return ds.map(
+        lambda index, inputs: (
+            {"inputs": inputs, "image_index": index},
+            labels.rows(index),
+        ),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+
+
+def augmented(
+    ds: tf.data.Dataset, image_size: int, seed: int, least_area: float = 0.8
+) -> tf.data.Dataset:
+    """Crops each image at random, back to its size, and mirrors every other.
+
+    Args:
+      ds: (image_index [B], images [B, S, S, 3] uint8).
+      image_size: S.
+      seed: of crops and mirroring, new ones each epoch.
+      least_area: of a crop, as a share of the image, in (0, 1].
+
+    Returns:
+      elements as those of `ds`.
+    """
+    seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).batch(
+        2
+    )
+
+    def crop(batch, seed):
+        index, images = batch
+        size = tf.shape(images)[0]
+        u = tf.random.stateless_uniform([4, size], seed)
+        side = tf.sqrt(least_area + (1.0 - least_area) * u[0])
+        top, left = u[1] * (1.0 - side), u[2] * (1.0 - side)
+        right = left + side
+        # A box from right to left is a mirror image.
+        mirror = u[3] < 0.5
+        boxes = tf.stack(
+            [
+                top,
+                tf.where(mirror, right, left),
+                top + side,
+                tf.where(mirror, left, right),
+            ],
+            1,
+        )
+        images = tf.image.crop_and_resize(
+            images, boxes, tf.range(size), [image_size, image_size]
+        )
+        return index, tf.cast(tf.round(images), tf.uint8)
+
+    return tf.data.Dataset.zip(ds, seeds).map(
+        crop, num_parallel_calls=tf.data.AUTOTUNE
+    )
+
+
+def training_batches(
+    split: Split,
+    labels: LabelTable,
+    input_shape: tuple[int, ...],
+    batch_size: int,
+    seed: int,
+    augment: bool = False,
+) -> tf.data.Dataset:
+    """Endless shuffled minibatches, each epoch in a new order.
+
+    Args:
+      split: of image or feature records.
+      labels: observed labels of the run, which may hide some of the split's.
+      input_shape: (S, S, 3) or (d,).
+      batch_size: B.
+      seed: of order and augmentation.
+      augment: crop and mirror images at random.
+
+    Returns:
+      ({"inputs": [B, *input_shape], "image_index": [B] int32},
+      labels [B, C] int8). An epoch is ceil(N / B) minibatches.
+    """
+    ds = with_inputs(numbered(split, seed), input_shape, batch_size)
+    if augment:
+        ds = augmented(ds, input_shape[0], seed)
+    return with_labels(ds, labels).repeat().prefetch(tf.data.AUTOTUNE)
+
+
+def one_pass(
+    split: Split,
+    labels: LabelTable,
+    input_shape: tuple[int, ...],
+    batch_size: int,
+) -> tf.data.Dataset:
+    """Minibatches as those of training, once, in the order of the records."""
+    ds = with_inputs(numbered(split), input_shape, batch_size)
+    return with_labels(ds, labels).prefetch(tf.data.AUTOTUNE)
+
+
+def load_inputs(
+    split: Split, image_index: np.ndarray, input_shape: tuple[int, ...]
+) -> np.ndarray:
+    """Loads chosen images or features into memory, in one pass.
+
+    Args:
+      split: of image or feature records.
+      image_index: [M] int, distinct.
+      input_shape: (S, S, 3) or (d,).
+
+    Returns:
+      [M, *input_shape] uint8 or float32.
+    """
+    ends = np.cumsum(split.lengths)
+    files = np.unique(np.searchsorted(ends, image_index, side="right"))
+    firsts = (ends - split.lengths)[files].astype(np.int64)
+    position = np.full(ends[-1], -1)
+    position[image_index] = np.arange(len(image_index))
+    wanted = tf.constant(position >= 0)
+    # Only the files that hold a wanted image are read.
+    ds = tf.data.Dataset.from_tensor_slices(
+        ([split.files[i] for i in files], firsts)
+    ).flat_map(_read_numbered)
+    ds = ds.filter(lambda index, _: tf.gather(wanted, index))
+    dtype = np.uint8 if len(input_shape) == 3 else np.float32
+    result = np.empty((len(image_index), *input_shape), dtype)
+    for index, inputs in with_inputs(ds, input_shape, 256).prefetch(2):
+        result[position[index.numpy()]] = inputs.numpy()
+    return result

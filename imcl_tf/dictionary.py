@@ -1,0 +1,142 @@
+"""The dictionary: candidate images beyond the minibatch.
+
+A minibatch of a large set seldom contains similar images, so the released code
+matches it against some training images whose features are stored and refreshed
+now and then. `--dictionary_size=0` is the paper's text: the minibatch alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import scipy.sparse
+import tensorflow as tf
+
+from imcl_tf.labels import LabelTable
+
+
+class Dictionary:
+    """M training images with their stored features and label atoms.
+
+    Args:
+      image_index: [M] int, numbers of the images in the training set, sorted
+        and distinct.
+      inputs: [M, H, W, 3] uint8 images or [M, d] float32 features: what the
+        model's `forward` takes.
+      labels: observed labels of the training set.
+      num_features: d.
+
+    Attributes:
+      features: [M, d] float32, f at the last refresh.
+      label_atoms: [M, C] float32, A y at the last refresh.
+    """
+
+    def __init__(
+        self, image_index, inputs, labels: LabelTable, num_features: int
+    ):
+        size = len(image_index)
+        self.image_index = tf.constant(image_index, tf.int32)
+        self.inputs = tf.convert_to_tensor(inputs)
+        self._labels = labels
+        slots = np.full(labels.num_images + 1, -1, np.int32)
+        slots[image_index] = np.arange(size)
+        self._slots = tf.constant(slots)
+        self.features = tf.Variable(
+            tf.zeros([size, num_features]), trainable=False
+        )
+        self.label_atoms = tf.Variable(
+            tf.zeros([size, labels.num_labels]), trainable=False
+        )
+
+    def __len__(self):
+        return self.image_index.shape[0]
+
+    def slots_of(self, image_index: tf.Tensor) -> tf.Tensor:
+        """Returns where images [B] stand in the dictionary, -1 = nowhere."""
+        # The last entry stands for -1, an image of no number.
+        return tf.gather(
+            self._slots,
+            tf.where(image_index < 0, self._labels.num_images, image_index),
+        )
+
+    def labels(self, slots: tf.Tensor) -> tf.Tensor:
+        """Returns the observed labels [n, C] int8 of entries `slots` [n]."""
+        return self._labels.rows(tf.gather(self.image_index, slots))
+
+    def refresh(self, encode: Callable, batch_size: int = 256):
+        """Stores features and atoms of the current model.
+
+        Args:
+          encode: (inputs [n, ...], labels [n, C]) -> features [n, d], label
+            atoms [n, C].
+          batch_size: images at a time.
+        """
+        features, atoms = [], []
+        for start in range(0, len(self), batch_size):
+            slots = tf.range(start, min(start + batch_size, len(self)))
+            part = encode(
+                self.inputs[start : start + batch_size], self.labels(slots)
+            )
+            features.append(part[0])
+            atoms.append(part[1])
+        # Whole: a variable mirrored over devices has no slices to assign to.
+        self.features.assign(tf.concat(features, 0))
+        self.label_atoms.assign(tf.concat(atoms, 0))
+
+
+def class_balanced_subset(
+    labels: scipy.sparse.csr_array,
+    size: int,
+    seed: int,
+    positives_per_label: int = 10,
+) -> np.ndarray:
+    """Chooses training images so that rare labels are well represented.
+
+    The released rule: rarest label first, each label gets about
+    `positives_per_label` images that show it. Room that is left raises that
+    number, and images without positives come last.
+
+    Args:
+      labels: [N, C] int8 csr_array, observed entries -1 or +1.
+      size: M >= 1, images wanted; all N where M >= N.
+      seed: of the choice.
+      positives_per_label: images per label to aim for first.
+
+    Returns:
+      [min(M, N)] int64, sorted image numbers.
+
+    Raises:
+      ValueError: if `positives_per_label` is not positive.
+    """
+    if positives_per_label < 1:
+        raise ValueError(
+            f"positives_per_label must be >= 1, got {positives_per_label}"
+        )
+    num_images = labels.shape[0]
+    if size >= num_images:
+        return np.arange(num_images)
+    order = np.random.default_rng(seed).permutation(num_images)
+    # Columns of a permuted matrix list their images in random order.
+    positives = scipy.sparse.csc_array(labels[order] > 0)
+    positives.sort_indices()
+    rows = scipy.sparse.csr_array(positives)
+    rarest_first = np.argsort(np.diff(positives.indptr), kind="stable")
+    chosen = np.zeros(num_images, bool)
+    have = np.zeros(labels.shape[1], np.int64)
+    most = np.diff(positives.indptr).max(initial=0)
+    target = positives_per_label
+    while chosen.sum() < size:
+        for j in rarest_first:
+            pool = positives.indices[
+                positives.indptr[j] : positives.indptr[j + 1]
+            ]
+            wanted = min(target - have[j], size - chosen.sum())
+            new = pool[~chosen[pool]][: max(wanted, 0)]
+            chosen[new] = True
+            have += np.bincount(rows[new].indices, minlength=len(have))
+        if target >= most:
+            rest = np.flatnonzero(~chosen)
+            chosen[rest[: size - chosen.sum()]] = True
+        target *= 2
+    return np.sort(order[chosen])

@@ -1,0 +1,77 @@
+"""How programs write and fail: whole files, one clear line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from absl import flags
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a path to write to; what it holds then takes `path`'s place.
+
+    Args:
+      path: file or directory to replace; its parent must exist.
+
+    Yields:
+      a path in the same directory with the same suffix. After an error it is
+      removed and `path` is as it was.
+    """
+    new = path.with_name(f".unfinished-{path.name}")
+    old = path.with_name(f".old-{path.name}")
+    # What a killed program may have left.
+    if old.exists() and not path.exists():
+        old.rename(path)
+    _remove(new)
+    _remove(old)
+    try:
+        yield new
+        if path.is_dir():
+            # A directory that is not empty cannot be replaced in one step.
+            path.rename(old)
+            try:
+                new.rename(path)
+            except BaseException:
+                old.rename(path)
+                raise
+            _remove(old)
+        else:
+            os.replace(new, path)
+    except BaseException as error:
+        _remove(new)
+        if isinstance(error, OSError) and error.errno and not error.filename:
+            # Of a full disk, say: a write does not know its file's name.
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def _remove(path: Path):
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def fail(error: Exception) -> NoReturn:
+    """Ends the program with status 1 and what happened in one line."""
+    print(f"imcl_tf: error: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(1)
+
+
+def parse_or_fail(parse: Callable) -> Callable:
+    """Wraps a flags parser of `absl.app.run` so that it ends like `fail`."""
+
+    def parser(argv):
+        try:
+            return parse(argv)
+        except flags.Error as error:
+            fail(error)
+
+    return parser

@@ -1,0 +1,191 @@
+"""The label graph A: fixed sparse support, learned weights (paper, sec. 3.1).
+
+(A y)_j = sum over j' in Q_j of a_{j',j} y_{j'}. Only the E edges are stored:
+no array of C x C exists here, neither for the weights nor for their gradient.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import scipy.sparse
+import tensorflow as tf
+
+from imcl_tf.labels import check_labels
+
+
+@keras.saving.register_keras_serializable("imcl_tf")
+class LabelGraph(keras.layers.Layer):
+    """A as a Keras layer, [B, C] -> [B, C], with one weight per edge.
+
+    Build one with `identity`, `from_cooccurrence` or `from_neighbors`; the
+    constructor makes a graph of `num_edges` self-loops of label 0 for
+    `load_weights` to fill.
+
+    Args:
+      num_labels: C.
+      num_edges: E, number of (label, neighbour) pairs.
+      **kwargs: of `keras.layers.Layer`; `trainable=False` freezes A.
+
+    Attributes:
+      weights of the layer: `edge_weights` [E] float32, trainable; `edges`
+      [E, 2] int32, rows (j, j'), sorted.
+    """
+
+    def __init__(self, num_labels: int, num_edges: int, **kwargs):
+        super().__init__(**kwargs)
+        self.num_labels, self.num_edges = int(num_labels), int(num_edges)
+        self.edge_weights = self.add_weight(
+            shape=(self.num_edges,),
+            initializer="zeros",
+            name="edge_weights",
+            dtype="float32",
+            autocast=False,
+        )
+        self.edges = self.add_weight(
+            shape=(self.num_edges, 2),
+            initializer="zeros",
+            name="edges",
+            dtype="int32",
+            trainable=False,
+        )
+        self.built = True
+
+    @classmethod
+    def identity(cls, num_labels: int) -> LabelGraph:
+        """A = I, each label its only neighbour (the paper's choice for CUB)."""
+        return cls.from_neighbors(
+            np.arange(num_labels)[:, np.newaxis], np.ones((num_labels, 1))
+        )
+
+    @classmethod
+    def from_cooccurrence(cls, labels, num_neighbors: int = 50) -> LabelGraph:
+        """Connects each label to those it is most often observed with.
+
+        With n(j, j') the number of images where both are observed positive,
+        label j keeps its `num_neighbors` largest n(j, j') > 0, itself always
+        included; weights start as n(j, j') / n(j, j), so that the self-weight
+        is 1, then each label's incoming weights are divided by their sum.
+
+        Args:
+          labels: [N, C] in {-1, 0, +1}, dense or scipy.sparse.
+          num_neighbors: k_a >= 1.
+
+        Returns:
+          A `LabelGraph`; a label without positives keeps itself alone.
+
+        Raises:
+          ValueError: if labels or `num_neighbors` are out of range.
+        """
+        if num_neighbors < 1:
+            raise ValueError(f"num_neighbors must be >= 1, got {num_neighbors}")
+        labels = scipy.sparse.csr_array(check_labels(labels))
+        positives = scipy.sparse.csr_array(labels > 0, dtype=np.int64)
+        counts = scipy.sparse.csr_array(positives.T @ positives)
+        own = counts.diagonal()
+        # Ranked within rows by count, a label first in its own row, ties by
+        # label number.
+        counts = counts.tocoo()
+        others = counts.row != counts.col
+        j, neighbor = counts.row[others], counts.col[others]
+        count = counts.data[others]
+        order = np.lexsort((neighbor, -count, j))
+        j, neighbor, count = j[order], neighbor[order], count[order]
+        starts = np.searchsorted(j, np.arange(labels.shape[1]))
+        keep = np.arange(len(j)) - starts[j] < num_neighbors - 1
+        everyone = np.arange(labels.shape[1])
+        rows = np.concatenate([everyone, j[keep]])
+        columns = np.concatenate([everyone, neighbor[keep]])
+        rates = np.concatenate(
+            [np.ones(len(everyone)), count[keep] / own[j[keep]]]
+        )
+        totals = np.bincount(rows, rates, minlength=len(everyone))
+        return cls._from_edges(
+            labels.shape[1], rows, columns, rates / totals[rows]
+        )
+
+    @classmethod
+    def from_neighbors(cls, indices, weights) -> LabelGraph:
+        """A graph with given support and weights.
+
+        Args:
+          indices: [C, k_a] int, the labels j' in Q_j; -1 = no neighbour.
+          weights: [C, k_a] float, a_{j',j}.
+
+        Returns:
+          A `LabelGraph` of C labels.
+
+        Raises:
+          ValueError: if shapes differ, an index is no integer in [-1, C), a
+            label names a neighbour twice, or a weight is not finite.
+        """
+        indices, weights = np.asarray(indices), np.asarray(weights)
+        if indices.ndim != 2 or indices.shape != weights.shape:
+            raise ValueError(
+                "indices and weights must both have shape [C, k_a], got "
+                f"{indices.shape} and {weights.shape}"
+            )
+        if not np.issubdtype(indices.dtype, np.integer):
+            raise ValueError(
+                f"neighbours must be integers, got {indices.dtype}"
+            )
+        num_labels = len(indices)
+        if not ((indices >= -1) & (indices < num_labels)).all():
+            raise ValueError(f"neighbours must lie in [-1, {num_labels})")
+        used = indices >= 0
+        if not np.isfinite(weights[used]).all():
+            raise ValueError("label graph weights must be finite")
+        rows = np.broadcast_to(np.arange(num_labels)[:, np.newaxis], used.shape)
+        return cls._from_edges(
+            num_labels, rows[used], indices[used], weights[used]
+        )
+
+    @classmethod
+    def _from_edges(cls, num_labels, rows, columns, weights):
+        # TF's sparse product wants its entries in row-major order.
+        order = np.lexsort((columns, rows))
+        edges = np.stack([rows, columns], 1)[order]
+        if (edges[1:] == edges[:-1]).all(1).any():
+            raise ValueError("a label may name a neighbour only once")
+        graph = cls(num_labels, len(edges))
+        graph.edges.assign(edges)
+        graph.edge_weights.assign(weights[order])
+        return graph
+
+    def call(self, label_targets):
+        """Returns A y.
+
+        Args:
+          label_targets: [B, C], y; computed in float32.
+
+        Returns:
+          [B, C] float32, differentiable in y and in the edge weights.
+        """
+        label_targets = tf.cast(label_targets, tf.float32)
+        graph = tf.SparseTensor(
+            tf.cast(self.edges.value, tf.int64),
+            tf.convert_to_tensor(self.edge_weights),
+            [self.num_labels, self.num_labels],
+        )
+        product = tf.sparse.sparse_dense_matmul(
+            graph, label_targets, adjoint_b=True
+        )
+        return tf.ensure_shape(tf.transpose(product), label_targets.shape)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def to_scipy(self) -> scipy.sparse.csr_array:
+        """Returns A as [C, C] float32 csr_array, row j = weights into j."""
+        rows, columns = self.edges.numpy().T
+        return scipy.sparse.csr_array(
+            (self.edge_weights.numpy(), (rows, columns)),
+            shape=(self.num_labels, self.num_labels),
+        )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_labels": self.num_labels,
+            "num_edges": self.num_edges,
+        }

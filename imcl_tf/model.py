@@ -1,0 +1,415 @@
+"""IMCL: interactive multi-label CNN learning (paper, Algorithm 1)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from imcl_tf import losses
+from imcl_tf.dictionary import Dictionary
+from imcl_tf.label_graph import LabelGraph
+from imcl_tf.labels import impute
+from imcl_tf.multilabel import (
+    Batch,
+    MultiLabelModel,
+    mean_over_observed,
+)
+from imcl_tf.similarity import SOLVERS, Similarities
+
+_CHOICES = {
+    "solver": tuple(SOLVERS),
+    "imputation": ("paper", "released"),
+    "reconstruction": ("tanh", "linear"),
+    "loss_scale": ("initial", "absolute"),
+    "graph_update": ("alternate", "joint"),
+    "dictionary_gradient": ("stored", "full"),
+    "image_similarity": ("learned", "fixed", "none"),
+    "label_similarity": ("learned", "fixed", "none"),
+}
+
+
+class Neighbors(NamedTuple):
+    """The selected images: features [B, k, d], labels and logits [B, k, C]."""
+
+    features: tf.Tensor
+    labels: tf.Tensor
+    logits: tf.Tensor
+
+
+@keras.saving.register_keras_serializable("imcl_tf")
+class IMCL(MultiLabelModel):
+    """A multi-label CNN regularised by label and feature smoothness.
+
+    Minimises eq. (1), L_c + L_s, with L_s = lambda_y l_y + lambda_f l_f of
+    eq. (7). An image without any similar image has no smoothness loss.
+
+    Args:
+      backbone: layer or model, images -> features [B, d]; None where the
+        inputs are the features.
+      num_labels: C.
+      label_graph: A, a `LabelGraph` of C labels; None = identity.
+      lambda_y: weight >= 0 of the label smoothness, eq. (5).
+      lambda_f: weight >= 0 of the feature smoothness, eq. (6).
+      num_neighbors: k >= 1, similar images per image, eq. (8).
+      solver: "paper" (Algorithm 2) or "released".
+      solver_threshold: least score that the released solver accepts.
+      imputation: "paper" or "released", see `imcl_tf.labels.impute`. The
+        released code also applies A to imputed labels alone and then writes
+        the observed ones over the result.
+      positive_ratio: c, label targets lie in [-1/c, 1].
+      reconstruction: "tanh" (eq. 5) or "linear" (released).
+      loss_scale: "initial" averages L_c over observed labels and multiplies
+        each lambda by the initial ratio L_c / l (released), taken from the
+        first minibatch; "absolute" is eq. (1) per image.
+      graph_update: "alternate" steps on A first, then on w and theta
+        (Algorithm 1); "joint" steps on all at once (released).
+      image_similarity: "learned"; "fixed", see `fix_similarities`; "none",
+        an image's only neighbour is itself.
+      label_similarity: "learned"; "fixed", A stays; "none", A = I stays.
+      dictionary_gradient: what a selected dictionary image brings: "stored",
+        its feature of the last refresh; "full", a fresh forward pass, so that
+        gradient reaches w through it.
+      fixed_features: see `MultiLabelModel`.
+      **kwargs: of `keras.Model`.
+
+    Attributes:
+      dictionary: `Dictionary` or None; further candidates. Not saved.
+
+    Raises:
+      ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        backbone,
+        num_labels: int,
+        label_graph: LabelGraph | None = None,
+        lambda_y: float = 1.0,
+        lambda_f: float = 0.5,
+        num_neighbors: int = 5,
+        *,
+        solver: str = "paper",
+        solver_threshold: float = 1e-6,
+        imputation: str = "paper",
+        positive_ratio: float = 2.0,
+        reconstruction: str = "tanh",
+        loss_scale: str = "initial",
+        graph_update: str = "alternate",
+        image_similarity: str = "learned",
+        label_similarity: str = "learned",
+        dictionary_gradient: str = "stored",
+        fixed_features: bool = False,
+        **kwargs,
+    ):
+        super().__init__(backbone, num_labels, fixed_features, **kwargs)
+        self._hyper_parameters = {
+            "lambda_y": float(lambda_y),
+            "lambda_f": float(lambda_f),
+            "num_neighbors": int(num_neighbors),
+            "solver": solver,
+            "solver_threshold": float(solver_threshold),
+            "imputation": imputation,
+            "positive_ratio": float(positive_ratio),
+            "reconstruction": reconstruction,
+            "loss_scale": loss_scale,
+            "graph_update": graph_update,
+            "image_similarity": image_similarity,
+            "label_similarity": label_similarity,
+            "dictionary_gradient": dictionary_gradient,
+        }
+        for name, value in self._hyper_parameters.items():
+            setattr(self, name, value)
+            if name in _CHOICES and value not in _CHOICES[name]:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(_CHOICES[name])}, "
+                    f"got {value!r}"
+                )
+        if not (lambda_y >= 0 and lambda_f >= 0 and num_neighbors >= 1):
+            raise ValueError(
+                "lambda_y and lambda_f must be >= 0 and num_neighbors >= 1, "
+                f"got {lambda_y}, {lambda_f} and {num_neighbors}"
+            )
+        if image_similarity == label_similarity == "none":
+            self.lambda_y = 0.0  # nothing relates to anything: logistic
+        if label_graph is None or label_similarity == "none":
+            label_graph = LabelGraph.identity(num_labels)
+        if label_graph.num_labels != num_labels:
+            raise ValueError(
+                f"the label graph has {label_graph.num_labels} labels, the "
+                f"model {num_labels}"
+            )
+        label_graph.trainable = label_similarity == "learned"
+        self.label_graph = label_graph
+        self.graph_optimizer = None
+        # Initial L_c / l_y and L_c / l_f; 0 = not measured yet.
+        self.initial_ratios = self.add_weight(
+            shape=(2,),
+            initializer="zeros",
+            name="initial_ratios",
+            dtype="float32",
+            trainable=False,
+        )
+        self.dictionary: Dictionary | None = None
+        self._fixed: Similarities | None = None
+
+    def compile(self, optimizer="rmsprop", graph_optimizer=None, **kwargs):
+        """Sets the optimizers.
+
+        Args:
+          optimizer: of theta and w.
+          graph_optimizer: of A; None = a copy of `optimizer`.
+          **kwargs: of `MultiLabelModel.compile`.
+        """
+        super().compile(optimizer=optimizer, **kwargs)
+        self.graph_optimizer = (
+            type(self.optimizer).from_config(self.optimizer.get_config())
+            if graph_optimizer is None
+            else keras.optimizers.get(graph_optimizer)
+        )
+
+    def variable_groups(self):
+        groups = super().variable_groups()
+        edges = self.label_graph.trainable_variables
+        return groups + ([(self.graph_optimizer, edges)] if edges else [])
+
+    def _optimizer_names(self):
+        return (*super()._optimizer_names(), "graph_optimizer")
+
+    def train_step(self, data):
+        """Algorithm 1 on one minibatch."""
+        batch = Batch.unpack(data)
+        with tf.GradientTape() as tape:
+            features, logits = self.forward(batch.inputs, training=True)
+            # Adaptive similarity learning: the CNN is fixed (steps 3 to 6).
+            with tape.stop_recording():
+                similarities = self.find_similar(features, logits, batch)
+                if self.graph_update == "alternate":
+                    self._step_on_graph(features, logits, batch, similarities)
+            # Constrained CNN learning: the similarities are fixed (7 to 9).
+            terms = self.loss_terms(features, logits, batch, similarities)
+        self.initial_ratios.assign(terms.pop("ratios"))
+        groups = self.variable_groups()
+        if self.graph_update == "alternate":
+            groups = super().variable_groups()
+        self.minimize(tape, terms["loss"], groups)
+        return self.track(terms)
+
+    def _step_on_graph(self, features, logits, batch, similarities):
+        """One gradient step on eq. (7) with respect to A."""
+        edges = self.label_graph.trainable_variables
+        if not edges:
+            return
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([edge.value for edge in edges])
+            terms = self.loss_terms(features, logits, batch, similarities)
+        self.graph_optimizer.apply(tape.gradient(terms["loss"], edges), edges)
+
+    def loss_terms(self, features, logits, batch, similarities=None):
+        """Eqs. (1), (2), (5) to (7) of a minibatch; also the new `ratios`."""
+        if similarities is None:
+            similarities = self.find_similar(features, logits, batch)
+        neighbors = self.neighbors(similarities, features, logits, batch)
+        logistic = losses.cross_entropy(batch.labels, logits)
+        label = losses.label_smoothness(
+            self.label_targets(batch.labels, logits),
+            self._reconstruct_labels(similarities.label_weights, neighbors),
+            self.reconstruction,
+        )
+        feature = losses.feature_smoothness(
+            features,
+            losses.combine(similarities.feature_weights, neighbors.features),
+        )
+        related = tf.cast(similarities.indices[:, 0] >= 0, tf.float32)
+        smoothness = tf.stack(
+            [tf.reduce_mean(label * related), tf.reduce_mean(feature * related)]
+        )
+        if self.loss_scale == "initial":
+            logistic = mean_over_observed(logistic, batch.labels)
+            measured = tf.stop_gradient(
+                tf.math.divide_no_nan(logistic, smoothness)
+            )
+            ratios = tf.where(
+                self.initial_ratios > 0, self.initial_ratios, measured
+            )
+        else:
+            logistic = tf.reduce_mean(logistic)
+            ratios = tf.ones([2])
+        lambdas = tf.constant([self.lambda_y, self.lambda_f])
+        return {
+            "loss": logistic + tf.reduce_sum(lambdas * ratios * smoothness),
+            "logistic_loss": logistic,
+            "label_smoothness": smoothness[0],
+            "feature_smoothness": smoothness[1],
+            "ratios": ratios,
+        }
+
+    def find_similar(self, features, logits, batch: Batch) -> Similarities:
+        """Similar images of each image of a minibatch under the current model.
+
+        Candidate i < B is image i of the minibatch, candidate B + m is image m
+        of the dictionary. No gradient flows through the result.
+        """
+        size = tf.shape(features)[0]
+        own = tf.range(size)
+        if self.image_similarity == "none":
+            weights = tf.ones([size, 1])
+            return Similarities(own[:, tf.newaxis], weights, weights)
+        if self._fixed is not None:
+            indices, c, c_bar = (
+                tf.gather(x, tf.maximum(batch.image_index, 0))
+                for x in self._fixed
+            )
+            known = (batch.image_index >= 0)[:, tf.newaxis] & (indices >= 0)
+            return Similarities(tf.where(known, indices + size, -1), c, c_bar)
+        label_atoms = self.label_atoms(batch.labels, logits)
+        feature_atoms, exclude = features, own[:, tf.newaxis]
+        if self.dictionary is not None:
+            # An image of the minibatch may stand in the dictionary as well.
+            slots = self.dictionary.slots_of(batch.image_index)
+            exclude = tf.stack([own, tf.where(slots < 0, -1, slots + size)], 1)
+            label_atoms = tf.concat(
+                [label_atoms, self.dictionary.label_atoms], 0
+            )
+            feature_atoms = tf.concat(
+                [feature_atoms, self.dictionary.features], 0
+            )
+        found = self._solve(
+            self.label_targets(batch.labels, logits), features,
+            label_atoms, feature_atoms, exclude,
+        )  # fmt: skip
+        return Similarities(*map(tf.stop_gradient, found))
+
+    def _solve(self, targets, features, label_atoms, feature_atoms, exclude):
+        options = {}
+        if self.solver == "released":
+            options["threshold"] = self.solver_threshold
+        return SOLVERS[self.solver](
+            targets, features, label_atoms, feature_atoms,
+            self.num_neighbors, self.lambda_y, self.lambda_f, exclude,
+            **options,
+        )  # fmt: skip
+
+    def label_targets(self, labels, logits):
+        """y of eq. (3), [..., C]."""
+        return impute(labels, logits, self.imputation, self.positive_ratio)
+
+    def label_atoms(self, labels, logits):
+        """A y of candidates, [n, C]."""
+        targets = self.label_targets(labels, logits)
+        if self.imputation == "paper":
+            return self.label_graph(targets)
+        unobserved = tf.zeros_like(labels)
+        propagated = self.label_graph(self.label_targets(unobserved, logits))
+        return tf.where(labels == 0, propagated, targets)
+
+    def _reconstruct_labels(self, weights, neighbors: Neighbors):
+        """sum_i' c_i'i A y_i', [B, C]."""
+        if self.imputation == "paper":
+            # A is linear: one product for the sum, not one per neighbour.
+            targets = self.label_targets(neighbors.labels, neighbors.logits)
+            return self.label_graph(losses.combine(weights, targets))
+        flat = [-1, self.num_labels]
+        atoms = self.label_atoms(
+            tf.reshape(neighbors.labels, flat),
+            tf.reshape(neighbors.logits, flat),
+        )
+        return losses.combine(
+            weights, tf.reshape(atoms, tf.shape(neighbors.logits))
+        )
+
+    def neighbors(
+        self, similarities: Similarities, features, logits, batch: Batch
+    ) -> Neighbors:
+        """The selected images; unused slots hold some image, at weight 0."""
+        size, chosen = tf.shape(features)[0], similarities.indices
+        inside = tf.where((chosen >= 0) & (chosen < size), chosen, 0)
+        in_batch = Neighbors(
+            *(tf.gather(x, inside) for x in (features, batch.labels, logits))
+        )
+        if self.dictionary is None:
+            return in_batch
+        outside = chosen >= size
+        slots = tf.where(outside, chosen - size, 0)
+        stored = self._dictionary_features(slots)
+        labels = tf.reshape(
+            self.dictionary.labels(tf.reshape(slots, [-1])),
+            tf.shape(in_batch.labels),
+        )
+        in_dictionary = Neighbors(stored, labels, self.classifier(stored))
+        return Neighbors(
+            *(
+                tf.where(outside[:, :, tf.newaxis], a, b)
+                for a, b in zip(in_dictionary, in_batch, strict=True)
+            )
+        )
+
+    def _dictionary_features(self, slots):
+        """Features [B, k, d] of dictionary entries [B, k]."""
+        if self.fixed_features or self.dictionary_gradient == "stored":
+            return tf.gather(self.dictionary.features, slots)
+        distinct, position = tf.unique(tf.reshape(slots, [-1]))
+        # Inference mode: these images must not move the batch statistics.
+        features, _ = self.forward(
+            tf.gather(self.dictionary.inputs, distinct), training=False
+        )
+        return tf.gather(features, tf.reshape(position, tf.shape(slots)))
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def encode(self, inputs, labels):
+        """Features [n, d] and label atoms [n, C] of candidate images."""
+        features, logits = self.forward(inputs, training=False)
+        return features, self.label_atoms(labels, logits)
+
+    def refresh_dictionary(self):
+        """Brings the dictionary, if any, up to date with the model."""
+        if self.dictionary is not None:
+            self.dictionary.refresh(self.encode)
+
+    def fix_similarities(self, batches):
+        """Solves the similarities of all training images once and keeps them.
+
+        For `image_similarity="fixed"`: the candidates are the dictionary.
+
+        Args:
+          batches: iterable of the training set, ({"inputs", "image_index"},
+            labels), each image at least once.
+
+        Raises:
+          ValueError: without a dictionary.
+        """
+        if self.dictionary is None:
+            raise ValueError("image_similarity=fixed needs a dictionary")
+        self.refresh_dictionary()
+        # Plain dictionary positions: the minibatch changes from step to step.
+        rows, parts = [], []
+        for data in batches:
+            batch = Batch.unpack(data)
+            rows.append(batch.image_index)
+            parts.append(self._similar_in_dictionary(batch))
+        order = tf.argsort(tf.concat(rows, 0), stable=True)
+        self._fixed = Similarities(
+            *(
+                tf.gather(tf.concat(x, 0), order)
+                for x in zip(*parts, strict=True)
+            )
+        )
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def _similar_in_dictionary(self, batch: Batch) -> Similarities:
+        features, logits = self.forward(batch.inputs, training=False)
+        return self._solve(
+            self.label_targets(batch.labels, logits), features,
+            self.dictionary.label_atoms, self.dictionary.features,
+            self.dictionary.slots_of(batch.image_index),
+        )  # fmt: skip
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "label_graph": keras.saving.serialize_keras_object(
+                self.label_graph
+            ),
+            **self._hyper_parameters,
+        }

@@ -1,0 +1,167 @@
+"""Evaluation, checkpoints, rate decay and dictionary refresh during `fit`."""
+
+import csv
+
+import keras
+import numpy as np
+import pytest
+import scipy.sparse
+import tensorflow as tf
+from sklearn.metrics import average_precision_score
+
+import imcl_tf
+from imcl_tf.callbacks import (
+    BestCheckpoint,
+    DictionaryRefresh,
+    Evaluation,
+    RateDecay,
+    evaluate,
+)
+from imcl_tf.dictionary import Dictionary
+from imcl_tf.labels import LabelTable
+from imcl_tf.multilabel import MultiLabelModel
+
+N, C, D = 24, 5, 4
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(N, D)).astype(np.float32)
+    labels = rng.choice([-1, 0, 1], size=(N, C)).astype(np.int8)
+    return features, labels
+
+
+def batches(features, labels):
+    index = np.arange(len(labels), dtype=np.int32)
+    inputs = {"inputs": features, "image_index": index}
+    return tf.data.Dataset.from_tensor_slices((inputs, labels)).batch(7)
+
+
+def model_of(kind=MultiLabelModel, rate=0.1):
+    keras.utils.set_random_seed(0)
+    model = kind(None, C)
+    model.build((None, D))
+    model.compile(keras.optimizers.RMSprop(rate))
+    return model
+
+
+def test_evaluate_is_scikit_learns_over_all_batches(data):
+    features, labels = data
+    model = model_of()
+    precision, terms = evaluate(model, batches(features, labels))
+    logits = model(features).numpy()
+    for j in range(C):
+        seen = labels[:, j] != 0
+        expected = average_precision_score(labels[seen, j] > 0, logits[seen, j])
+        assert precision.per_label()[j] == pytest.approx(expected, abs=1e-12)
+    # The mean over images of each minibatch's loss.
+    expected = 0.0
+    for start in range(0, N, 7):
+        y, z = labels[start : start + 7], logits[start : start + 7]
+        entropy = np.log1p(np.exp(-y * z.astype(float)))[y != 0]
+        expected += entropy.mean() * len(y) / N
+    assert terms["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_evaluation_images_are_not_training_images(data):
+    """Else image i of validation could not select training image i."""
+    model = model_of(imcl_tf.IMCL)
+    features, labels = data
+    table = LabelTable(scipy.sparse.csr_array(labels))
+    model.dictionary = Dictionary(np.arange(N), features, table, D)
+    model.refresh_dictionary()
+    seen = []
+    find = model.find_similar
+
+    def spy(f, logits, batch):
+        seen.append(tf.get_static_value(batch.image_index))
+        found = find(f, logits, batch)
+        tf.debugging.assert_equal(batch.image_index, -1)
+        return found
+
+    model.find_similar = spy
+    evaluate(model, batches(features, labels))
+    assert seen
+
+
+def test_evaluation_writes_a_row_per_split_and_logs_map(data, tmp_path):
+    model = model_of()
+    file = tmp_path / "metrics.csv"
+    shown = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            shown.append(logs["val_mAP"])
+
+    history = model.fit(
+        batches(*data), epochs=2, verbose=0, shuffle=False,
+        callbacks=[Evaluation(batches(*data), file, 4), Watch()],
+    ).history  # fmt: skip
+    with file.open() as f:
+        rows = list(csv.DictReader(f))
+    assert [(r["step"], r["epoch"], r["split"]) for r in rows] == [
+        ("0", "0", "validation"),
+        ("4", "1", "train"), ("4", "1", "validation"),
+        ("8", "2", "train"), ("8", "2", "validation"),
+    ]  # fmt: skip
+    precision, terms = evaluate(model, batches(*data))
+    assert float(rows[-1]["mAP"]) == pytest.approx(
+        100 * precision.mean(), abs=1e-3
+    )
+    assert float(rows[-1]["loss"]) == pytest.approx(terms["loss"], rel=1e-4)
+    assert history["val_mAP"][-1] == pytest.approx(100 * precision.mean())
+    # While epoch 2 runs, the mAP shown is that after epoch 1.
+    assert shown[0] == pytest.approx(float(rows[0]["mAP"]), abs=1e-3)
+    assert shown[-1] == pytest.approx(float(rows[2]["mAP"]), abs=1e-3)
+
+
+def test_best_checkpoint_is_of_the_best_validation(data, tmp_path):
+    model = model_of()
+    checkpoint = BestCheckpoint(tmp_path)
+    checkpoint.set_model(model)
+    checkpoint.on_train_begin({"val_mAP": 10.0})
+    kernels = []
+    for epoch, value in enumerate([30.0, 20.0, 30.0]):
+        model.train_on_batch(*data)
+        kernels.append(model.classifier.kernel.numpy())
+        checkpoint.on_epoch_end(epoch, {"val_mAP": value})
+    best = keras.models.load_model(checkpoint.best_file)
+    np.testing.assert_array_equal(best.classifier.kernel.numpy(), kernels[0])
+    latest = keras.models.load_model(checkpoint.latest_file)
+    np.testing.assert_array_equal(latest.classifier.kernel.numpy(), kernels[2])
+
+
+def test_rates_fall_when_the_average_falls():
+    model = model_of(imcl_tf.IMCL, rate=1.0)
+    decay = RateDecay(factor=0.8, weight=0.5)
+    decay.set_model(model)
+    decay.on_train_begin({"val_mAP": 50.0})
+    rates = []
+    # averages: 50 -> 55 -> 54.5 (falls) -> 57.25 -> 57.25 (does not fall)
+    for value in (60.0, 54.0, 60.0, 57.25):
+        decay.on_epoch_end(0, {"val_mAP": value})
+        rates.append([float(o.learning_rate) for o in model.optimizers])
+    np.testing.assert_allclose(rates, [[1, 1], [0.8] * 2, [0.8] * 2, [0.8] * 2])
+
+
+def test_dictionary_follows_the_model_every_few_steps(data):
+    features, labels = data
+    model = model_of(imcl_tf.IMCL)
+    table = LabelTable(scipy.sparse.csr_array(labels))
+    model.dictionary = Dictionary(np.arange(N), features, table, D)
+    atoms = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            atoms.append(model.dictionary.label_atoms.numpy())
+
+    model.fit(
+        batches(features, labels), verbose=0, shuffle=False,
+        callbacks=[DictionaryRefresh(3), Watch()],
+    )  # fmt: skip
+    assert np.abs(atoms[0]).sum() > 0  # filled before training
+    np.testing.assert_array_equal(atoms[0], atoms[1])
+    assert not np.array_equal(atoms[1], atoms[2])  # after step 3
+    np.testing.assert_array_equal(atoms[2], atoms[3])
+    np.testing.assert_array_equal(model.dictionary.features, features)

@@ -1,0 +1,254 @@
+"""The real command line on a small folder of images."""
+
+import csv
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+ROOT = Path(__file__).resolve().parents[1]
+FAST = ["--initial_epochs=1", "--epochs=1", "--image_size=32"]
+
+
+def run(arguments, limit=None, module="imcl_tf.main"):
+    """Runs a program of the project; `limit` = largest file in bytes."""
+
+    def small_disk():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        preexec_fn=small_disk if limit else None,
+        timeout=300,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+    )
+
+
+def succeed(*arguments, **kwargs):
+    done = run(arguments, **kwargs)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def fail(*arguments, **kwargs):
+    """Returns the one line that the program ended with."""
+    done = run(arguments, **kwargs)
+    assert done.returncode == 1, done.stderr
+    lines = [x for x in done.stderr.splitlines() if x.startswith("imcl_tf:")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, make_folder):
+    path = tmp_path_factory.mktemp("pictures")
+    make_folder(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, folder):
+    """Workdir and output of a finished IMCL run, end to end."""
+    workdir = tmp_path_factory.mktemp("run")
+    output = succeed(
+        "--dataset=folder", f"--data_dir={folder}", f"--workdir={workdir}",
+        "--observed_fraction=0.5", "--seed=3", "--dictionary_refresh=1", *FAST,
+    )  # fmt: skip
+    return workdir, output
+
+
+def test_leaves_every_file_of_the_contract(finished):
+    workdir, output = finished
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["method"] == "imcl"
+    assert results["dataset"] == "folder"
+    assert results["regime"] == "end_to_end"
+    assert results["seed"] == 3
+    assert 0 <= results["mAP_empty_zero"] <= results["mAP"] <= 100
+    assert len(results["mAP_groups"]) == 5
+    assert f"{results['mAP']:.2f}" in output
+    with (workdir / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:9] == [
+        "step", "epoch", "split", "mAP", "loss", "logistic_loss",
+        "label_smoothness", "feature_smoothness", "learning_rate",
+    ]  # fmt: skip
+    validation = [row for row in rows if row["split"] == "validation"]
+    assert [row["epoch"] for row in validation] == ["0", "1"]
+    assert all(float(row["label_smoothness"]) > 0 for row in validation)
+    assert max(float(r["mAP"]) for r in validation) == pytest.approx(
+        results["validation_mAP"], abs=1e-3
+    )
+    names = (workdir / "labels.txt").read_text().splitlines()
+    with (workdir / "average_precision.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [row["label"] for row in table] == names
+    mean = np.mean([float(row["AP"]) for row in table if row["AP"]])
+    assert mean == pytest.approx(results["mAP"], abs=1e-3)
+    assert (workdir / "checkpoints" / "best.keras").is_file()
+    assert list((workdir / "tensorboard").rglob("events.out*"))
+    assert not list(workdir.rglob("*unfinished*"))
+
+
+def test_tensorboard_has_terms_rates_and_pictures(finished):
+    from tensorboard.backend.event_processing import event_accumulator
+
+    tags = {}
+    for directory in (finished[0] / "tensorboard").iterdir():
+        events = event_accumulator.EventAccumulator(str(directory))
+        events.Reload()
+        tags[directory.name] = set(events.Tags()["tensors"])
+    terms = {"logistic_loss", "label_smoothness", "feature_smoothness", "loss"}
+    assert {f"epoch_{name}" for name in terms} <= tags["train"]
+    assert "epoch_learning_rate" in tags["train"]
+    assert {f"epoch_{name}" for name in terms | {"mAP"}} <= tags["validation"]
+    assert {"label_graph", "similarities"} <= tags["similarities"]
+
+
+def test_mask_is_saved_and_is_what_the_seed_says(finished, folder):
+    mask = scipy.sparse.load_npz(finished[0] / "observed_labels.npz")
+    with (folder / "splits.csv").open() as file:
+        train = [
+            r["image"] for r in csv.DictReader(file) if r["split"] == "train"
+        ]
+    assert mask.shape[0] == len(train)
+    assert set(np.unique(mask.data)) <= {-1, 1}
+    results = json.loads((finished[0] / "results.json").read_text())
+    assert results["observed_labels"] == mask.nnz
+
+
+def test_flagfile_replays_the_run(finished, tmp_path):
+    flagfile = finished[0] / "flags.cfg"
+    succeed(f"--flagfile={flagfile}", f"--workdir={tmp_path}")
+    first = json.loads((finished[0] / "results.json").read_text())
+    again = json.loads((tmp_path / "results.json").read_text())
+    assert again == first
+
+
+def test_saved_model_opens_with_tensorflow_alone(finished, folder):
+    image = next(iter(sorted((folder / "images").rglob("*.jpg"))))
+    code = (
+        "import sys, tensorflow as tf\n"
+        f"model = tf.saved_model.load({str(finished[0] / 'saved_model')!r})\n"
+        f"image = open({str(image)!r}, 'rb').read()\n"
+        "out = model.signatures['serving_default'](tf.constant([image] * 2))\n"
+        "p, labels = out['probabilities'].numpy(), out['labels'].numpy()\n"
+        "assert p.shape == (2, len(labels)) and (p >= 0).all(), p.shape\n"
+        "assert (p <= 1).all() and 'imcl_tf' not in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd="/"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_predict_prints_labels_and_writes_all(finished, folder, tmp_path):
+    images = sorted((folder / "images").rglob("*.*"))[:3]
+    table = tmp_path / "out.csv"
+    output = succeed(
+        f"--model={finished[0] / 'saved_model'}", "--top=2", f"--csv={table}",
+        *images, module="imcl_tf.predict",
+    )  # fmt: skip
+    lines = output.splitlines()
+    assert [lines[i] for i in (0, 3, 6)] == [str(path) for path in images]
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    names = (finished[0] / "labels.txt").read_text().splitlines()
+    assert len(rows) == 3 * len(names)
+    first = {r["label"]: float(r["probability"]) for r in rows[: len(names)]}
+    value, label = lines[1].split(maxsplit=1)
+    assert float(value) == pytest.approx(max(first.values()), abs=1e-3)
+    assert first[label] == max(first.values())
+
+
+def test_predict_bad_input(finished, folder, tmp_path):
+    model = f"--model={finished[0] / 'saved_model'}"
+    text = tmp_path / "no.jpg"
+    text.write_text("<html>")
+    module = "imcl_tf.predict"
+    assert "no.jpg" in fail(model, text, module=module)
+    assert "no image" in fail(model, module=module)
+
+
+def test_fixed_features_from_an_earlier_run(finished, folder, tmp_path):
+    common = [
+        "--dataset=folder", f"--data_dir={folder}", "--observed_fraction=0.5",
+        "--seed=3", "--regime=fixed_features", f"--init_from={finished[0]}",
+        *FAST,
+    ]  # fmt: skip
+    succeed(*common, f"--workdir={tmp_path / 'a'}", "--method=logistic")
+    a = json.loads((tmp_path / "a" / "results.json").read_text())
+    first = json.loads((finished[0] / "results.json").read_text())
+    assert a["initial_logistic"] == first["initial_logistic"]
+    # Every choice of the released code, and a small dictionary.
+    succeed(
+        *common, f"--workdir={tmp_path / 'b'}",
+        f"--flagfile={ROOT / 'flags' / 'released.cfg'}",
+        "--dictionary_size=5", "--image_similarity=fixed",
+    )  # fmt: skip
+    b = json.loads((tmp_path / "b" / "results.json").read_text())
+    assert b["initial_logistic"] == first["initial_logistic"]
+
+
+def test_mixed_precision_on_a_distribution_strategy(folder, tmp_path):
+    succeed(
+        "--dataset=folder", f"--data_dir={folder}", f"--workdir={tmp_path}",
+        "--mixed_precision=bfloat16", "--strategy=mirrored", *FAST,
+    )  # fmt: skip
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert 0 < results["mAP"] <= 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset=other"], "other"),
+        (["--dataset=folder", "--method=other"], "method"),
+        (["--dataset=folder", "--lambda_y=-1"], "lambda_y"),
+        (["--dataset=folder", "--no_such_flag"], "no_such_flag"),
+        (["--dataset=folder"], "--data_dir"),
+        (["--dataset=folder", "--data_dir=/nowhere"], "/nowhere/labels.csv"),
+    ],
+)
+def test_wrong_flags_end_in_one_line(arguments, message, tmp_path):
+    workdir = tmp_path / "never"
+    assert message in fail(*arguments, f"--workdir={workdir}")
+    assert not workdir.exists()
+
+
+def test_wrong_init_from_touches_nothing(folder, finished, tmp_path):
+    (tmp_path / "labels.txt").write_text("a\nb\n")
+    files = [path for path in finished[0].rglob("*") if path.is_file()]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    line = fail(
+        "--dataset=folder", f"--data_dir={folder}", *FAST, "--seed=9",
+        f"--workdir={finished[0]}", f"--init_from={tmp_path}",
+    )  # fmt: skip
+    assert "init_from" in line and "other labels" in line
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+
+
+def test_full_disk_keeps_what_an_earlier_run_left(finished, folder, tmp_path):
+    workdir = finished[0]
+    kept = [
+        "results.json", "metrics.csv", "checkpoints/best.keras",
+        "checkpoints/logistic.keras", "saved_model/saved_model.pb",
+    ]  # fmt: skip
+    before = {name: (workdir / name).read_bytes() for name in kept}
+    fail(
+        "--dataset=folder", f"--data_dir={folder}", f"--workdir={workdir}",
+        *FAST, "--seed=4", limit=200_000,
+    )  # fmt: skip
+    for name, content in before.items():
+        assert (workdir / name).read_bytes() == content, name
+    assert not list(workdir.rglob("*unfinished*"))

@@ -1,0 +1,247 @@
+"""Whole files or none."""
+
+import errno
+import os
+import resource
+
+import pytest
+
+from imcl_tf.files import fail, replacing
+
+
+@pytest.fixture
+def limit():
+    """Sets the largest size of a file in bytes: a small disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def names(directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
+class TestFile:
+    @pytest.mark.parametrize("old", [None, "old text, which is longer"])
+    def test_takes_the_place(self, tmp_path, old):
+        path = tmp_path / "results.json"
+        if old:
+            path.write_text(old)
+        with replacing(path) as new:
+            assert new.parent == path.parent and new != path
+            assert new.suffix == ".json"  # Keras goes by the suffix
+            new.write_text("new")
+            # Whoever looks meanwhile sees the old file.
+            assert (path.read_text() if old else None) == old
+            assert path.exists() == bool(old)
+        assert path.read_text() == "new"
+        assert names(tmp_path) == ["results.json"]
+
+    @pytest.mark.parametrize(
+        "error", [ValueError, OSError, KeyboardInterrupt, SystemExit]
+    )
+    @pytest.mark.parametrize("old", [None, "old"])
+    def test_error_leaves_all_as_it_was(self, tmp_path, error, old):
+        path = tmp_path / "metrics.csv"
+        if old:
+            path.write_text(old)
+        with pytest.raises(error), replacing(path) as new:
+            new.write_text("half")
+            raise error
+        assert names(tmp_path) == (["metrics.csv"] if old else [])
+        assert not old or path.read_text() == old
+
+    def test_error_before_anything_was_written(self, tmp_path):
+        path = tmp_path / "a.txt"
+        path.write_text("old")
+        with pytest.raises(ValueError), replacing(path):
+            raise ValueError
+        assert names(tmp_path) == ["a.txt"] and path.read_text() == "old"
+
+    def test_nothing_written_is_an_error(self, tmp_path):
+        path = tmp_path / "a.txt"
+        path.write_text("old")
+        with pytest.raises(FileNotFoundError), replacing(path):
+            pass
+        assert names(tmp_path) == ["a.txt"] and path.read_text() == "old"
+
+    @pytest.mark.parametrize("size", [2_000, 200_000])
+    def test_full_disk(self, tmp_path, limit, size):
+        """Also where only closing the file notices: 2000 bytes are kept."""
+        path = tmp_path / "table.csv"
+        path.write_text("old")
+        limit(1000)
+        with (
+            pytest.raises(OSError) as caught,
+            replacing(path) as new,
+            new.open("w") as file,
+        ):
+            file.write("x" * size)
+        assert caught.value.errno == errno.EFBIG
+        assert str(path) in str(caught.value)
+        assert names(tmp_path) == ["table.csv"] and path.read_text() == "old"
+
+    def test_no_space_left_names_the_file(self, tmp_path):
+        path = tmp_path / "metrics.csv"
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with pytest.raises(OSError) as caught, replacing(path) as new:
+            new.write_text("half")
+            raise error
+        assert caught.value.errno == errno.ENOSPC
+        assert str(path) in str(caught.value)
+        assert names(tmp_path) == []
+
+    def test_what_a_killed_program_left_is_replaced(self, tmp_path):
+        path = tmp_path / "a.txt"
+        with replacing(path) as new:
+            left = new
+            new.write_text("first")
+        left.write_text("left over, long")
+        with replacing(path) as new:
+            new.write_text("new")
+        assert names(tmp_path) == ["a.txt"] and path.read_text() == "new"
+
+    def test_missing_parent(self, tmp_path):
+        path = tmp_path / "none" / "a.txt"
+        with pytest.raises(FileNotFoundError), replacing(path) as new:
+            new.write_text("x")
+        assert names(tmp_path) == []
+
+
+def fill(directory, **files):
+    (directory / "variables").mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (directory / "variables" / name).write_text(text)
+
+
+def content(directory):
+    return {p.name: p.read_text() for p in directory.rglob("*") if p.is_file()}
+
+
+class TestDirectory:
+    @pytest.mark.parametrize("old", [False, True])
+    def test_takes_the_place(self, tmp_path, old):
+        path = tmp_path / "saved_model"
+        if old:
+            fill(path, a="old", b="only old")
+        with replacing(path) as new:
+            fill(new, a="new", c="only new")
+            assert path.exists() == old
+        assert content(path) == {"a": "new", "c": "only new"}
+        assert names(tmp_path) == ["saved_model"]
+
+    @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+    @pytest.mark.parametrize("old", [False, True])
+    def test_error_leaves_all_as_it_was(self, tmp_path, error, old):
+        path = tmp_path / "saved_model"
+        if old:
+            fill(path, a="old")
+        with pytest.raises(error), replacing(path) as new:
+            fill(new, a="half")
+            raise error
+        assert names(tmp_path) == (["saved_model"] if old else [])
+        assert not old or content(path) == {"a": "old"}
+
+    def test_full_disk(self, tmp_path, limit):
+        path = tmp_path / "saved_model"
+        fill(path, a="old")
+        limit(1000)
+        with pytest.raises(OSError), replacing(path) as new:
+            fill(new, a="new", b="x" * 100_000)
+        assert names(tmp_path) == ["saved_model"]
+        assert content(path) == {"a": "old"}
+
+    def test_last_step_fails(self, tmp_path, monkeypatch):
+        """The old directory is back, not only under another name."""
+        path = tmp_path / "saved_model"
+        fill(path, a="old")
+        rename = type(path).rename
+
+        def once(self, target):
+            if self.name.startswith(".unfinished"):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return rename(self, target)
+
+        monkeypatch.setattr(type(path), "rename", once)
+        with pytest.raises(OSError), replacing(path) as new:
+            fill(new, a="new")
+        assert names(tmp_path) == ["saved_model"]
+        assert content(path) == {"a": "old"}
+
+    def test_what_a_killed_program_left_is_replaced(self, tmp_path):
+        """Killed while it wrote: nothing of that gets into the new one."""
+        path = tmp_path / "saved_model"
+        with replacing(path) as new:
+            left = new
+            fill(new, a="first")
+        fill(left, stale="left over")
+        with replacing(path) as new:
+            fill(new, a="new")
+        assert names(tmp_path) == ["saved_model"]
+        assert content(path) == {"a": "new"}
+
+    def test_killed_before_the_old_one_was_removed(self, tmp_path, monkeypatch):
+        """The old one lies aside; the next run still gets through."""
+        path = tmp_path / "saved_model"
+        fill(path, a="old")
+        with monkeypatch.context() as patch:
+            patch.setattr("shutil.rmtree", lambda *_, **__: None)
+            with replacing(path) as new:
+                fill(new, a="middle")
+        with replacing(path) as new:
+            fill(new, a="new")
+        assert content(path) == {"a": "new"}
+        assert names(tmp_path) == ["saved_model"]
+
+    def test_killed_between_the_two_renames(self, tmp_path, monkeypatch):
+        """Only the old one aside and the unfinished one are there."""
+        path = tmp_path / "saved_model"
+        fill(path, a="old")
+        seen = []
+        with monkeypatch.context() as patch:
+            # Killed: neither what follows nor any cleaning up happens.
+            patch.setattr("shutil.rmtree", lambda *_, **__: None)
+            rename = type(path).rename
+
+            def first(self, target):
+                seen.append(self)
+                if len(seen) > 1:
+                    raise KeyboardInterrupt
+                return rename(self, target)
+
+            patch.setattr(type(path), "rename", first)
+            with pytest.raises(KeyboardInterrupt), replacing(path) as new:
+                fill(new, a="middle")
+        assert not path.exists()
+        # Also if the next run fails, the old one is there again.
+        with pytest.raises(ValueError), replacing(path) as new:
+            raise ValueError
+        assert content(path) == {"a": "old"}
+        with replacing(path) as new:
+            fill(new, a="new")
+        assert content(path) == {"a": "new"}
+        assert names(tmp_path) == ["saved_model"]
+
+    def test_link_to_a_directory(self, tmp_path):
+        """The link gives way, what it pointed to stays; and once more."""
+        elsewhere, work = tmp_path / "elsewhere", tmp_path / "work"
+        fill(elsewhere, a="old")
+        work.mkdir()
+        path = work / "saved_model"
+        path.symlink_to(elsewhere)
+        for text in ("new", "newer"):
+            with replacing(path) as new:
+                fill(new, a=text)
+            assert content(path) == {"a": text}
+            assert names(work) == ["saved_model"]
+        assert content(elsewhere) == {"a": "old"}
+
+
+class TestFail:
+    def test_one_line_and_status_one(self, capsys):
+        with pytest.raises(SystemExit) as caught:
+            fail(ValueError("a.csv:\n  line 3\tis  wrong\n"))
+        assert caught.value.code == 1
+        captured = capsys.readouterr()
+        assert captured.err == "imcl_tf: error: a.csv: line 3 is wrong\n"
+        assert captured.out == ""
