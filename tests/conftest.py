@@ -1,9 +1,11 @@
 """Where tests may write, and the small folder data set that many need."""
 
+import contextlib
 import csv
 import gzip
 import io
 import os
+import resource
 import shutil
 import tempfile
 from pathlib import Path
@@ -28,6 +30,25 @@ ODD_NAMES = ("001", "NA", "nan", "sub dir/deep/a b.jpg", "1e3", "é,1.png")
 
 def pytest_unconfigure():
     shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture
+def small_disk():
+    """A context in which no file may grow beyond `size` bytes.
+
+    Lifted within the test: pytest itself may be writing to a long file.
+    """
+
+    @contextlib.contextmanager
+    def limited(size):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited
 
 
 class Folder(NamedTuple):

@@ -3,7 +3,6 @@
 import csv
 import gzip
 import os
-import resource
 import shutil
 from pathlib import Path
 
@@ -289,13 +288,9 @@ class TestPrepare:
         )
         assert builder.info.splits["train"].num_examples == 10
 
-    def test_full_disk_leaves_nothing(self, small, tmp_path):
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, limits[1]))
-        try:
+    def test_full_disk_leaves_nothing(self, small, tmp_path, small_disk):
+        with small_disk(5_000):
             fails(small, tmp_path, error=OSError, limit=2_000)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
     def test_splits_smaller_than_the_number_of_shards(
         self, make_folder, tmp_path

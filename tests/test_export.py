@@ -1,7 +1,6 @@
 """The SavedModel, opened by a process that has TensorFlow alone."""
 
 import json
-import resource
 import subprocess
 import sys
 
@@ -145,17 +144,15 @@ class TestExport:
         assert not (path / "assets" / "stale").exists()
         assert (path / "saved_model.pb").is_file()
 
-    def test_full_disk_leaves_the_older_one(self, model, tmp_path):
+    def test_full_disk_leaves_the_older_one(self, model, tmp_path, small_disk):
         path = tmp_path / "saved_model"
         path.mkdir()
         (path / "saved_model.pb").write_text("old")
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
-        try:
-            with pytest.raises((OSError, tf.errors.OpError)):
-                export_saved_model(model, NAMES, S, path)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        with (
+            small_disk(1_000_000),
+            pytest.raises((OSError, tf.errors.OpError)),
+        ):
+            export_saved_model(model, NAMES, S, path)
         assert [p.name for p in tmp_path.iterdir()] == ["saved_model"]
         assert (path / "saved_model.pb").read_text() == "old"
 

@@ -2,19 +2,10 @@
 
 import errno
 import os
-import resource
 
 import pytest
 
 from imcl_tf.files import fail, replacing
-
-
-@pytest.fixture
-def limit():
-    """Sets the largest size of a file in bytes: a small disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def names(directory):
@@ -66,12 +57,12 @@ class TestFile:
         assert names(tmp_path) == ["a.txt"] and path.read_text() == "old"
 
     @pytest.mark.parametrize("size", [2_000, 200_000])
-    def test_full_disk(self, tmp_path, limit, size):
+    def test_full_disk(self, tmp_path, small_disk, size):
         """Also where only closing the file notices: 2000 bytes are kept."""
         path = tmp_path / "table.csv"
         path.write_text("old")
-        limit(1000)
         with (
+            small_disk(1000),
             pytest.raises(OSError) as caught,
             replacing(path) as new,
             new.open("w") as file,
@@ -142,11 +133,10 @@ class TestDirectory:
         assert names(tmp_path) == (["saved_model"] if old else [])
         assert not old or content(path) == {"a": "old"}
 
-    def test_full_disk(self, tmp_path, limit):
+    def test_full_disk(self, tmp_path, small_disk):
         path = tmp_path / "saved_model"
         fill(path, a="old")
-        limit(1000)
-        with pytest.raises(OSError), replacing(path) as new:
+        with small_disk(1000), pytest.raises(OSError), replacing(path) as new:
             fill(new, a="new", b="x" * 100_000)
         assert names(tmp_path) == ["saved_model"]
         assert content(path) == {"a": "old"}
