@@ -15,7 +15,7 @@ demo: .venv/installed
 	$(BIN)/python -m imcl_tf.main --dataset=scenes --workdir=$(DEMO)
 
 test: .venv/installed lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -1,6 +1,14 @@
 """Packaging: the wheel holds `imcl_tf`, with flags/ as its data."""
 
+import itertools
+
 from setuptools import find_packages, setup
+
+EXTRAS = {
+    "beam": ["apache-beam>=2.70"],  # records on many machines
+    "graphs": ["mwparserfromhell>=0.6", "wn>=1"],  # Wikipedia, WordNet
+    "plots": ["matplotlib>=3.8"],
+}
 
 setup(
     name="imcl_tf",
@@ -27,8 +35,25 @@ setup(
         "scipy>=1.13,<2",
         "absl-py>=2",
         "pandas>=2.2,<4",
+        # For Open Images; TFDS brings both.
+        "pyarrow>=15",
+        "requests>=2.31",
     ],
-    extras_require={
-        "test": ["pytest>=8", "scikit-learn>=1.5", "ruff>=0.6"],
+    extras_require=EXTRAS
+    | {
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "scikit-learn>=1.5",
+            "ruff>=0.6",
+            "pillow>=10",
+            # tfds.testing and the program tfds need them.
+            "dill>=0.3",
+            "mlcroissant>=1.0",
+            # TF-Slim's networks, which need the Keras of their time.
+            "tf-slim>=1.1",
+            "tf-keras>=2.21,<3",
+            *itertools.chain(*EXTRAS.values()),
+        ],
     },
 )

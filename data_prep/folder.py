@@ -9,39 +9,25 @@ from __future__ import annotations
 
 from absl import app, flags
 
-from imcl_tf import builders
-from imcl_tf.files import fail, parse_or_fail
+from imcl_tf import preparation
+from imcl_tf.files import parse_or_fail
+from imcl_tf.folder import folder_builder
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string(
-    "raw_dir", None, "Holds images/, labels.csv[.gz], splits.csv."
-)
-flags.DEFINE_string(
-    "data_dir", None, "Where records go; TFDS's default place if not given."
-)
-flags.DEFINE_enum(
-    "on_bad_image", "error", ("error", "skip"), "Unreadable images."
-)
 
 
 def main(argv: list[str]):
-    try:
-        if argv[1:]:
-            raise ValueError(f"unexpected argument {argv[1]!r}")
-        if not FLAGS.raw_dir:
-            raise ValueError("--raw_dir must be given")
-        builder = builders.prepare(
-            "folder", FLAGS.raw_dir, FLAGS.data_dir, FLAGS.on_bad_image
-        )
-    except (ValueError, OSError) as error:
-        fail(error)
-    counts = ", ".join(
-        f"{info.num_examples} {name}"
-        for name, info in builder.info.splits.items()
+    preparation.run(
+        argv,
+        lambda: folder_builder(
+            FLAGS.raw_dir, FLAGS.data_dir, FLAGS.on_bad_image
+        ),
+        FLAGS.raw_dir,
+        FLAGS.beam_runner,
+        FLAGS.beam_option,
     )
-    labels = len(builder.info.metadata["labels"])
-    print(f"{builder.data_path}: {labels} labels; images: {counts}")
 
 
 if __name__ == "__main__":
+    preparation.define_flags("Holds images/, labels.csv[.gz], splits.csv.")
     app.run(main, flags_parser=parse_or_fail(FLAGS))

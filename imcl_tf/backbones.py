@@ -1,6 +1,17 @@
 """Backbones: images [B, S, S, 3] in [0, 255] -> features [B, d].
 
-Each brings its own preprocessing, so that a saved model takes plain pixels.
+Each brings its own preprocessing, so that a saved model takes plain pixels,
+and says how a picture of any size becomes S x S. What they follow:
+
+resnet101, vgg16: keras.applications (weights of the authors' Caffe networks):
+  BGR less the ImageNet mean; shorter side 256, centre 224.
+resnet_v1_101, vgg_16: TF-Slim's networks and vgg_preprocessing.py, for its
+  ImageNet checkpoints: RGB less the mean; shorter side 256, centre 224, by
+  TF1's bilinear resizing. The checkpoint of Open Images wants the same at 299
+  pixels: shorter side 341 (openimages/dataset, tools/classify_oidv2.py).
+small_cnn: no original; squashed to S x S, [-1, 1].
+
+Resized pixels are rounded to bytes, which the originals leave as fractions.
 """
 
 from __future__ import annotations
@@ -10,6 +21,26 @@ from typing import NamedTuple
 
 import keras
 
+from imcl_tf import slim
+
+
+class Resizing(NamedTuple):
+    """From a picture of any size to S x S.
+
+    Attributes:
+      shorter_side: where S is 224, in pixels, and in proportion where it is
+        not; the centre is cropped from this. 0 = the whole picture, its
+        aspect ratio not kept.
+      tf1: as TF1's resize_bilinear, which does not average where it shrinks
+        and keeps the first pixel, not the picture's border, in place.
+    """
+
+    shorter_side: int = 0
+    tf1: bool = False
+
+
+SQUASHED = Resizing()
+
 
 class Backbone(NamedTuple):
     """A CNN f_w without its classifier.
@@ -18,11 +49,13 @@ class Backbone(NamedTuple):
       model: keras.Model, [B, S, S, 3] in [0, 255] -> [B, d] float32.
       image_size: S, pixels.
       pretrained: whether w is worth keeping (loaded, or already trained).
+      resizing: how its images are to be made.
     """
 
     model: keras.Model
     image_size: int
     pretrained: bool
+    resizing: Resizing
 
 
 @keras.saving.register_keras_serializable("imcl_tf")
@@ -95,11 +128,41 @@ def _with_caffe_preprocessing(network, output, image_size):
     )
 
 
-# Name -> (constructor, image size S by default).
+def _resnet_v1_101(image_size: int, weights: str) -> keras.Model:
+    """TF-Slim's ResNet-101, average pooled, d = 2048."""
+    return _from_slim(slim.resnet_v1_101(image_size), image_size, weights)
+
+
+def _vgg_16(image_size: int, weights: str) -> keras.Model:
+    """TF-Slim's VGG-16, layer fc7, d = 4096."""
+    return _from_slim(slim.vgg_16(image_size), image_size, weights)
+
+
+def _from_slim(network, image_size, weights):
+    if weights != "none":
+        slim.load_checkpoint(network, weights)
+    images = keras.Input((image_size, image_size, 3))
+    centred = keras.layers.Rescaling(1.0, offset=[-123.68, -116.78, -103.94])
+    return keras.Model(images, network(centred(images)), name=network.name)
+
+
+# Name -> (constructor, image size S by default, resizing).
 BACKBONES = {
-    "small_cnn": (_small_cnn, 64),
-    "resnet101": (_resnet101, 224),
-    "vgg16": (_vgg16, 224),
+    "small_cnn": (_small_cnn, 64, SQUASHED),
+    "resnet101": (_resnet101, 224, Resizing(256)),
+    "vgg16": (_vgg16, 224, Resizing(256)),
+    "resnet_v1_101": (_resnet_v1_101, 224, Resizing(256, tf1=True)),
+    "vgg_16": (_vgg_16, 224, Resizing(256, tf1=True)),
+}
+
+# What to say where keras.applications has nothing to download.
+_NO_IMAGENET = {
+    "small_cnn": "small_cnn has no ImageNet weights",
+    **{
+        name: f"{name} takes a TF-Slim checkpoint; ImageNet's is in "
+        f"http://download.tensorflow.org/models/{name}_2016_08_28.tar.gz"
+        for name in ("resnet_v1_101", "vgg_16")
+    },
 }
 
 
@@ -109,9 +172,11 @@ def make_backbone(
     """Builds a backbone and loads its weights.
 
     Args:
-      name: "small_cnn", "resnet101" or "vgg16".
+      name: one of `BACKBONES`.
       weights: "none" (random), "imagenet" (downloaded by keras.applications;
-        not for small_cnn) or a Keras weights file of that very network.
+        resnet101 and vgg16 alone) or a file: for resnet_v1_101 and vgg_16 a
+        TF-Slim checkpoint (`imcl_tf.slim.load_checkpoint`), else a Keras
+        weights file of that very network.
       image_size: S in pixels; 0 = the backbone's own.
 
     Returns:
@@ -125,11 +190,13 @@ def make_backbone(
         raise ValueError(
             f"backbone must be one of {', '.join(BACKBONES)}, got {name!r}"
         )
-    make, default_size = BACKBONES[name]
+    make, default_size, resizing = BACKBONES[name]
     if weights == "imagenet":
-        if name == "small_cnn":
-            raise ValueError("small_cnn has no ImageNet weights")
-    elif weights != "none" and not Path(weights).is_file():
+        if name in _NO_IMAGENET:
+            raise ValueError(_NO_IMAGENET[name])
+    elif weights != "none" and not (
+        Path(weights).is_file() or Path(f"{weights}.index").is_file()
+    ):
         raise FileNotFoundError(
             f"backbone_weights must be imagenet, none or a file, got {weights}"
         )
@@ -143,9 +210,10 @@ def make_backbone(
         if len(reason) > 240:
             reason = reason[:240] + " ..."
         raise ValueError(
-            f"cannot load weights {weights} into {name}: {reason}"
+            f"cannot make {name} of {size} pixels with weights {weights}: "
+            f"{reason}"
         ) from error
-    return Backbone(model, size, weights != "none")
+    return Backbone(model, size, weights != "none", resizing)
 
 
 def freeze_batch_statistics(model: keras.Model):

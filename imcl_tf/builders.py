@@ -1,378 +1,482 @@
-"""Data sets that `imcl_tf.main` prepares by itself, as TFDS builders.
+"""Records of image data sets: what every TFDS builder here shares.
 
-`scenes` is rendered from a seed; `folder` is a user's own directory:
-
-    DIR/labels.csv[.gz]  image,label,value   value 1, -1, or 0 = unobserved
-    DIR/splits.csv       image,split         train, validation or test
-    DIR/images/          the images, JPEG or PNG
+A builder lists the images of each split with their observed labels
+(`ImageFiles`). The rest is common: images are checked, turned upright, put in
+random order and written shard by shard, one shard at a time here or many at
+once by Apache Beam, the same bytes either way.
 """
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
-import dataclasses
-import hashlib
+import functools
+import itertools
+import json
 import os
+import pickle
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import scipy.sparse
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from absl import logging
-from tensorflow_datasets.core.utils import shard_utils
+from tensorflow_datasets.core import hashing
 
-from imcl_tf import scenes
-from imcl_tf.records import tfds_features
+from imcl_tf import images, records, scenes
+from imcl_tf.files import write_csv
 
 SPLITS = ("train", "validation", "test")
+LEFT_OUT = "left_out.csv"
+_SHARD_IMAGES = 2048
 _LEAST_SHARDS = 8  # to shuffle and read in parallel
+_IMAGES_PER_TASK = 32
 _SCENES_SIZES = {"train": 4000, "validation": 500, "test": 1500}
 
 
-class Folder(NamedTuple):
-    """A checked folder data set.
+class ImageFiles(NamedTuple):
+    """The images of one split, before they are read.
 
     Attributes:
-      label_names: C names, sorted.
-      images: split -> image names, sorted.
-      labels: split -> [N, C] int8 csr_array of observed labels.
-      skipped: unreadable images that were left out, "name: reason".
+      names: N distinct image ids.
+      labels: [N, C] int8 csr_array, observed entries -1 or +1.
+      read: image id -> bytes of its file; raises OSError. To be pickled.
+      extras: further features of the records, by name: [N] int of the images,
+        or [N, C] csr_array with the entries of `labels`, of the labels.
+    """
+
+    names: list[str] | np.ndarray
+    labels: scipy.sparse.csr_array
+    read: Callable[[str], bytes]
+    extras: dict[str, np.ndarray | scipy.sparse.csr_array] = {}
+
+    def rows(self, chosen: np.ndarray) -> ImageFiles:
+        """The images numbered `chosen` [n], in that order."""
+        return self._replace(
+            names=[str(self.names[i]) for i in chosen],
+            labels=self.labels[chosen],
+            extras={name: x[chosen] for name, x in self.extras.items()},
+        )
+
+
+class Contents(NamedTuple):
+    """What a builder found in its raw files.
+
+    Attributes:
+      label_names: C distinct names.
+      splits: "train", "validation" and "test" -> `ImageFiles`.
+      counts: what the raw files held, and what of it was not used, by name.
     """
 
     label_names: tuple[str, ...]
-    images: dict[str, list[str]]
-    labels: dict[str, scipy.sparse.csr_array]
-    skipped: tuple[str, ...]
+    splits: dict[str, ImageFiles]
+    counts: dict[str, int] = {}
 
 
-@dataclasses.dataclass(frozen=True)
-class _ShardConfig(shard_utils.ShardConfig):
-    """TFDS's shards, but more than one where a split has images for them."""
+class _Shard(NamedTuple):
+    """A shard to write: its path, and what yields its records and report."""
 
-    def get_number_shards(self, total_size, num_examples, *args, **kwargs):
-        usual = super().get_number_shards(
-            total_size, num_examples, *args, **kwargs
-        )
-        return max(usual, min(_LEAST_SHARDS, num_examples))
+    path: str
+    records: Callable[[collections.Counter, list], Iterator[bytes]]
 
 
-class _DownloadConfig(tfds.download.DownloadConfig):
-    def get_shard_config(self):
-        return _ShardConfig()
+class MultiLabelBuilder(
+    tfds.core.GeneratorBasedBuilder, skip_registration=True
+):
+    """Base of the builders: `_split_generators` gives the shards' generators.
 
-
-class Scenes(tfds.core.GeneratorBasedBuilder):
-    """Rendered scenes, 64 px, every label of every image known."""
+    A generator takes a counter and a list and yields serialized records; it
+    may count what it met and list (image id, reason) of what it left out. It
+    is run wherever Beam likes, and so must be picklable.
+    """
 
     VERSION = tfds.core.Version("1.0.0")
+    DESCRIPTION = "Images with partial labels."
+    HOMEPAGE = CITATION = LICENSE = None
+    EXTRA_FEATURES: dict = {}
 
     def _info(self):
-        return _dataset_info(self, "Rendered scenes with dependent labels.")
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.DESCRIPTION,
+            homepage=self.HOMEPAGE,
+            citation=self.CITATION,
+            license=self.LICENSE,
+            features=records.tfds_features(self.EXTRA_FEATURES),
+            metadata=tfds.core.MetadataDict(),
+        )
+
+    def _generate_examples(self):
+        # TFDS asks for it; here a split is shards from the start.
+        raise NotImplementedError
+
+    def _generate_splits(self, dl_manager, download_config):
+        # In place of TFDS's own, which passes every image through a shuffle
+        # on disk, or with Beam in memory, and then cuts other shards.
+        shards = {}
+        for split, generators in self._split_generators(dl_manager).items():
+            place = self._get_filename_template(split_name=split)
+            shards[split] = [
+                _Shard(
+                    os.fspath(
+                        place.sharded_filepath(
+                            shard_index=i, num_shards=len(generators)
+                        )
+                    ),
+                    generator,
+                )
+                for i, generator in enumerate(generators)
+            ]
+        everything = list(itertools.chain(*shards.values()))
+        if download_config.beam_runner or download_config.beam_options:
+            _write_with_beam(everything, download_config)
+        else:
+            for shard in tfds.core.utils.tqdm(
+                everything, desc="Writing", unit=" shards"
+            ):
+                _write_shard(shard)
+        return self._collect(shards)
+
+    def _collect(self, shards) -> list[tfds.core.SplitInfo]:
+        """Sums up the reports that the shards left beside their records."""
+        counts = collections.Counter(self.info.metadata.get("counts", {}))
+        infos, left_out = [], []
+        for split, of_split in shards.items():
+            reports = []
+            for shard in of_split:
+                path = Path(_report_file(shard.path))
+                reports.append(json.loads(path.read_text()))
+                path.unlink()
+            for report in reports:
+                counts.update(report["counts"])
+                left_out += [(split, *row) for row in report["left_out"]]
+            lengths = [report["length"] for report in reports]
+            if not sum(lengths):
+                raise ValueError(f"split {split} has no image that can be used")
+            infos.append(
+                tfds.core.SplitInfo(
+                    name=split,
+                    shard_lengths=lengths,
+                    num_bytes=sum(report["bytes"] for report in reports),
+                    filename_template=self._get_filename_template(
+                        split_name=split
+                    ),
+                )
+            )
+        if left_out:
+            counts["images left out"] = len(left_out)
+            write_csv(
+                Path(self.data_path) / LEFT_OUT,
+                ("split", "image_id", "reason"),
+                sorted(left_out),
+            )
+        self.info.metadata["counts"] = dict(sorted(counts.items()))
+        return infos
+
+
+class ImageFilesBuilder(MultiLabelBuilder, skip_registration=True):
+    """Base of the builders of image files: `_contents` lists them.
+
+    Args:
+      on_bad_image: "error", or "skip" to leave out and list images that cannot
+        be used.
+      **kwargs: of TFDS builders: data_dir, config, version.
+    """
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "See the README."
+
+    def __init__(self, *, on_bad_image: str = "error", **kwargs):
+        if on_bad_image not in ("error", "skip"):
+            raise ValueError(
+                f"on_bad_image must be error or skip, got {on_bad_image!r}"
+            )
+        self.on_bad_image = on_bad_image
+        super().__init__(**kwargs)
+
+    def _contents(self, raw_dir: Path) -> Contents:
+        """Reads and checks all but the images."""
+        raise NotImplementedError
+
+    def _split_generators(self, dl_manager):
+        contents = self._contents(Path(dl_manager.manual_dir))
+        self.info.metadata["labels"] = list(contents.label_names)
+        self.info.metadata["counts"] = contents.counts
+        return {
+            split: self._shard_generators(files, split)
+            for split, files in contents.splits.items()
+        }
+
+    def _shard_generators(self, files, split):
+        skip = self.on_bad_image == "skip"
+        return [
+            functools.partial(_file_records, files.rows(rows), skip)
+            for rows in _shards(files.names, split)
+        ]
+
+
+def _shards(names, split: str) -> list[np.ndarray]:
+    """Cuts a split into shards: the numbers of their images.
+
+    The order is TFDS's own, by a hash of the names; it does not depend on how
+    the names were listed.
+    """
+    hasher = hashing.Hasher(split)
+    hashes = [hasher.hash_key(str(name)) for name in names]
+    order = np.array(sorted(range(len(names)), key=hashes.__getitem__), int)
+    number = max(min(_LEAST_SHARDS, len(order)), len(order) // _SHARD_IMAGES, 1)
+    ends = [round(len(order) * i / number) for i in range(1, number)]
+    return np.split(order, ends)
+
+
+class Scenes(MultiLabelBuilder):
+    """Rendered scenes, 64 px, every label of every image known."""
+
+    DESCRIPTION = "Rendered scenes with dependent labels."
 
     def _split_generators(self, dl_manager):
         del dl_manager
         self.info.metadata["labels"] = list(scenes.LABELS)
         return {
-            name: self._generate_examples(seed, size)
-            for seed, (name, size) in enumerate(_SCENES_SIZES.items())
+            split: self._shard_generators(split, seed, size)
+            for seed, (split, size) in enumerate(_SCENES_SIZES.items())
         }
 
-    def _generate_examples(self, seed, size):
-        for index in range(size):
-            image, labels = scenes.render(seed, index)
-            name = f"{seed}-{index:05d}.jpg"
-            encoded = tf.io.encode_jpeg(image, quality=90).numpy()
-            yield name, _example(name, encoded, labels)
-
-
-@dataclasses.dataclass
-class FolderConfig(tfds.core.BuilderConfig):
-    """A folder to read; its name is a digest of the folder's content."""
-
-    directory: str = ""
-    on_bad_image: str = "error"
-
-
-class FolderBuilder(tfds.core.GeneratorBasedBuilder):
-    """A user's own images with partial labels; see `read_folder`."""
-
-    name = "folder"
-    VERSION = tfds.core.Version("1.0.0")
-
-    def _info(self):
-        return _dataset_info(self, "Images of a folder with partial labels.")
-
-    def _split_generators(self, dl_manager):
-        del dl_manager
-        config = self.builder_config
-        folder = read_folder(config.directory, config.on_bad_image)
-        self.info.metadata["labels"] = list(folder.label_names)
-        self.info.metadata["skipped"] = list(folder.skipped)
-        return {
-            split: self._generate_examples(
-                folder.images[split], folder.labels[split]
+    def _shard_generators(self, split, seed, size):
+        names = [f"{seed}-{number:05d}.jpg" for number in range(size)]
+        return [
+            functools.partial(
+                _scene_records, seed, [(int(i), names[i]) for i in rows]
             )
-            for split in SPLITS
-        }
+            for rows in _shards(names, split)
+        ]
 
-    def _generate_examples(self, images, labels):
-        directory = Path(self.builder_config.directory) / "images"
-        for number, name in enumerate(images):
-            row = slice(labels.indptr[number], labels.indptr[number + 1])
-            dense = np.zeros(labels.shape[1], np.int8)
-            dense[labels.indices[row]] = labels.data[row]
-            yield name, _example(name, (directory / name).read_bytes(), dense)
+
+def _scene_records(seed, numbered, counts, left_out):
+    del counts, left_out
+    for number, name in numbered:
+        image, labels = scenes.render(seed, number)
+        yield records.encode_image(
+            name,
+            tf.io.encode_jpeg(image, quality=90).numpy(),
+            np.flatnonzero(labels > 0),
+            np.flatnonzero(labels < 0),
+        )
+
+
+def _file_records(
+    files: ImageFiles, skip: bool, counts: collections.Counter, left_out: list
+) -> Iterator[bytes]:
+    """Records of image files, in order; see `MultiLabelBuilder`."""
+    for i, (encoded, unusual, problem) in enumerate(_read_in_threads(files)):
+        if problem is None:
+            counts.update(unusual)
+            yield _file_record(files, i, encoded)
+        elif skip:
+            left_out.append((files.names[i], problem))
+        else:
+            raise ValueError(
+                f"{files.names[i]}: {problem}; --on_bad_image=skip leaves such "
+                "images out"
+            )
+
+
+def _read_in_threads(files) -> Iterator[tuple[bytes, list[str], str | None]]:
+    """What `_read_images` tells of all images, in order."""
+    read = functools.partial(_read_images, files.read)
+    tasks = [
+        files.names[start : start + _IMAGES_PER_TASK]
+        for start in range(0, len(files.names), _IMAGES_PER_TASK)
+    ]
+    threads = os.cpu_count()
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        # A few at a time: `map` alone would read all of them ahead.
+        for start in range(0, len(tasks), 2 * threads):
+            for told in pool.map(read, tasks[start : start + 2 * threads]):
+                yield from told
+
+
+def read_file(directory: Path, name: str) -> bytes:
+    """The file `name` below `directory`, for `ImageFiles.read`."""
+    return (directory / name).read_bytes()
+
+
+def _read_images(read, names) -> list[tuple[bytes, list[str], str | None]]:
+    """(upright image, [what is unusual about it], problem or None) of each."""
+    encoded, problems = zip(*(_read_image(read, n) for n in names), strict=True)
+    told = []
+    for image, problem, found in zip(
+        encoded, problems, images.inspect_all(encoded), strict=True
+    ):
+        problem = problem or found.problem
+        if problem:
+            told.append((b"", [], problem))
+        else:
+            unusual = [f"images: {found.unusual}"] if found.unusual else []
+            told.append((images.upright(image), unusual, None))
+    return told
+
+
+def _read_image(read, name) -> tuple[bytes, str | None]:
+    """An image file, or the problem with it."""
+    try:
+        return read(name), None
+    except FileNotFoundError:
+        return b"", "no such image file"
+    except OSError as error:
+        return b"", error.strerror or str(error)
+
+
+def _file_record(files: ImageFiles, i: int, encoded: bytes) -> bytes:
+    row = slice(*files.labels.indptr[i : i + 2])
+    labels, present = files.labels.indices[row], files.labels.data[row] > 0
+    extras = {}
+    for name, values in files.extras.items():
+        if scipy.sparse.issparse(values):
+            values = values.data[row]
+            extras[name] = [*values[present], *values[~present]]
+        else:
+            extras[name] = [values[i]]
+    return records.encode_image(
+        files.names[i], encoded, labels[present], labels[~present], extras
+    )
+
+
+def _report_file(path: str) -> str:
+    return f"{path}.report.json"
+
+
+def _write_shard(shard: _Shard):
+    """Writes a shard and, beside it, a report of what went into it."""
+    counts, left_out = collections.Counter(), []
+    length = size = 0
+    with tf.io.TFRecordWriter(shard.path) as writer:
+        for record in shard.records(counts, left_out):
+            writer.write(record)
+            length += 1
+            size += len(record)
+    report = {
+        "length": length,
+        "bytes": size,
+        "counts": counts,
+        "left_out": left_out,
+    }
+    Path(_report_file(shard.path)).write_text(json.dumps(report))
+
+
+def _write_with_beam(shards: list[_Shard], download_config):
+    import apache_beam as beam
+
+    # Plans travel as files: a job's graph has no room for millions of names.
+    plans = [f"{shard.path}.plan" for shard in shards]
+    for plan, shard in zip(plans, shards, strict=True):
+        Path(plan).write_bytes(pickle.dumps(shard))
+    try:
+        with beam.Pipeline(
+            runner=download_config.beam_runner,
+            options=download_config.beam_options,
+        ) as pipeline:
+            _ = (
+                pipeline
+                | beam.Create(plans)
+                | beam.Reshuffle()
+                | beam.Map(_write_planned)
+            )
+    except Exception as error:
+        for told in map(Path, map(_error_file, plans)):
+            if told.exists():
+                raise ValueError(told.read_text()) from error
+        raise
+    # Not before: Beam may repeat what was done beside something that failed.
+    for plan in plans:
+        Path(plan).unlink()
+
+
+def _write_planned(plan: str):
+    try:
+        _write_shard(pickle.loads(Path(plan).read_bytes()))
+    except ValueError as error:
+        # Beam wraps it in pages of its own.
+        Path(_error_file(plan)).write_text(str(error))
+        raise
+
+
+def _error_file(plan: str) -> str:
+    return f"{plan}.error"
 
 
 def prepare(
-    dataset: str,
-    raw_dir: str | None = None,
-    records_dir: str | None = None,
-    on_bad_image: str = "error",
+    builder: tfds.core.DatasetBuilder,
+    raw_dir: str | os.PathLike | None = None,
+    beam_runner: str = "",
+    beam_options: tuple[str, ...] = (),
 ) -> tfds.core.DatasetBuilder:
     """Makes the records of a data set unless they exist already.
 
     Args:
-      dataset: "scenes" or "folder".
-      raw_dir: for folder, the user's directory; nothing is written there.
-      records_dir: where the records go, None = TFDS's default place; those of
-        a folder under a digest of its content.
-      on_bad_image: "error" or "skip", what an unreadable image means.
+      builder: of the data set.
+      raw_dir: holds its raw files; nothing is written there.
+      beam_runner: name of an Apache Beam runner, "" = without Beam. Workers
+        must see the raw files and the records' directory.
+      beam_options: of that runner, as on its command line.
 
     Returns:
-      the prepared builder.
+      `builder`, prepared.
 
     Raises:
-      ValueError: for a folder that does not hold what it should.
+      ValueError: for raw files that do not hold what they should.
       FileNotFoundError: for a missing file.
       OSError: if the records cannot be written.
     """
-    if dataset == "scenes":
-        builder = Scenes(data_dir=records_dir)
-    elif dataset == "folder":
-        if not raw_dir:
-            raise ValueError("the folder data set needs its directory")
-        config = FolderConfig(
-            name=folder_digest(raw_dir, on_bad_image),
-            directory=str(raw_dir),
-            on_bad_image=on_bad_image,
-        )
-        builder = FolderBuilder(config=config, data_dir=records_dir)
-    else:
-        raise ValueError(f"dataset must be scenes or folder, got {dataset!r}")
+    if raw_dir is not None and not any(Path(raw_dir).glob("*")):
+        raise FileNotFoundError(f"{raw_dir}: no directory of raw files")
+    config = tfds.download.DownloadConfig(manual_dir=raw_dir)
+    if beam_runner:
+        try:
+            from apache_beam.options.pipeline_options import PipelineOptions
+        except ImportError as error:
+            raise ValueError(
+                "beam_runner needs Apache Beam: pip install 'imcl_tf[beam]'"
+            ) from error
+        config.beam_runner = beam_runner
+        config.beam_options = PipelineOptions(list(beam_options))
     try:
-        builder.download_and_prepare(download_config=_DownloadConfig())
-    except RuntimeError as error:  # TFDS's word for a failed write
+        builder.download_and_prepare(download_config=config)
+    except (RuntimeError, tf.errors.OpError) as error:
+        # TFDS's and TensorFlow's words for a failed write.
         raise OSError(str(error)) from error
-    skipped = (builder.info.metadata or {}).get("skipped", [])
-    if skipped:
-        logging.warning("%d unreadable images left out:", len(skipped))
-        for line in skipped:
-            logging.warning("  %s", line)
     return builder
 
 
-def folder_digest(directory: str | os.PathLike, on_bad_image: str) -> str:
-    """A digest of both tables and of the images' names, sizes and times."""
-    directory = Path(directory)
-    digest = hashlib.sha256(on_bad_image.encode())
-    for path in (_labels_file(directory), _file(directory / "splits.csv")):
-        digest.update(path.read_bytes())
-    images = directory / "images"
-    if not images.is_dir():
-        raise FileNotFoundError(f"{images}: no such directory of images")
-    for path in sorted(p for p in images.rglob("*") if p.is_file()):
-        stat = path.stat()
-        name = path.relative_to(images)
-        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-def read_folder(
-    directory: str | os.PathLike, on_bad_image: str = "error"
-) -> Folder:
-    """Reads and checks a folder data set.
+def find(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
+    """Opens records that were prepared before.
 
     Args:
-      directory: holds labels.csv[.gz], splits.csv and images/.
-      on_bad_image: "error", or "skip" to leave unreadable images out.
+      name: "NAME" or "NAME/CONFIG"; without CONFIG the only one there is.
+      data_dir: TFDS's data directory, None = its default place.
 
     Returns:
-      `Folder`.
+      a read-only builder of the newest version.
 
     Raises:
-      ValueError: for a missing column, a value outside {-1, 0, 1}, a label
-        given twice with different values, an unknown or empty split, an image
-        named in one file only, or an image that cannot be decoded.
-      FileNotFoundError: for a missing file.
+      FileNotFoundError: if there are none.
+      ValueError: if CONFIG is missing and there are several.
     """
-    if on_bad_image not in ("error", "skip"):
-        raise ValueError(
-            f"on_bad_image must be error or skip, got {on_bad_image!r}"
-        )
-    directory = Path(directory)
-    labels_path = _labels_file(directory)
-    splits_path = _file(directory / "splits.csv")
-    labels = _read_labels(labels_path)
-    splits = _read_csv(splits_path, ("image", "split"))
-    _check_splits(splits, splits_path)
-    _check_same_images(labels, labels_path, splits, splits_path)
-    bad = _unreadable(directory / "images", sorted(splits["image"]))
-    if bad and on_bad_image == "error":
-        name, reason = next(iter(bad.items()))
-        raise ValueError(
-            f"{directory / 'images' / name}: {reason}"
-            + (f" ({len(bad)} such images)" if len(bad) > 1 else "")
-            + "; --on_bad_image=skip leaves them out"
-        )
-    names = tuple(sorted(labels["label"].cat.categories))
-    images, tables = {}, {}
-    for split in SPLITS:
-        of_split = splits.loc[splits["split"] == split, "image"]
-        images[split] = sorted(set(of_split) - set(bad))
-        if not images[split]:
-            raise ValueError(f"{splits_path}: split {split} has no image")
-        tables[split] = _label_matrix(labels, images[split], names)
-    skipped = tuple(f"{name}: {reason}" for name, reason in bad.items())
-    return Folder(names, images, tables, skipped)
-
-
-def _file(path: Path) -> Path:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    return path
-
-
-def _labels_file(directory: Path) -> Path:
-    packed = directory / "labels.csv.gz"
-    return packed if packed.is_file() else _file(directory / "labels.csv")
-
-
-def _read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    """All columns as strings: an image may well be called NA or 001."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: not a CSV file: {error}") from error
-    if not isinstance(table.index, pd.RangeIndex):
-        # pandas takes the first of too many fields for row names.
-        raise ValueError(
-            f"{path}: rows have more fields than the header "
-            f"{','.join(map(str, table.columns))}"
-        )
-    missing = [name for name in columns if name not in table.columns]
-    if missing:
-        raise ValueError(
-            f"{path}: expected columns {','.join(columns)}, got "
-            f"{','.join(map(str, table.columns))}"
-        )
-    # Not dtype="category" above, which makes numbers of numeric names.
-    return table[list(columns)].astype("category")
-
-
-def _read_labels(path: Path) -> pd.DataFrame:
-    """image, label (categories) and value (int8), unobserved ones kept."""
-    table = _read_csv(path, ("image", "label", "value"))
-    numbers = pd.to_numeric(
-        pd.Series(table["value"].cat.categories), errors="coerce"
-    ).to_numpy(float)
-    values = numbers[table["value"].cat.codes]
-    wrong = ~np.isin(values, (-1.0, 0.0, 1.0))
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise ValueError(
-            f"{path}: line {row + 2}: value of {table['image'][row]}, "
-            f"{table['label'][row]} must be -1, 0 or 1, got "
-            f"{table['value'][row] or 'nothing'}"
-        )
-    table = table[["image", "label"]].assign(value=values.astype(np.int8))
-    table = table.drop_duplicates()
-    twice = table.duplicated(["image", "label"])
-    if twice.any():
-        image, label, _ = table[twice].iloc[0]
-        raise ValueError(
-            f"{path}: {image}, {label} is given twice with different values"
-        )
-    return table
-
-
-def _check_splits(splits: pd.DataFrame, path: Path):
-    wrong = ~splits["split"].isin(SPLITS)
-    if wrong.any():
-        row = int(wrong.to_numpy().argmax())
-        raise ValueError(
-            f"{path}: line {row + 2}: split must be {', '.join(SPLITS)}, got "
-            f"{splits['split'][row] or 'nothing'}"
-        )
-    twice = splits.duplicated("image")
-    if twice.any():
-        image = splits.loc[twice, "image"].iloc[0]
-        raise ValueError(f"{path}: image {image} is listed twice")
-
-
-def _check_same_images(labels, labels_path, splits, splits_path):
-    labelled = set(labels["image"].cat.categories)
-    listed = set(splits["image"].cat.categories)
-    for name in sorted(labelled - listed)[:1]:
-        raise ValueError(
-            f"{splits_path}: image {name} of {labels_path.name} is missing"
-        )
-    for name in sorted(listed - labelled)[:1]:
-        raise ValueError(
-            f"{labels_path}: image {name} of {splits_path.name} is missing; "
-            "one row of value 0 marks an image without observed labels"
-        )
-
-
-def _unreadable(directory: Path, names: list[str]) -> dict[str, str]:
-    """Name -> reason of the images that do not decode."""
-
-    def reason(name):
-        try:
-            encoded = (directory / name).read_bytes()
-            tf.io.decode_image(encoded, channels=3, expand_animations=False)
-        except FileNotFoundError:
-            return "no such image file"
-        except OSError as error:
-            return error.strerror
-        except tf.errors.InvalidArgumentError:
-            return "cannot be decoded as JPEG, PNG, BMP or GIF"
-        return None
-
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        reasons = pool.map(reason, names)
-        return {
-            n: r for n, r in zip(names, reasons, strict=True) if r is not None
-        }
-
-
-def _label_matrix(labels, images, names):
-    table = labels[labels["value"] != 0]
-    rows = pd.Index(images).get_indexer(table["image"].astype(str))
-    columns = pd.Index(names).get_indexer(table["label"].astype(str))
-    here = rows >= 0
-    return scipy.sparse.csr_array(
-        (table["value"].to_numpy()[here], (rows[here], columns[here])),
-        shape=(len(images), len(names)),
+    place = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    found = sorted(
+        path.parent
+        for path in (place / name).glob("**/dataset_info.json")
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
     )
-
-
-def _example(name, encoded, labels):
-    return {
-        "image_id": name,
-        "image": encoded,
-        "positives": np.flatnonzero(labels > 0),
-        "negatives": np.flatnonzero(labels < 0),
-    }
-
-
-def _dataset_info(builder, description):
-    return tfds.core.DatasetInfo(
-        builder=builder,
-        description=description,
-        features=tfds_features(),
-        metadata=tfds.core.MetadataDict(),
-    )
+    if not found:
+        raise FileNotFoundError(f"{place / name}: no records of {name}")
+    configs = sorted({path.parent for path in found})
+    if len(configs) > 1:
+        raise ValueError(
+            f"{place / name} holds {len(configs)} variants; add one to the "
+            f"name: {', '.join(f'/{path.name}' for path in configs)}"
+        )
+    newest = max(found, key=lambda path: tuple(map(int, path.name.split("."))))
+    return tfds.builder_from_directory(newest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from imcl_tf import pictures
-from imcl_tf.files import replacing
+from imcl_tf.files import replacing, write_csv
 from imcl_tf.metrics import AveragePrecision
 from imcl_tf.model import IMCL
 from imcl_tf.multilabel import TERMS, Batch, MultiLabelModel
@@ -87,10 +86,7 @@ class Evaluation(keras.callbacks.Callback):
         if training:
             self._add_row("train", "", training, rate)
         self._add_row("validation", f"{self._latest:.4f}", terms, rate)
-        with replacing(self._file) as path, path.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(METRICS)
-            writer.writerows(self._rows)
+        write_csv(self._file, METRICS, self._rows)
         return {
             "val_mAP": self._latest,
             **{f"val_{name}": value for name, value in terms.items()},
@@ -160,10 +156,34 @@ class RateDecay(keras.callbacks.Callback):
         before, now = self._average, logs["val_mAP"]
         self._average = before + self._weight * (now - before)
         if self._average < before:
-            for optimizer in self.model.optimizers:
-                optimizer.learning_rate.assign(
-                    optimizer.learning_rate * self._factor
-                )
+            _scale_rates(self.model, self._factor)
+
+
+class RateDrop(keras.callbacks.Callback):
+    """Multiplies the rates once, when a pass begins (sec. 4.3, MS-COCO).
+
+    Args:
+      epoch: passes over the training set before that, >= 1.
+      steps_per_epoch: minibatches of one pass over the training set.
+      factor: of all learning rates.
+    """
+
+    def __init__(self, epoch: int, steps_per_epoch: int, factor: float = 0.1):
+        super().__init__()
+        self._at, self._step = epoch * steps_per_epoch, 0
+        self._factor = factor
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # Not at the end of the step before: an evaluation in between reports
+        # the rate of what it evaluates.
+        if self._step == self._at:
+            _scale_rates(self.model, self._factor)
+        self._step += 1
+
+
+def _scale_rates(model, factor):
+    for optimizer in model.optimizers:
+        optimizer.learning_rate.assign(optimizer.learning_rate * factor)
 
 
 class DictionaryRefresh(keras.callbacks.Callback):

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import zipfile
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
 import tensorflow as tf
+from absl import logging
 
 from imcl_tf import records
+from imcl_tf.backbones import SQUASHED, Resizing
+from imcl_tf.files import replacing
 from imcl_tf.labels import LabelTable
 
 _SHUFFLE_BUFFER = 10_000
 _PARALLEL_FILES = 16
+_NO_CACHE = OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile
 
 
 class Split(NamedTuple):
@@ -23,11 +30,13 @@ class Split(NamedTuple):
       lengths: number of records of each file.
       labels: [N, C] int8 csr_array, observed labels of the records in order;
         a row's number is the image's `image_index`.
+      classes: [N] int32, the images' classes; [0] where they have none.
     """
 
     files: tuple[str, ...]
     lengths: tuple[int, ...]
     labels: scipy.sparse.csr_array
+    classes: np.ndarray
 
 
 class Source(NamedTuple):
@@ -54,27 +63,92 @@ def open_source(builder) -> Source:
 
     Returns:
       `Source` with the labels of all splits in memory, as sparse arrays.
+
+    Raises:
+      ValueError: if a file of records is damaged or missing.
     """
     names = tuple(builder.info.metadata["labels"])
+    directory = Path(str(builder.data_path))
     splits = {}
     for split, info in builder.info.splits.items():
-        files = tuple(map(str, info.filepaths))
-        splits[split] = Split(
-            files, tuple(info.shard_lengths),
-            records.read_labels(files, len(names)),
-        )  # fmt: skip
-    return Source(builder.name, str(builder.data_path), names, splits)
+        files, lengths = zip(
+            *(
+                (str(file), length)
+                for file, length in zip(
+                    info.filepaths, info.shard_lengths, strict=True
+                )
+                if length
+            ),
+            strict=True,
+        )
+        labels, classes = _labels_of(
+            directory / f"labels-{split}.npz", files, lengths, len(names)
+        )
+        splits[split] = Split(files, lengths, labels, classes)
+    return Source(builder.name, str(directory), names, splits)
 
 
-def decode_and_resize(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
+def _labels_of(cache: Path, files, lengths, num_labels):
+    """Labels and classes of a split.
+
+    Kept in `cache`: to read them from the records, all images pass by. The
+    files' sizes tell whether it is still true.
+    """
+    for file in files:
+        if not Path(file).is_file():
+            raise ValueError(
+                f"{file}: no such file; prepare the data set again"
+            )
+    sizes = np.array([Path(file).stat().st_size for file in files])
+    # Missing, or another run is writing it.
+    with (
+        contextlib.suppress(*_NO_CACHE),
+        cache.open("rb") as file,
+        np.load(file) as kept,
+    ):
+        if np.array_equal(kept["sizes"], sizes):
+            shape = (sum(lengths), num_labels)
+            parts = kept["values"], kept["columns"], kept["row_splits"]
+            return scipy.sparse.csr_array(parts, shape), kept["classes"]
+    labels, classes = records.read_labels(files, lengths, num_labels)
+    try:
+        with replacing(cache) as new:
+            np.savez(
+                new, sizes=sizes, values=labels.data, columns=labels.indices,
+                row_splits=labels.indptr, classes=classes,
+            )  # fmt: skip
+    except OSError as error:  # somebody else's directory, say
+        logging.info("%s: labels not kept: %s", cache, error)
+    return labels, classes
+
+
+def decode_and_resize(
+    encoded: tf.Tensor, image_size: int, resizing: Resizing = SQUASHED
+) -> tf.Tensor:
     """Decodes one image [] string (JPEG, PNG, BMP, GIF's first frame).
 
+    Args:
+      encoded: the file.
+      image_size: S.
+      resizing: to S x S.
+
     Returns:
-      [S, S, 3] uint8, resized without keeping the aspect ratio.
+      [S, S, 3] uint8.
     """
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     image.set_shape([None, None, 3])
-    image = tf.image.resize(image, [image_size, image_size], antialias=True)
+    size = tf.constant([image_size, image_size])
+    if resizing.shorter_side:
+        before = tf.cast(tf.shape(image)[:2], tf.float32)
+        # Rounded down, as for the 341 pixels of the Open Images checkpoint.
+        shorter_side = resizing.shorter_side * image_size // 224
+        scale = shorter_side / tf.reduce_min(before)
+        size = tf.cast(tf.round(before * scale), tf.int32)
+    if resizing.tf1:
+        image = tf.compat.v1.image.resize(tf.cast(image, tf.float32), size)
+    else:
+        image = tf.image.resize(image, size, antialias=True)
+    image = tf.image.resize_with_crop_or_pad(image, image_size, image_size)
     return tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
 
 
@@ -98,7 +172,10 @@ def _read_numbered(file, first):
 
 
 def with_inputs(
-    ds: tf.data.Dataset, input_shape: tuple[int, ...], batch_size: int
+    ds: tf.data.Dataset,
+    input_shape: tuple[int, ...],
+    batch_size: int,
+    resizing: Resizing = SQUASHED,
 ) -> tf.data.Dataset:
     """Numbered records -> (image_index [B], inputs [B, *input_shape]).
 
@@ -106,6 +183,7 @@ def with_inputs(
       ds: of `numbered`.
       input_shape: (S, S, 3) for image records, (d,) for feature records.
       batch_size: B; the last minibatch may be smaller.
+      resizing: of images to S x S.
 
     Returns:
       uint8 images or float32 features.
@@ -119,7 +197,7 @@ def with_inputs(
 
     def decode(index, record):
         _, encoded = records.decode_image(record)
-        return index, decode_and_resize(encoded, input_shape[0])
+        return index, decode_and_resize(encoded, input_shape[0], resizing)
 
     return ds.map(decode, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
 
@@ -188,6 +266,7 @@ def training_batches(
     batch_size: int,
     seed: int,
     augment: bool = False,
+    resizing: Resizing = SQUASHED,
 ) -> tf.data.Dataset:
     """Endless shuffled minibatches, each epoch in a new order.
 
@@ -198,12 +277,13 @@ def training_batches(
       batch_size: B.
       seed: of order and augmentation.
       augment: crop and mirror images at random.
+      resizing: of images to S x S, before that.
 
     Returns:
       ({"inputs": [B, *input_shape], "image_index": [B] int32},
       labels [B, C] int8). An epoch is ceil(N / B) minibatches.
     """
-    ds = with_inputs(numbered(split, seed), input_shape, batch_size)
+    ds = with_inputs(numbered(split, seed), input_shape, batch_size, resizing)
     if augment:
         ds = augmented(ds, input_shape[0], seed)
     return with_labels(ds, labels).repeat().prefetch(tf.data.AUTOTUNE)
@@ -214,14 +294,18 @@ def one_pass(
     labels: LabelTable,
     input_shape: tuple[int, ...],
     batch_size: int,
+    resizing: Resizing = SQUASHED,
 ) -> tf.data.Dataset:
     """Minibatches as those of training, once, in the order of the records."""
-    ds = with_inputs(numbered(split), input_shape, batch_size)
+    ds = with_inputs(numbered(split), input_shape, batch_size, resizing)
     return with_labels(ds, labels).prefetch(tf.data.AUTOTUNE)
 
 
 def load_inputs(
-    split: Split, image_index: np.ndarray, input_shape: tuple[int, ...]
+    split: Split,
+    image_index: np.ndarray,
+    input_shape: tuple[int, ...],
+    resizing: Resizing = SQUASHED,
 ) -> np.ndarray:
     """Loads chosen images or features into memory, in one pass.
 
@@ -229,6 +313,7 @@ def load_inputs(
       split: of image or feature records.
       image_index: [M] int, distinct.
       input_shape: (S, S, 3) or (d,).
+      resizing: of images to S x S.
 
     Returns:
       [M, *input_shape] uint8 or float32.
@@ -246,6 +331,7 @@ def load_inputs(
     ds = ds.filter(lambda index, _: tf.gather(wanted, index))
     dtype = np.uint8 if len(input_shape) == 3 else np.float32
     result = np.empty((len(image_index), *input_shape), dtype)
-    for index, inputs in with_inputs(ds, input_shape, 256).prefetch(2):
+    ds = with_inputs(ds, input_shape, 256, resizing)
+    for index, inputs in ds.prefetch(2):
         result[position[index.numpy()]] = inputs.numpy()
     return result

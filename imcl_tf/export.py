@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from imcl_tf.backbones import SQUASHED, Resizing
 from imcl_tf.dataset import decode_and_resize
 from imcl_tf.files import replacing
 from imcl_tf.multilabel import MultiLabelModel
@@ -17,6 +18,7 @@ def export_saved_model(
     label_names: tuple[str, ...],
     image_size: int,
     path: Path,
+    resizing: Resizing = SQUASHED,
 ):
     """Writes a SavedModel that opens with TensorFlow alone.
 
@@ -28,11 +30,12 @@ def export_saved_model(
       label_names: C names.
       image_size: S.
       path: directory to write, replaced if it exists.
+      resizing: of images to S x S.
     """
 
     def serve(images):
         pixels = tf.map_fn(
-            lambda encoded: decode_and_resize(encoded, image_size),
+            lambda encoded: decode_and_resize(encoded, image_size, resizing),
             images,
             fn_output_signature=tf.TensorSpec(
                 [image_size, image_size, 3], tf.uint8

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
+import os
 import uuid
 from pathlib import Path
 
@@ -12,13 +12,16 @@ import numpy as np
 import tensorflow as tf
 
 from imcl_tf import records
+from imcl_tf.backbones import SQUASHED, Resizing
 from imcl_tf.dataset import Source, Split, numbered, with_inputs
-
-_SHARD_SIZE = 4096
 
 
 def fixed_features(
-    source: Source, backbone: keras.Model, image_size: int, batch_size: int = 64
+    source: Source,
+    backbone: keras.Model,
+    image_size: int,
+    batch_size: int = 64,
+    resizing: Resizing = SQUASHED,
 ) -> Source:
     """Computes the features of all images, or finds those computed before.
 
@@ -29,53 +32,64 @@ def fixed_features(
       backbone: images [B, S, S, 3] -> features [B, d].
       image_size: S.
       batch_size: images at a time.
+      resizing: of images to S x S.
 
     Returns:
       the same source with feature records in place of image records.
     """
-    digest = hashlib.sha256(str(image_size).encode())
+    digest = hashlib.sha256(f"{image_size} {resizing}".encode())
     for weight in backbone.weights:
         digest.update(np.ascontiguousarray(weight.numpy()))
     directory = (
         Path(source.directory) / f"{backbone.name}-{digest.hexdigest()[:16]}"
     )
-    if not directory.is_dir():
-        # Runs of several seeds may well compute the same features at once.
-        unfinished = directory.with_name(f".unfinished-{uuid.uuid4().hex}")
-        unfinished.mkdir()
-        try:
-            for name, split in source.splits.items():
-                rows = _encoded(split, backbone, image_size, batch_size)
-                records.write_shards(unfinished, name, rows, _SHARD_SIZE)
-            try:
-                unfinished.rename(directory)
-            except OSError:
-                if not directory.is_dir():  # else another run was first
-                    raise
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+    directory.mkdir(exist_ok=True)
+    run = tf.function(
+        lambda images: backbone(images, training=False), reduce_retracing=True
+    )
     splits = {}
     for name, split in source.splits.items():
-        total = sum(split.lengths)
-        files = sorted(map(str, directory.glob(f"{name}-*.tfrecord")))
-        lengths = [_SHARD_SIZE] * len(files)
-        lengths[-1] = total - _SHARD_SIZE * (len(files) - 1)
-        splits[name] = Split(tuple(files), tuple(lengths), split.labels)
+        files = tuple(str(directory / Path(file).name) for file in split.files)
+        _write_missing(files, split, run, image_size, batch_size, resizing)
+        splits[name] = split._replace(files=files)
     return source._replace(splits=splits)
 
 
-def _encoded(split, backbone, image_size, batch_size):
-    """Feature records of a split, in the order of its image records."""
-    run = tf.function(lambda images: backbone(images, training=False))
+def _write_missing(files, split, run, image_size, batch_size, resizing):
+    """Writes those feature files of a split that are not there yet."""
+    progress = keras.utils.Progbar(sum(split.lengths), unit_name="image")
+    start = 0
+    for file, images, length in zip(
+        files, split.files, split.lengths, strict=True
+    ):
+        labels = split.labels[start : start + length]
+        start += length
+        if not Path(file).exists():
+            shard = Split((images,), (length,), labels, split.classes)
+            # Runs of several seeds may well compute the same file at once.
+            unfinished = f"{file}.unfinished-{uuid.uuid4().hex}"
+            try:
+                _write_features(
+                    unfinished, shard, run, image_size, batch_size, resizing
+                )
+                os.replace(unfinished, file)
+            finally:
+                Path(unfinished).unlink(missing_ok=True)
+        progress.update(start)
+
+
+def _write_features(file, shard, run, image_size, batch_size, resizing):
+    """Writes the feature records of a shard, in the order of its images."""
     shape = (image_size, image_size, 3)
-    names = _image_ids(split)
-    batches = with_inputs(numbered(split), shape, batch_size).prefetch(2)
-    progress = keras.utils.Progbar(len(names), unit_name="image")
-    for index, images in batches:
-        progress.add(len(index))
-        for i, feature in zip(index.numpy(), run(images).numpy(), strict=True):
-            row = split.labels[[i]]
-            yield records.encode_feature(names[i], feature, row)
+    names = _image_ids(shard)
+    batches = with_inputs(numbered(shard), shape, batch_size, resizing)
+    with tf.io.TFRecordWriter(file) as writer:
+        for index, images in batches.prefetch(2):
+            for i, feature in zip(
+                index.numpy(), run(images).numpy(), strict=True
+            ):
+                row = shard.labels[[i]]
+                writer.write(records.encode_feature(names[i], feature, row))
 
 
 def _image_ids(split: Split) -> list[bytes]:

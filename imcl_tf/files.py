@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -50,6 +51,25 @@ def replacing(path: Path) -> Iterator[Path]:
             # Of a full disk, say: a write does not know its file's name.
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def existing_file(path: Path) -> Path:
+    """Returns `path`.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    return path
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]):
+    """Writes a CSV file, whole or not at all."""
+    with replacing(path) as new, new.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def _remove(path: Path):

@@ -6,21 +6,34 @@ no array of C x C exists here, neither for the weights nor for their gradient.
 
 from __future__ import annotations
 
+import itertools
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
 import keras
 import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
+from imcl_tf.files import replacing
 from imcl_tf.labels import check_labels
+
+# What NumPy raises for a file that is cut, damaged or of another kind.
+_BROKEN = (
+    EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 @keras.saving.register_keras_serializable("imcl_tf")
 class LabelGraph(keras.layers.Layer):
     """A as a Keras layer, [B, C] -> [B, C], with one weight per edge.
 
-    Build one with `identity`, `from_cooccurrence` or `from_neighbors`; the
-    constructor makes a graph of `num_edges` self-loops of label 0 for
-    `load_weights` to fill.
+    Build one with `identity`, `from_cooccurrence`, `from_similarities` or
+    `from_neighbors`, or `load` one; the constructor makes a graph of
+    `num_edges` self-loops of label 0 for `load_weights` to fill.
 
     Args:
       num_labels: C.
@@ -77,31 +90,65 @@ class LabelGraph(keras.layers.Layer):
         Raises:
           ValueError: if labels or `num_neighbors` are out of range.
         """
+        labels = scipy.sparse.csr_array(check_labels(labels))
+        # int32 holds any count of images and halves the product's time.
+        positives = (labels > 0).astype(np.int32)
+        counts = scipy.sparse.csr_array(positives.T @ positives)
+        # At least 1: a label without positives has no counts to divide.
+        own = np.maximum(counts.diagonal(), 1)
+        rates = counts.data / np.repeat(own, np.diff(counts.indptr))
+        return cls.from_similarities(
+            scipy.sparse.csr_array(
+                (rates, counts.indices, counts.indptr), shape=counts.shape
+            ),
+            num_neighbors,
+        )
+
+    @classmethod
+    def from_similarities(
+        cls, similarities, num_neighbors: int = 50
+    ) -> LabelGraph:
+        """Connects each label to those it is most similar to.
+
+        Label j keeps its `num_neighbors` largest similarities > 0, itself
+        always included, ties by label number; its self-weight is 1, then its
+        incoming weights are divided by their sum.
+
+        Args:
+          similarities: [C, C] scipy.sparse, >= 0, row j = similarities of j to
+            other labels; the diagonal counts as 1.
+          num_neighbors: k_a >= 1.
+
+        Returns:
+          A `LabelGraph`; a label similar to none keeps itself alone.
+
+        Raises:
+          ValueError: if a similarity or `num_neighbors` is out of range.
+        """
         if num_neighbors < 1:
             raise ValueError(f"num_neighbors must be >= 1, got {num_neighbors}")
-        labels = scipy.sparse.csr_array(check_labels(labels))
-        positives = scipy.sparse.csr_array(labels > 0, dtype=np.int64)
-        counts = scipy.sparse.csr_array(positives.T @ positives)
-        own = counts.diagonal()
-        # Ranked within rows by count, a label first in its own row, ties by
-        # label number.
-        counts = counts.tocoo()
-        others = counts.row != counts.col
-        j, neighbor = counts.row[others], counts.col[others]
-        count = counts.data[others]
-        order = np.lexsort((neighbor, -count, j))
-        j, neighbor, count = j[order], neighbor[order], count[order]
-        starts = np.searchsorted(j, np.arange(labels.shape[1]))
-        keep = np.arange(len(j)) - starts[j] < num_neighbors - 1
-        everyone = np.arange(labels.shape[1])
-        rows = np.concatenate([everyone, j[keep]])
-        columns = np.concatenate([everyone, neighbor[keep]])
-        rates = np.concatenate(
-            [np.ones(len(everyone)), count[keep] / own[j[keep]]]
-        )
-        totals = np.bincount(rows, rates, minlength=len(everyone))
+        similarities = scipy.sparse.csr_array(similarities, copy=True)
+        if similarities.shape[0] != similarities.shape[1]:
+            raise ValueError(
+                f"similarities must have shape [C, C], got {similarities.shape}"
+            )
+        similarities.sum_duplicates()
+        values = similarities.data
+        if not (np.isfinite(values) & (values >= 0)).all():
+            raise ValueError("similarities must be finite and >= 0")
+        columns, weights = [], []
+        bounds = itertools.pairwise(similarities.indptr)
+        for j, (start, end) in enumerate(bounds):
+            neighbor = similarities.indices[start:end]
+            value = np.where(neighbor == j, 0, values[start:end])
+            best = np.argsort(-value, kind="stable")[: num_neighbors - 1]
+            best = best[value[best] > 0]
+            columns.append([j, *neighbor[best]])
+            row = np.array([1.0, *value[best]])
+            weights.append(row / row.sum())
+        rows = np.repeat(np.arange(len(columns)), [len(c) for c in columns])
         return cls._from_edges(
-            labels.shape[1], rows, columns, rates / totals[rows]
+            len(columns), rows, np.concatenate(columns), np.concatenate(weights)
         )
 
     @classmethod
@@ -189,3 +236,77 @@ class LabelGraph(keras.layers.Layer):
             "num_labels": self.num_labels,
             "num_edges": self.num_edges,
         }
+
+
+def save(path: str | Path, graph: LabelGraph, label_names: Sequence[str]):
+    """Writes a graph to one small file that names its labels.
+
+    Args:
+      path: .npz to write: `edges` [E, 2] int32, `weights` [E] float32,
+        `labels` [C] strings.
+      graph: of C labels.
+      label_names: C names.
+
+    Raises:
+      ValueError: if the number of names is not C.
+    """
+    if len(label_names) != graph.num_labels:
+        raise ValueError(
+            f"{path}: {len(label_names)} names for {graph.num_labels} labels"
+        )
+    with replacing(Path(path)) as new, new.open("wb") as file:
+        np.savez_compressed(
+            file,
+            edges=graph.edges.numpy(),
+            weights=graph.edge_weights.numpy(),
+            labels=np.array(label_names, str),
+        )
+
+
+def load(path: str | Path, label_names: Sequence[str]) -> LabelGraph:
+    """Reads a graph of `save` that was made for these very labels.
+
+    Args:
+      path: .npz of `save`.
+      label_names: C names of the data set, in its order.
+
+    Returns:
+      The `LabelGraph`.
+
+    Raises:
+      OSError: if the file cannot be read.
+      ValueError: if it is not a label graph, or one of other labels.
+    """
+    graph, names = load_named(path)
+    pairs = itertools.zip_longest(names, label_names)
+    for number, (name, expected) in enumerate(pairs):
+        if name != expected:
+            raise ValueError(
+                f"{path}: a graph of {len(names)} labels, the data set has "
+                f"{len(label_names)}; label {number} is {name!r}, in the data "
+                f"set {expected!r}"
+            )
+    return graph
+
+
+def load_named(path: str | Path) -> tuple[LabelGraph, tuple[str, ...]]:
+    """Reads a graph of `save`: (the graph, names of its C labels).
+
+    Raises:
+      OSError: if the file cannot be read.
+      ValueError: if it is not a label graph.
+    """
+    with Path(path).open("rb") as file:
+        try:
+            with np.load(file) as arrays:
+                edges = arrays["edges"].astype(np.int32, casting="same_kind")
+                weights, names = arrays["weights"], arrays["labels"].tolist()
+            rows, columns = edges.T
+            # SciPy checks lengths and bounds.
+            scipy.sparse.coo_array((weights, (rows, columns)), [len(names)] * 2)
+            if not np.isfinite(weights).all():
+                raise ValueError("weights must be finite")
+            graph = LabelGraph._from_edges(len(names), rows, columns, weights)
+        except _BROKEN as error:
+            raise ValueError(f"{path}: not a label graph: {error}") from error
+    return graph, tuple(names)

@@ -48,25 +48,37 @@ def check_labels(labels):
 
 
 def hide_labels(
-    labels: scipy.sparse.csr_array, observed_fraction: float, seed: int
+    labels: scipy.sparse.csr_array,
+    observed_fraction: float,
+    seed: int,
+    rule: str = "per_label",
 ) -> scipy.sparse.csr_array:
     """Keeps a random share of the observed labels, hides the others.
 
-    Every observed entry stays with probability `observed_fraction`; besides,
-    each label keeps at least one of its positives and one of its negatives, as
-    in the released code for CUB.
+    per_label: every observed entry stays with probability
+               `observed_fraction`; besides, each label keeps at least one of
+               its positives and one of its negatives (released code for CUB).
+    per_image: of n observed entries each image keeps `observed_fraction` * n,
+               rounded, at least 1 (paper, sec. 4.6).
+
+    What a fraction keeps, larger ones of the same rule and seed keep too.
 
     Args:
       labels: [N, C] int8 csr_array, observed entries -1 or +1.
       observed_fraction: in (0, 1].
       seed: of the choice.
+      rule: "per_label" or "per_image".
 
     Returns:
       [N, C] int8 csr_array, a subset of the entries of `labels`.
 
     Raises:
-      ValueError: if `observed_fraction` is out of range.
+      ValueError: if `observed_fraction` is out of range or `rule` unknown.
     """
+    if rule not in HIDING_RULES:
+        raise ValueError(
+            f"rule must be one of {', '.join(HIDING_RULES)}, got {rule!r}"
+        )
     if not 0 < observed_fraction <= 1:
         raise ValueError(
             f"observed_fraction must be in (0, 1], got {observed_fraction}"
@@ -75,16 +87,36 @@ def hide_labels(
         return labels
     entries = labels.tocoo()
     priority = np.random.default_rng(seed).random(entries.nnz)
-    keep = priority < observed_fraction
-    for sign in (-1, 1):
-        of_sign = np.flatnonzero(entries.data == sign)
-        order = of_sign[np.argsort(priority[of_sign], kind="stable")]
-        _, first = np.unique(entries.col[order], return_index=True)
-        keep[order[first]] = True
+    keep = HIDING_RULES[rule](entries, priority, observed_fraction)
     return scipy.sparse.csr_array(
         (entries.data[keep], (entries.row[keep], entries.col[keep])),
         shape=labels.shape,
     )
+
+
+def _keep_per_label(entries, priority, fraction):
+    keep = priority < fraction
+    for sign in (-1, 1):
+        of_sign = entries.data == sign
+        first = np.ones(entries.shape[1])
+        np.minimum.at(first, entries.col[of_sign], priority[of_sign])
+        keep |= priority == first[entries.col]
+    return keep
+
+
+def _keep_per_image(entries, priority, fraction):
+    observed = np.bincount(entries.row, minlength=entries.shape[0])
+    wanted = np.maximum(np.rint(fraction * observed), 1)
+    ends = np.cumsum(observed) - observed + wanted
+    # Image by image, the entries of each in random order. One stable sort of
+    # nearly sorted numbers is much faster than `np.lexsort`.
+    order = np.argsort(entries.row + priority, kind="stable")
+    keep = np.empty(entries.nnz, bool)
+    keep[order] = np.arange(entries.nnz) < np.repeat(ends, observed)
+    return keep
+
+
+HIDING_RULES = {"per_label": _keep_per_label, "per_image": _keep_per_image}
 
 
 class LabelTable:

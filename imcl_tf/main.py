@@ -14,21 +14,16 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import app, flags, logging
 
-from imcl_tf import builders, dataset, train
+from imcl_tf import catalog, train
 from imcl_tf.backbones import BACKBONES
 from imcl_tf.files import fail, parse_or_fail
+from imcl_tf.labels import HIDING_RULES
 
 FLAGS = flags.FLAGS
-DATASETS = ("scenes", "folder")
 
-flags.DEFINE_enum("dataset", None, DATASETS, "Data set to train on.")
+flags.DEFINE_string("dataset", None, catalog.HELP)
 flags.DEFINE_string("workdir", None, "Directory for every file of the run.")
-flags.DEFINE_string(
-    "data_dir",
-    None,
-    "folder: the directory of images/, labels.csv[.gz] and splits.csv. Other "
-    "data sets: where their records lie; TFDS's default place if not given.",
-)
+flags.DEFINE_string("data_dir", None, catalog.DATA_DIR_HELP)
 flags.DEFINE_enum("method", "imcl", list(train.METHODS), "What to train.")
 flags.DEFINE_enum(
     "regime",
@@ -38,7 +33,10 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_enum("backbone", "small_cnn", list(BACKBONES), "CNN.")
 flags.DEFINE_string(
-    "backbone_weights", "none", "imagenet, none, or a Keras weights file."
+    "backbone_weights",
+    "none",
+    "imagenet, none, a Keras weights file, or for resnet_v1_101 and vgg_16 a "
+    "TF-Slim checkpoint.",
 )
 flags.DEFINE_integer(
     "image_size", 0, "Pixels; 0 = the backbone's own.", lower_bound=0
@@ -52,6 +50,13 @@ flags.DEFINE_float(
     "Share of the training labels to keep; the others are hidden.",
     lower_bound=0.0,
     upper_bound=1.0,
+)
+flags.DEFINE_enum(
+    "observed_rule",
+    "per_label",
+    list(HIDING_RULES),
+    "Whether each label keeps one positive and one negative, or each image its "
+    "share.",
 )
 flags.DEFINE_integer("batch_size", 32, "Images per step.", lower_bound=1)
 flags.DEFINE_integer(
@@ -83,6 +88,12 @@ flags.DEFINE_float(
     "initial_epsilon", 1e-7, "Of RMSProp, initial model.", lower_bound=0.0
 )
 flags.DEFINE_integer(
+    "rate_drop_epoch",
+    0,
+    "Divide all rates by 10 after so many epochs; 0 = never.",
+    lower_bound=0,
+)
+flags.DEFINE_integer(
     "evaluate_every", 0, "Steps; 0 = once per epoch.", lower_bound=0
 )
 flags.DEFINE_bool("augment", True, "Crop and mirror training images at random.")
@@ -97,7 +108,11 @@ flags.DEFINE_float("lambda_f", 0.5, "Weight of eq. (6).", lower_bound=0.0)
 flags.DEFINE_integer(
     "num_neighbors", 5, "k, similar images per image.", lower_bound=1
 )
-flags.DEFINE_enum("label_graph", "cooccurrence", train.LABEL_GRAPHS, "A.")
+flags.DEFINE_string(
+    "label_graph",
+    "cooccurrence",
+    "A: cooccurrence, identity, or a file of data_prep.label_graph.",
+)
 flags.DEFINE_integer(
     "graph_neighbors", 50, "k_a, neighbours per label.", lower_bound=1
 )
@@ -119,6 +134,12 @@ flags.DEFINE_enum(
     ("stored", "full"),
     "What a selected dictionary image brings: its stored feature, or a new "
     "forward pass with gradient.",
+)
+flags.DEFINE_float(
+    "class_weight",
+    0.0,
+    "a, magnitude of the class one-hot in eq. (5); 0 = without (CUB).",
+    lower_bound=0.0,
 )
 _FORM = ("paper", "released")
 flags.DEFINE_enum("solver", "paper", _FORM, "Of the image similarities.")
@@ -160,12 +181,13 @@ _MODEL_FLAGS = (
     "lambda_y", "lambda_f", "num_neighbors", "solver", "solver_threshold",
     "imputation", "positive_ratio", "reconstruction", "loss_scale",
     "graph_update", "image_similarity", "label_similarity",
-    "dictionary_gradient",
+    "dictionary_gradient", "class_weight",
 )  # fmt: skip
 _RUN_FLAGS = (
     "method", "regime", "backbone", "backbone_weights", "image_size",
-    "init_from", "observed_fraction", "batch_size", "augment", "label_graph",
-    "graph_neighbors", "dictionary_size", "dictionary_refresh", "seed",
+    "init_from", "observed_fraction", "observed_rule", "batch_size", "augment",
+    "label_graph", "graph_neighbors", "dictionary_size", "dictionary_refresh",
+    "seed",
 )  # fmt: skip
 
 
@@ -198,12 +220,14 @@ def _last_value(argv: list[str], flag: str) -> str | None:
     return value
 
 
-def _preset(name: str) -> Path:
+def _preset(dataset: str) -> Path:
     """The flag file of a data set, in the wheel or in the checkout."""
-    if name not in DATASETS:
-        raise flags.IllegalFlagValueError(
-            f"--dataset must be one of {', '.join(DATASETS)}, got {name!r}"
-        )
+    try:
+        name = catalog.check_name(dataset)
+    except ValueError as error:
+        raise flags.IllegalFlagValueError(str(error)) from error
+    if name == "tfds":  # unknown pictures, as a folder's are
+        name = "folder"
     installed = Path(str(importlib.resources.files("imcl_tf"))) / "flags"
     checkout = installed.parents[1] / "flags"
     for directory in (installed, checkout):
@@ -225,8 +249,9 @@ def main(argv: list[str]):
             f"mixed_{FLAGS.mixed_precision}"
         )
     try:
-        builder = _prepare()
-        source = dataset.open_source(builder)
+        source = catalog.open_dataset(
+            FLAGS.dataset, FLAGS.data_dir, FLAGS.on_bad_image
+        )
         with _strategy().scope():
             results = train.run(
                 source,
@@ -249,16 +274,6 @@ def main(argv: list[str]):
     )
 
 
-def _prepare():
-    if FLAGS.dataset != "folder":
-        return builders.prepare(FLAGS.dataset, records_dir=FLAGS.data_dir)
-    if not FLAGS.data_dir:
-        raise ValueError("--dataset=folder needs --data_dir=DIR")
-    return builders.prepare(
-        "folder", FLAGS.data_dir, on_bad_image=FLAGS.on_bad_image
-    )
-
-
 def _schedule(prefix: str) -> train.Schedule:
     return train.Schedule(
         epochs=FLAGS[prefix + "epochs"].value,
@@ -267,6 +282,7 @@ def _schedule(prefix: str) -> train.Schedule:
         backbone_learning_rate=0.0 if prefix else FLAGS.backbone_learning_rate,
         graph_learning_rate=FLAGS.graph_learning_rate,
         weight_decay=FLAGS[prefix + "weight_decay"].value,
+        rate_drop_epoch=0 if prefix else FLAGS.rate_drop_epoch,
         evaluate_every=FLAGS.evaluate_every,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from imcl_tf import losses
@@ -71,11 +72,17 @@ class IMCL(MultiLabelModel):
       dictionary_gradient: what a selected dictionary image brings: "stored",
         its feature of the last refresh; "full", a fresh forward pass, so that
         gradient reaches w through it.
+      class_weight: a >= 0, magnitude of the one-hot of an image's class that
+        is joined to its y in eq. (5) and in the solver (sec. 4.6); 0 = off.
+        The tanh of eq. (5) is of the labels alone: it cannot reach a > 1.
       fixed_features: see `MultiLabelModel`.
       **kwargs: of `keras.Model`.
 
     Attributes:
       dictionary: `Dictionary` or None; further candidates. Not saved.
+      classes: [N] int, class in [0, K) of each training image, -1 = unknown,
+        or None; see `class_weight`. Images of no number or class have a zero
+        vector in place of the one-hot. Not saved.
 
     Raises:
       ValueError: if an argument is out of range.
@@ -100,6 +107,7 @@ class IMCL(MultiLabelModel):
         image_similarity: str = "learned",
         label_similarity: str = "learned",
         dictionary_gradient: str = "stored",
+        class_weight: float = 0.0,
         fixed_features: bool = False,
         **kwargs,
     ):
@@ -118,6 +126,7 @@ class IMCL(MultiLabelModel):
             "image_similarity": image_similarity,
             "label_similarity": label_similarity,
             "dictionary_gradient": dictionary_gradient,
+            "class_weight": float(class_weight),
         }
         for name, value in self._hyper_parameters.items():
             setattr(self, name, value)
@@ -126,10 +135,11 @@ class IMCL(MultiLabelModel):
                     f"{name} must be one of {', '.join(_CHOICES[name])}, "
                     f"got {value!r}"
                 )
-        if not (lambda_y >= 0 and lambda_f >= 0 and num_neighbors >= 1):
+        weights = (lambda_y, lambda_f, class_weight)
+        if num_neighbors < 1 or not all(weight >= 0 for weight in weights):
             raise ValueError(
-                "lambda_y and lambda_f must be >= 0 and num_neighbors >= 1, "
-                f"got {lambda_y}, {lambda_f} and {num_neighbors}"
+                "lambda_y, lambda_f and class_weight must be >= 0 and "
+                f"num_neighbors >= 1, got {weights} and {num_neighbors}"
             )
         if image_similarity == label_similarity == "none":
             self.lambda_y = 0.0  # nothing relates to anything: logistic
@@ -152,6 +162,7 @@ class IMCL(MultiLabelModel):
             trainable=False,
         )
         self.dictionary: Dictionary | None = None
+        self.classes: np.ndarray | None = None
         self._fixed: Similarities | None = None
 
     def compile(self, optimizer="rmsprop", graph_optimizer=None, **kwargs):
@@ -236,6 +247,11 @@ class IMCL(MultiLabelModel):
         else:
             logistic = tf.reduce_mean(logistic)
             ratios = tf.ones([2])
+        if self.class_weight:
+            # After the ratios: it is constant in w, theta and A, so it must
+            # not change how much the rest of l_y counts.
+            side = self._class_smoothness(similarities, batch)
+            smoothness += tf.stack([tf.reduce_mean(side * related), 0.0])
         lambdas = tf.constant([self.lambda_y, self.lambda_f])
         return {
             "loss": logistic + tf.reduce_sum(lambdas * ratios * smoothness),
@@ -275,9 +291,11 @@ class IMCL(MultiLabelModel):
             feature_atoms = tf.concat(
                 [feature_atoms, self.dictionary.features], 0
             )
+        targets = self.label_targets(batch.labels, logits)
         found = self._solve(
-            self.label_targets(batch.labels, logits), features,
-            label_atoms, feature_atoms, exclude,
+            self._join_classes(targets, batch.image_index), features,
+            self._join_classes(label_atoms, self._candidates(batch)),
+            feature_atoms, exclude,
         )  # fmt: skip
         return Similarities(*map(tf.stop_gradient, found))
 
@@ -290,6 +308,43 @@ class IMCL(MultiLabelModel):
             self.num_neighbors, self.lambda_y, self.lambda_f, exclude,
             **options,
         )  # fmt: skip
+
+    def _candidates(self, batch: Batch):
+        """Image numbers of the candidates, in the order of `find_similar`."""
+        if self.dictionary is None:
+            return batch.image_index
+        return tf.concat([batch.image_index, self.dictionary.image_index], 0)
+
+    def _class_part(self, image_index):
+        """One-hot vectors [..., K] of magnitude a of images [...]."""
+        if self.classes is None:
+            raise ValueError(
+                "class_weight > 0 needs model.classes, the class of each "
+                "training image"
+            )
+        # The last entry stands for -1, an image of no number.
+        classes = np.append(np.asarray(self.classes, np.int32), np.int32(-1))
+        image_index = tf.where(image_index < 0, len(classes) - 1, image_index)
+        return tf.one_hot(
+            tf.gather(classes, image_index), classes.max() + 1,
+            on_value=self.class_weight,
+        )  # fmt: skip
+
+    def _join_classes(self, vectors, image_index):
+        """y or A y of images, [n, C], with their class part: [n, C + K]."""
+        if not self.class_weight:
+            return vectors
+        return tf.concat([vectors, self._class_part(image_index)], 1)
+
+    def _class_smoothness(self, similarities: Similarities, batch: Batch):
+        """The class part of eq. (5), without tanh, [B]."""
+        chosen = tf.maximum(similarities.indices, 0)  # unused: weight 0
+        classes = self._class_part(tf.gather(self._candidates(batch), chosen))
+        return losses.label_smoothness(
+            self._class_part(batch.image_index),
+            losses.combine(similarities.label_weights, classes),
+            "linear",
+        )
 
     def label_targets(self, labels, logits):
         """y of eq. (3), [..., C]."""
@@ -399,10 +454,12 @@ class IMCL(MultiLabelModel):
     @tf.function(autograph=False, reduce_retracing=True)
     def _similar_in_dictionary(self, batch: Batch) -> Similarities:
         features, logits = self.forward(batch.inputs, training=False)
+        targets = self.label_targets(batch.labels, logits)
+        stored = self.dictionary
         return self._solve(
-            self.label_targets(batch.labels, logits), features,
-            self.dictionary.label_atoms, self.dictionary.features,
-            self.dictionary.slots_of(batch.image_index),
+            self._join_classes(targets, batch.image_index), features,
+            self._join_classes(stored.label_atoms, stored.image_index),
+            stored.features, stored.slots_of(batch.image_index),
         )  # fmt: skip
 
     def get_config(self):

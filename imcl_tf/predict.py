@@ -5,14 +5,14 @@ Prints the likeliest labels of each image; `--csv=FILE` writes all of them.
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from imcl_tf.files import fail, parse_or_fail, replacing
+from imcl_tf.files import fail, parse_or_fail, write_csv
+from imcl_tf.images import inspect, upright
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "SavedModel directory of a run.")
@@ -40,20 +40,20 @@ def predict(model, images: list[str], batch_size: int = 32):
     rows, names = [], []
     for start in range(0, len(images), batch_size):
         paths = images[start : start + batch_size]
-        encoded = [Path(path).read_bytes() for path in paths]
-        for path, content in zip(paths, encoded, strict=True):
-            _check_image(path, content)
+        encoded = [_read_image(path) for path in paths]
         outputs = serve(images=tf.constant(encoded))
         rows.append(outputs["probabilities"].numpy())
         names = [name.decode() for name in outputs["labels"].numpy()]
     return np.concatenate(rows), names
 
 
-def _check_image(path, content):
-    try:
-        tf.io.decode_image(content, channels=3, expand_animations=False)
-    except tf.errors.InvalidArgumentError as error:
-        raise ValueError(f"{path}: not a JPEG or PNG image") from error
+def _read_image(path: str) -> bytes:
+    """The image as training saw such images: upright."""
+    encoded = Path(path).read_bytes()
+    problem = inspect(encoded).problem
+    if problem:
+        raise ValueError(f"{path}: {problem}")
+    return upright(encoded)
 
 
 def main(argv: list[str]):
@@ -65,27 +65,21 @@ def main(argv: list[str]):
         model = tf.saved_model.load(FLAGS.model)
         table, names = predict(model, argv[1:], FLAGS.batch_size)
         if FLAGS.csv:
-            _write_csv(Path(FLAGS.csv), argv[1:], names, table)
+            write_csv(
+                Path(FLAGS.csv),
+                ("image", "label", "probability"),
+                (
+                    (image, name, f"{p:.6f}")
+                    for image, row in zip(argv[1:], table, strict=True)
+                    for name, p in zip(names, row, strict=True)
+                ),
+            )
     except (ValueError, OSError, tf.errors.OpError) as error:
         fail(error)
     for image, row in zip(argv[1:], table, strict=True):
         print(image)
         for j in np.argsort(-row, kind="stable")[: FLAGS.top]:
             print(f"  {row[j]:.3f}  {names[j]}")
-
-
-def _write_csv(file_name, images, names, table):
-    with (
-        replacing(file_name) as path,
-        path.open("w", newline="") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("image", "label", "probability"))
-        for image, row in zip(images, table, strict=True):
-            writer.writerows(
-                (image, name, f"{p:.6f}")
-                for name, p in zip(names, row, strict=True)
-            )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import shutil
@@ -17,6 +16,7 @@ import scipy.sparse
 from imcl_tf import dataset
 from imcl_tf.backbones import (
     Backbone,
+    Resizing,
     freeze_batch_statistics,
     make_backbone,
 )
@@ -26,14 +26,17 @@ from imcl_tf.callbacks import (
     Evaluation,
     Pictures,
     RateDecay,
+    RateDrop,
     evaluate,
 )
 from imcl_tf.dataset import Source
 from imcl_tf.dictionary import Dictionary, class_balanced_subset
 from imcl_tf.export import export_saved_model
 from imcl_tf.features import fixed_features
-from imcl_tf.files import replacing
+from imcl_tf.files import replacing, write_csv
 from imcl_tf.label_graph import LabelGraph
+from imcl_tf.label_graph import load as load_label_graph
+from imcl_tf.label_graph import save as save_label_graph
 from imcl_tf.labels import LabelTable, hide_labels
 from imcl_tf.metrics import AveragePrecision
 from imcl_tf.model import IMCL
@@ -41,7 +44,6 @@ from imcl_tf.multilabel import MultiLabelModel
 
 METHODS = {"logistic": MultiLabelModel, "imcl": IMCL}
 REGIMES = ("end_to_end", "fixed_features")
-LABEL_GRAPHS = ("cooccurrence", "identity")
 _THUMBNAIL = (64, 64, 3)
 _NUM_GROUPS = 5
 
@@ -56,6 +58,8 @@ class Schedule(NamedTuple):
       graph_learning_rate: of A.
       epsilon: of RMSProp; rho and momentum are 0.9 (released code).
       weight_decay: decoupled, of theta and w, times the learning rate.
+      rate_drop_epoch: passes after which all rates are divided by 10, 0 =
+        never.
       evaluate_every: steps between evaluations, 0 = once per epoch.
     """
 
@@ -65,6 +69,7 @@ class Schedule(NamedTuple):
     graph_learning_rate: float = 0.5
     epsilon: float = 1.0
     weight_decay: float = 0.0
+    rate_drop_epoch: int = 0
     evaluate_every: int = 0
 
 
@@ -77,31 +82,35 @@ class _Stage(NamedTuple):
     batch_size: int
     seed: int
     augment: bool
+    resizing: Resizing
 
     def training_batches(self):
         return dataset.training_batches(
             self.source.splits["train"], self.labels, self.input_shape,
-            self.batch_size, self.seed, self.augment,
+            self.batch_size, self.seed, self.augment, self.resizing,
         )  # fmt: skip
 
     def training_pass(self):
         return dataset.one_pass(
             self.source.splits["train"], self.labels, self.input_shape,
-            self.batch_size,
+            self.batch_size, self.resizing,
         )  # fmt: skip
 
     def evaluation_batches(self, name: str):
         split = self.source.splits[name]
         return dataset.one_pass(
-            split, LabelTable(split.labels), self.input_shape, self.batch_size
-        )
+            split, LabelTable(split.labels), self.input_shape,
+            self.batch_size, self.resizing,
+        )  # fmt: skip
 
     @property
     def steps_per_epoch(self) -> int:
         return math.ceil(self.labels.num_images / self.batch_size)
 
     def with_features(self, cnn: Backbone) -> _Stage:
-        source = fixed_features(self.source, cnn.model, cnn.image_size)
+        source = fixed_features(
+            self.source, cnn.model, cnn.image_size, resizing=cnn.resizing
+        )
         shape = tuple(cnn.model.output_shape[1:])
         return self._replace(source=source, input_shape=shape, augment=False)
 
@@ -119,6 +128,7 @@ def run(
     image_size: int = 0,
     init_from: str = "",
     observed_fraction: float = 1.0,
+    observed_rule: str = "per_label",
     batch_size: int = 32,
     augment: bool = True,
     label_graph: str = "cooccurrence",
@@ -149,9 +159,11 @@ def run(
       init_from: workdir of a run of the same labels and backbone whose
         initial logistic model to take, or "".
       observed_fraction: share in (0, 1] of the training labels that is kept.
+      observed_rule: which, see `imcl_tf.labels.hide_labels`.
       batch_size: B.
       augment: crop and mirror training images at random (end to end).
-      label_graph: "cooccurrence" or "identity".
+      label_graph: "cooccurrence", "identity", or a file of
+        `imcl_tf.label_graph.save`.
       graph_neighbors: k_a.
       dictionary_size: M, 0 = candidates from the minibatch alone.
       dictionary_refresh: steps between refreshes of the stored features.
@@ -163,10 +175,10 @@ def run(
       what `results.json` holds.
 
     Raises:
-      ValueError: for an unknown method, regime or graph, an `init_from` that
-        does not fit, or an evaluation split without positives.
+      ValueError: for an unknown method, regime or graph, an `init_from` or a
+        graph that does not fit, or an evaluation split without positives.
     """
-    _check_choices(method=method, regime=regime, label_graph=label_graph)
+    _check_choices(method=method, regime=regime)
     for name in ("validation", "test"):
         if not (source.splits[name].labels.data > 0).any():
             raise ValueError(
@@ -175,12 +187,21 @@ def run(
             )
     keras.utils.set_random_seed(seed)
     observed = hide_labels(
-        source.splits["train"].labels, observed_fraction, seed
+        source.splits["train"].labels, observed_fraction, seed, observed_rule
     )
+    options = dict(model_options or {})
+    if options.get("class_weight") and not source.splits["train"].classes.size:
+        raise ValueError(
+            f"class_weight: the images of {source.name} have no classes"
+        )
+    if method == "imcl":
+        options["label_graph"] = _label_graph(
+            label_graph, observed, graph_neighbors, source.label_names
+        )
     cnn = make_backbone(backbone, backbone_weights, image_size)
     images = _Stage(
         source, (cnn.image_size, cnn.image_size, 3), LabelTable(observed),
-        batch_size, seed, augment,
+        batch_size, seed, augment, cnn.resizing,
     )  # fmt: skip
     logistic = MultiLabelModel(cnn.model, len(source.label_names))
     logistic.build((None, *images.input_shape))
@@ -200,11 +221,6 @@ def run(
     freeze_batch_statistics(cnn.model)
     frozen = regime == "fixed_features"
     stage = images.with_features(cnn) if frozen else images
-    options = dict(model_options or {})
-    if method == "imcl":
-        options["label_graph"] = _label_graph(
-            label_graph, observed, graph_neighbors
-        )
     model = METHODS[method](
         cnn.model, len(source.label_names), fixed_features=frozen, **options
     )
@@ -221,9 +237,14 @@ def run(
     validation, _ = evaluate(model, stage.evaluation_batches("validation"))
     test, _ = evaluate(model, stage.evaluation_batches("test"))
     _write_average_precision(test, source.label_names, workdir)
+    if method == "imcl":
+        save_label_graph(
+            workdir / "label_graph.npz", model.label_graph, source.label_names
+        )
     export_saved_model(
-        model, source.label_names, cnn.image_size, workdir / "saved_model"
-    )
+        model, source.label_names, cnn.image_size, workdir / "saved_model",
+        cnn.resizing,
+    )  # fmt: skip
     results = {
         "method": method,
         "dataset": source.name,
@@ -245,7 +266,6 @@ def _check_choices(**choices):
     allowed = {
         "method": tuple(METHODS),
         "regime": REGIMES,
-        "label_graph": LABEL_GRAPHS,
     }
     for name, value in choices.items():
         if value not in allowed[name]:
@@ -298,10 +318,17 @@ def _load_initial(logistic, directory, label_names):
         ) from error
 
 
-def _label_graph(kind, observed, num_neighbors) -> LabelGraph:
+def _label_graph(kind, observed, num_neighbors, label_names) -> LabelGraph:
     if kind == "identity":
         return LabelGraph.identity(observed.shape[1])
-    return LabelGraph.from_cooccurrence(observed, num_neighbors)
+    if kind == "cooccurrence":
+        return LabelGraph.from_cooccurrence(observed, num_neighbors)
+    if not Path(kind).is_file():
+        raise ValueError(
+            "label_graph must be cooccurrence, identity or a file of "
+            f"data_prep.label_graph, got {kind!r}"
+        )
+    return load_label_graph(kind, label_names)
 
 
 def _prepare_similarities(
@@ -309,12 +336,16 @@ def _prepare_similarities(
 ) -> list:
     """Gives IMCL its dictionary; returns the callbacks that go with it."""
     train = stage.source.splits["train"]
+    if train.classes.size:
+        model.classes = train.classes
     callbacks = []
     if size:
         chosen = class_balanced_subset(observed, size, stage.seed)
         model.dictionary = Dictionary(
             chosen,
-            dataset.load_inputs(train, chosen, stage.input_shape),
+            dataset.load_inputs(
+                train, chosen, stage.input_shape, stage.resizing
+            ),
             stage.labels,
             model.classifier.kernel.shape[0],
         )
@@ -354,6 +385,11 @@ def _fit(model, stage, schedule, directory, callbacks):
             ),
             checkpoint,
             RateDecay(),
+            *(
+                [RateDrop(schedule.rate_drop_epoch, stage.steps_per_epoch)]
+                if schedule.rate_drop_epoch
+                else []
+            ),
             keras.callbacks.TensorBoard(
                 directory / "tensorboard", write_graph=False
             ),
@@ -416,15 +452,12 @@ def _write_average_precision(precision, label_names, workdir):
     columns = (
         precision.per_label(), precision.positives(), precision.negatives()
     )  # fmt: skip
-    file_name = workdir / "average_precision.csv"
-    with (
-        replacing(file_name) as path,
-        path.open("w", newline="") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("label", "AP", "positives", "negatives"))
-        for name, ap, positives, negatives in zip(
-            label_names, *columns, strict=True
-        ):
-            value = "" if np.isnan(ap) else f"{100 * ap:.4f}"
-            writer.writerow((name, value, positives, negatives))
+    rows = (
+        (name, "" if np.isnan(ap) else f"{100 * ap:.4f}", *counts)
+        for name, ap, *counts in zip(label_names, *columns, strict=True)
+    )
+    write_csv(
+        workdir / "average_precision.csv",
+        ("label", "AP", "positives", "negatives"),
+        rows,
+    )

@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import tempfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,18 @@ SIZES = {"train": 23, "validation": 9, "test": 11}
 LABELS = ("001", "NA", "a, b", "cat", "dog", "null", "über sea")
 # Names that a CSV reader may take for numbers, missing values or paths.
 ODD_NAMES = ("001", "NA", "nan", "sub dir/deep/a b.jpg", "1e3", "é,1.png")
+
+
+def pytest_configure(config):
+    # TFDS 4.9 on protobuf 6, which is what Apache Beam asks for.
+    config.addinivalue_line(
+        "filterwarnings", r"ignore:label\(\) is deprecated:DeprecationWarning"
+    )
+
+
+def pytest_collection_modifyitems(items):
+    # The longest first: two processes share the files.
+    items.sort(key=lambda item: item.path.name != "test_readme.py")
 
 
 def pytest_unconfigure():
@@ -174,13 +187,102 @@ def folder(tmp_path_factory) -> Folder:
     return write_folder(tmp_path_factory.mktemp("folder") / "my data")
 
 
+@pytest.fixture
+def small(tmp_path) -> Folder:
+    """A folder data set to spoil."""
+    sizes = {"train": 10, "validation": 8, "test": 8}
+    return write_folder(tmp_path / "raw", sizes, names=())
+
+
+@pytest.fixture
+def fails(tmp_path):
+    """Asserts that preparing a folder fails in one line and leaves no file.
+
+    Called with the folder, words of the message, and how to prepare; returns
+    the message.
+    """
+    from imcl_tf.builders import prepare
+    from imcl_tf.folder import folder_builder
+
+    records = tmp_path / "records"
+
+    def fails(folder, *words, error=ValueError, limit=500, on_bad_image="error",
+              **options):  # fmt: skip
+        with pytest.raises(error) as caught:
+            builder = folder_builder(folder.path, records, on_bad_image)
+            prepare(builder, folder.path, **options)
+        message = str(caught.value)
+        for word in words:
+            assert word in message
+        assert len(message.strip().splitlines()) == 1
+        assert len(message) < limit
+        assert [p for p in records.rglob("*") if p.is_file()] == []
+        assert not [*records.rglob("1.0.0*")]
+        return message
+
+    return fails
+
+
 @pytest.fixture(scope="session")
 def prepared(folder, tmp_path_factory):
     """The TFDS builder of `folder`, prepared."""
-    from imcl_tf import builders
+    from imcl_tf.builders import prepare
+    from imcl_tf.folder import folder_builder
 
     records = tmp_path_factory.mktemp("records")
-    return builders.prepare("folder", str(folder.path), str(records))
+    return prepare(folder_builder(folder.path, records), folder.path)
+
+
+@pytest.fixture(scope="session")
+def make_richer():
+    """A class of builders: as `Folder`, but images have classes as well.
+
+    And their labels certainties; `class_of` and `certainty_of` say which.
+    """
+    import tensorflow_datasets as tfds
+
+    from imcl_tf.folder import Folder
+
+    number = tfds.features.Tensor(shape=(), dtype=np.int64)
+    numbers = tfds.features.Tensor(shape=(None,), dtype=np.int64)
+
+    class Richer(Folder, skip_registration=True):
+        name = "richer"
+        EXTRA_FEATURES = {"class_id": number, "certainties": numbers}
+
+        @staticmethod
+        def class_of(image):
+            return zlib.crc32(image.encode()) % 50
+
+        @staticmethod
+        def certainty_of(image, label):
+            return zlib.crc32(f"{image} {label}".encode()) % 4 + 1
+
+        def _contents(self, raw_dir):
+            contents = super()._contents(raw_dir)
+            splits = {}
+            for split, files in contents.splits.items():
+                pairs = zip(*files.labels.nonzero(), strict=True)
+                certainties = files.labels.astype(np.int64)
+                certainties.data[:] = [
+                    self.certainty_of(files.names[i], contents.label_names[j])
+                    for i, j in pairs
+                ]
+                classes = np.array([*map(self.class_of, files.names)])
+                extras = {"class_id": classes, "certainties": certainties}
+                splits[split] = files._replace(extras=extras)
+            return contents._replace(splits=splits)
+
+    return Richer
+
+
+@pytest.fixture(scope="session")
+def richer(folder, make_richer, tmp_path_factory):
+    """A builder of `make_richer`, prepared from `folder`."""
+    from imcl_tf.builders import prepare
+
+    records = tmp_path_factory.mktemp("richer")
+    return prepare(make_richer(data_dir=records), folder.path)
 
 
 class Shards(NamedTuple):
@@ -212,7 +314,7 @@ def example(**features) -> bytes:
             feature.float_list.value.extend(values)
         else:
             feature.int64_list.value.extend(values)
-    return message.SerializeToString()
+    return message.SerializeToString(deterministic=True)
 
 
 def write_image_shards(

@@ -160,13 +160,27 @@ def cross_entropy(labels, logits):
     return total
 
 
-def label_smoothness(y, c, label_atoms, form="tanh"):
-    """Eq. (5) for one image: `c` [t], the A y of its neighbours [t, C]."""
+def join_classes(vectors, classes, num_classes, class_weight):
+    """Sec. 4.6: each row with a one-hot of magnitude a, zeros for class -1."""
+    joined = []
+    for vector, number in zip(vectors, classes, strict=True):
+        side = np.zeros(num_classes)
+        if number >= 0:
+            side[number] = class_weight
+        joined.append(np.concatenate([vector, side]))
+    return np.array(joined)
+
+
+def label_smoothness(y, c, label_atoms, form="tanh", num_labels=None):
+    """Eq. (5) for one image: `c` [t], the A y of its neighbours [t, C].
+
+    What is joined to the labels, after the first `num_labels`, has no tanh.
+    """
     reconstructed = np.zeros(len(y))
     for weight, atom in zip(c, label_atoms, strict=True):
         reconstructed = reconstructed + weight * np.asarray(atom, float)
     if form == "tanh":
-        reconstructed = np.tanh(reconstructed)
+        reconstructed[:num_labels] = np.tanh(reconstructed[:num_labels])
     return float(((y - reconstructed) ** 2).sum())
 
 

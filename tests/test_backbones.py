@@ -6,8 +6,9 @@ import keras
 import numpy as np
 import pytest
 
-from imcl_tf import backbones
-from imcl_tf.backbones import freeze_batch_statistics, make_backbone
+from imcl_tf import backbones, dataset, export, train
+from imcl_tf.backbones import Resizing, freeze_batch_statistics, make_backbone
+from imcl_tf.dataset import decode_and_resize
 
 S = 64  # as small as leaves ResNet and VGG 2 x 2 positions at the end
 APPLICATIONS = {
@@ -95,8 +96,10 @@ class TestArchitecture:
         assert resnet.model.count_params() == 42_658_176
 
     def test_default_sizes_are_those_of_the_papers(self):
-        sizes = {name: size for name, (_, size) in backbones.BACKBONES.items()}
-        assert sizes == {"small_cnn": 64, "resnet101": 224, "vgg16": 224}
+        sizes = {n: size for n, (_, size, _) in backbones.BACKBONES.items()}
+        assert sizes.pop("small_cnn") == 64
+        assert set(sizes) == {"resnet101", "vgg16", "resnet_v1_101", "vgg_16"}
+        assert set(sizes.values()) == {224}
 
     def test_bytes_are_as_good_as_floats(self):
         model = make_backbone("small_cnn", image_size=S).model
@@ -130,6 +133,63 @@ class TestCaffePreprocessing:
     def test_shape(self):
         layer = backbones.CaffePreprocessing()
         assert layer.compute_output_shape((None, 5, 4, 3)) == (None, 5, 4, 3)
+
+
+def test_slim_preprocessing_by_hand():
+    """RGB less (123.68, 116.78, 103.94), of bytes as of floats."""
+    inputs = keras.Input((1, 1, 3))
+    network = keras.Model(inputs, keras.layers.Flatten()(inputs))
+    model = backbones._from_slim(network, 1, "none")
+    pixels = np.array([[[[255, 0, 0]]], [[[1, 2, 3]]]], np.uint8)
+    expected = [[131.32, -116.78, -103.94], [-122.68, -114.78, -100.94]]
+    np.testing.assert_allclose(model(pixels), expected, rtol=1e-5)
+    np.testing.assert_allclose(model(pixels / 1.0), expected, rtol=1e-5)
+
+
+def test_resizing(resnet):
+    """The originals cut out the centre; TF-Slim's resize as TF1 does."""
+    found = {n: resizing for n, (_, _, resizing) in backbones.BACKBONES.items()}
+    assert found == {
+        "small_cnn": Resizing(shorter_side=0, tf1=False),
+        "resnet101": Resizing(shorter_side=256, tf1=False),
+        "vgg16": Resizing(shorter_side=256, tf1=False),
+        "resnet_v1_101": Resizing(shorter_side=256, tf1=True),
+        "vgg_16": Resizing(shorter_side=256, tf1=True),
+    }
+    assert resnet.resizing == found["resnet101"]
+
+
+@pytest.mark.parametrize(
+    "method, regime", [("imcl", "end_to_end"), ("logistic", "fixed_features")]
+)
+def test_a_run_resizes_all_its_images_alike(
+    method, regime, prepared, tmp_path, monkeypatch
+):
+    """In training, dictionary, features, evaluation and the SavedModel."""
+
+    def spy_on(module):
+        def decode(encoded, *arguments):
+            asked.add(arguments)
+            return decode_and_resize(encoded, *arguments)
+
+        asked = set()
+        monkeypatch.setattr(module, "decode_and_resize", decode)
+        return asked
+
+    make, size, _ = backbones.BACKBONES["small_cnn"]
+    resizing = Resizing(256, tf1=True)
+    monkeypatch.setitem(
+        backbones.BACKBONES, "small_cnn", (make, size, resizing)
+    )
+    read, exported = spy_on(dataset), spy_on(export)
+    train.run(
+        dataset.open_source(prepared), tmp_path,
+        schedule=train.Schedule(epochs=0, learning_rate=0.01),
+        initial_schedule=train.Schedule(epochs=1, learning_rate=0.01),
+        method=method, regime=regime, image_size=32, dictionary_size=5,
+        graph_neighbors=2,
+    )  # fmt: skip
+    assert read == exported == {(32, resizing)}
 
 
 class TestWeights:
@@ -181,6 +241,19 @@ class TestWeights:
         with pytest.raises(ValueError, match="small_cnn.*ImageNet"):
             make_backbone("small_cnn", "imagenet")
 
+    @pytest.mark.parametrize("name", ["resnet_v1_101", "vgg_16"])
+    def test_where_the_imagenet_weights_of_tf_slim_are(self, name):
+        with pytest.raises(ValueError) as caught:
+            make_backbone(name, "imagenet")
+        message = str(caught.value)
+        assert message.startswith(f"{name} takes a TF-Slim checkpoint")
+        assert f"/models/{name}_2016_08_28.tar.gz" in message
+        assert "\n" not in message
+
+    def test_too_small_for_tf_slim(self):
+        with pytest.raises(ValueError, match="vgg_16.*224 pixels.*got 64"):
+            make_backbone("vgg_16", image_size=64)
+
     @pytest.mark.parametrize("name", backbones.BACKBONES)
     def test_missing_file(self, name, tmp_path):
         path = tmp_path / "none.weights.h5"
@@ -194,6 +267,11 @@ class TestWeights:
         path = tmp_path / file
         path.write_text("<html>404</html>")
         one_line("small_cnn", path)
+
+    def test_no_checkpoint(self, tmp_path):
+        path = tmp_path / "resnet_v1_101.ckpt"
+        path.write_text("<html>404</html>")
+        one_line("resnet_v1_101", path)
 
     def test_weights_of_another_network(self, tmp_path):
         path = tmp_path / "other.weights.h5"
@@ -248,7 +326,8 @@ def test_saves_with_its_preprocessing(tmp_path):
     caffe = backbones._with_caffe_preprocessing(network, network.output, S)
     expected = network(keras.applications.vgg16.preprocess_input(pictures()))
     small = make_backbone("small_cnn", image_size=S).model
-    for model in (caffe, small):
+    slim = backbones._from_slim(network, S, "none")
+    for model in (caffe, small, slim):
         path = tmp_path / f"{model.name}.keras"
         model.save(path)
         loaded = keras.models.load_model(path)

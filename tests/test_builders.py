@@ -1,9 +1,12 @@
-"""The data sets that main prepares by itself, against their CSV files."""
+"""Records of image files and of scenes, byte by byte."""
 
+import collections
 import csv
-import gzip
-import os
+import hashlib
+import io
+import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +15,10 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from imcl_tf import builders, scenes
+from imcl_tf.folder import Folder, folder_builder
 
-REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 SPLITS = ("train", "validation", "test")
-
-
-def snapshot(directory):
-    """Path, size and time of everything below `directory`."""
-    directory = Path(directory)  # of TFDS's own kind, it would not glob
-    paths = [directory, *directory.rglob("*")]
-    stats = {str(p.relative_to(directory)): p.stat() for p in paths}
-    return {name: (s.st_size, s.st_mtime_ns) for name, s in stats.items()}
+LEAST_SHARDS = 8
 
 
 def raw_records(builder, split):
@@ -42,173 +38,108 @@ def parsed(record):
     return values
 
 
-def read_csv(path):
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def edit(path, change):
-    """Rewrites a text file."""
-    path.write_text(change(path.read_text()))
-
-
-def fails(folder, tmp_path, *words, error=ValueError, limit=500, **options):
-    """Preparing fails in one line with `words` and leaves no file behind."""
-    records = tmp_path / "records"
-    with pytest.raises(error) as caught:
-        builders.prepare("folder", str(folder.path), str(records), **options)
-    message = str(caught.value)
-    for word in words:
-        assert word in message
-    assert len(message.strip().splitlines()) == 1
-    assert len(message) < limit
-    assert [p for p in records.rglob("*") if p.is_file()] == []
-    assert not [*records.rglob("1.0.0")]
-    assert not [*records.rglob("*incomplete*")]
-    return message
-
-
-@pytest.fixture
-def small(make_folder, tmp_path):
-    """A folder to spoil."""
-    sizes = {"train": 10, "validation": 8, "test": 8}
-    return make_folder(tmp_path / "raw", sizes, names=())
-
-
-class TestReadFolder:
-    def test_labels_and_splits_are_those_of_the_tables(self, folder):
-        read = builders.read_folder(folder.path)
-        assert read.label_names == folder.label_names
-        assert read.skipped == ()
-        assert set(read.images) == set(read.labels) == set(SPLITS)
-        for split in SPLITS:
-            assert read.images[split] == sorted(folder.splits[split])
-            labels = read.labels[split]
-            assert labels.format == "csr" and labels.dtype == np.int8
-            np.testing.assert_array_equal(
-                labels.toarray(), folder.rows(read.images[split])
-            )
-            # Observed entries alone are stored.
-            assert labels.nnz == np.count_nonzero(labels.toarray())
-
-    def test_packed_table_says_the_same(self, make_folder, tmp_path):
-        plain = make_folder(tmp_path / "plain")
-        packed = make_folder(tmp_path / "packed", packed=True)
-        assert (packed.path / "labels.csv.gz").is_file()
-        assert not (packed.path / "labels.csv").exists()
-        one, two = map(builders.read_folder, (plain.path, packed.path))
-        assert one.label_names == two.label_names and one.images == two.images
-        for split in SPLITS:
-            assert (one.labels[split] != two.labels[split]).nnz == 0
-
-    @pytest.mark.parametrize(
-        "labels",
-        [("001", "002", "10"), ("1", "01", "1.0", "1e0"), ("False", "True")],
+def shuffled(names, split):
+    """TFDS's order: by the MD5 sum of the split's name and the image's."""
+    return sorted(
+        names, key=lambda n: hashlib.md5(f"{split}{n}".encode()).digest()
     )
-    @pytest.mark.parametrize("width", [1, 3])
-    def test_names_stay_text_where_all_are_numbers(
-        self, make_folder, tmp_path, labels, width
+
+
+def label_indices(folder, image, sign):
+    labels = folder.labels[image]
+    return [
+        j for j, n in enumerate(folder.label_names) if labels.get(n) == sign
+    ]
+
+
+def files_of(builder):
+    """Name -> content of all files of a data set."""
+    return {
+        path.name: path.read_bytes()
+        for path in Path(str(builder.data_path)).rglob("*")
+    }
+
+
+def left_out(builder):
+    text = (builder.data_path / builders.LEFT_OUT).read_text()
+    return [*csv.reader(text.splitlines())]
+
+
+def prepare_folder(made, records, on_bad_image="error", **options):
+    builder = folder_builder(made.path, records, on_bad_image)
+    return builders.prepare(builder, made.path, **options)
+
+
+class TestRecords:
+    def test_bytes_are_those_of_image_and_labels_in_order_of_a_hash(
+        self, folder, prepared, make_example
     ):
-        sizes = {"train": 3, "validation": 2, "test": 2}
-        names = [f"{n:0{width}d}" for n in range(7)]
-        made = make_folder(tmp_path / "raw", sizes, labels, names)
-        read = builders.read_folder(made.path)
-        assert read.label_names == made.label_names == tuple(sorted(labels))
+        assert tuple(prepared.info.metadata["labels"]) == folder.label_names
         for split in SPLITS:
-            assert read.images[split] == sorted(made.splits[split])
-            np.testing.assert_array_equal(
-                read.labels[split].toarray(), made.rows(read.images[split])
-            )
+            expected = [
+                make_example(
+                    image_id=image.encode(),
+                    image=folder.encoded[image],
+                    positives=label_indices(folder, image, 1),
+                    negatives=label_indices(folder, image, -1),
+                )
+                for image in shuffled(folder.splits[split], split)
+            ]
+            assert sum(raw_records(prepared, split), []) == expected
 
-    def test_byte_order_mark_and_line_ends_of_windows(self, small):
-        for name in ("labels.csv", "splits.csv"):
-            path = small.path / name
-            text = path.read_bytes().replace(b"\n", b"\r\n")
-            path.write_bytes(b"\xef\xbb\xbf" + text)
-        read = builders.read_folder(small.path)
-        assert read.label_names == small.label_names
+    def test_further_features_of_images_and_of_labels(
+        self, folder, richer, make_richer, make_example
+    ):
+        """Certainties follow the labels, those observed present first."""
         for split in SPLITS:
-            np.testing.assert_array_equal(
-                read.labels[split].toarray(), small.rows(read.images[split])
-            )
+            expected = []
+            for image in shuffled(folder.splits[split], split):
+                told = [label_indices(folder, image, sign) for sign in (1, -1)]
+                expected.append(
+                    make_example(
+                        image_id=image.encode(),
+                        image=folder.encoded[image],
+                        positives=told[0],
+                        negatives=told[1],
+                        class_id=[make_richer.class_of(image)],
+                        certainties=[
+                            make_richer.certainty_of(
+                                image, folder.label_names[j]
+                            )
+                            for j in sum(told, [])
+                        ],
+                    )
+                )
+            assert sum(raw_records(richer, split), []) == expected
 
-    def test_the_same_pair_twice_with_one_value_counts_once(self, small):
-        (image, given), *_ = (i for i in small.labels.items() if i[1])
-        name, value = next(iter(given.items()))
-        with (small.path / "labels.csv").open("a") as file:
-            csv.writer(file).writerow((image, name, value))
-        read = builders.read_folder(small.path)
-        for split in SPLITS:
-            np.testing.assert_array_equal(
-                read.labels[split].toarray(), small.rows(read.images[split])
-            )
-
-    def test_further_columns_and_order_do_not_matter(self, small):
-        rows = read_csv(small.path / "labels.csv")
-        columns = ("note", "value", "label", "image")
-        with (small.path / "labels.csv").open("w") as file:
-            writer = csv.DictWriter(file, columns, restval="x")
-            writer.writeheader()
-            writer.writerows(rows)
-        read = builders.read_folder(small.path)
-        assert read.label_names == small.label_names
-        for split in SPLITS:
-            np.testing.assert_array_equal(
-                read.labels[split].toarray(), small.rows(read.images[split])
-            )
-
-    def test_images_that_no_table_names_do_not_matter(self, small):
-        (small.path / "images" / "Thumbs.db").write_bytes(b"no image")
-        read = builders.read_folder(small.path)
-        assert sum(map(len, read.images.values())) == 26
-
-    def test_on_bad_image_is_error_or_skip(self, small):
-        with pytest.raises(ValueError, match="on_bad_image.*ignore"):
-            builders.read_folder(small.path, "ignore")
-
-
-class TestPrepare:
-    def test_records_hold_files_and_labels(self, folder, prepared):
-        names = prepared.info.metadata["labels"]
-        assert tuple(names) == folder.label_names
-        assert not prepared.info.metadata["skipped"]
-        for split in SPLITS:
-            records = map(parsed, sum(raw_records(prepared, split), []))
-            images = set()
-            for record in records:
-                image = record["image_id"][0].decode()
-                images.add(image)
-                assert record["image"] == [folder.encoded[image]]
-                expected = folder.labels[image]
-                for key, sign in (("positives", 1), ("negatives", -1)):
-                    told = {names[index] for index in record[key]}
-                    assert len(told) == len(record[key])
-                    assert told == {n for n, v in expected.items() if v == sign}
-                assert set(record) <= {
-                    "image_id", "image", "positives", "negatives"
-                }  # fmt: skip
-            assert images == set(folder.splits[split])
-
-    def test_tfds_reads_the_same(self, folder, prepared):
-        ds = prepared.as_dataset(
-            split="train", decoders={"image": tfds.decode.SkipDecoding()}
-        )
-        read = {r["image_id"].decode(): r for r in tfds.as_numpy(ds)}
-        assert set(read) == set(folder.splits["train"])
-        for image, record in read.items():
-            assert record["image"] == folder.encoded[image]
-            row = np.zeros(len(folder.label_names), np.int8)
-            row[record["positives"]], row[record["negatives"]] = 1, -1
-            np.testing.assert_array_equal(row, folder.rows([image])[0])
-
-    def test_split_sizes_and_shards(self, folder, prepared):
+    @pytest.mark.parametrize("which", ["prepared", "richer"])
+    def test_tfds_alone_reads_the_same(
+        self, folder, make_richer, request, which
+    ):
+        path = request.getfixturevalue(which).data_path
+        builder = tfds.builder_from_directory(path)
         for split, images in folder.splits.items():
-            info = prepared.info.splits[split]
-            shards = raw_records(prepared, split)
-            assert info.num_examples == len(images)
-            assert len(shards) == 8  # to shuffle and read in parallel
-            assert [len(s) for s in shards] == list(info.shard_lengths)
+            ds = builder.as_dataset(
+                split, decoders={"image": tfds.decode.SkipDecoding()}
+            )
+            read = {r["image_id"].decode(): r for r in tfds.as_numpy(ds)}
+            assert set(read) == set(images)
+            for image, record in read.items():
+                assert record["image"] == folder.encoded[image]
+                row = np.zeros(len(folder.label_names), np.int8)
+                row[record["positives"]], row[record["negatives"]] = 1, -1
+                np.testing.assert_array_equal(row, folder.rows([image])[0])
+                if which == "richer":
+                    assert record["class_id"] == make_richer.class_of(image)
+                    assert len(record["certainties"]) == np.count_nonzero(row)
+
+    def test_tfds_decodes_the_images(self, folder, prepared):
+        builder = tfds.builder_from_directory(prepared.data_path)
+        for record in builder.as_dataset("test"):
+            image = folder.encoded[record["image_id"].numpy().decode()]
+            np.testing.assert_array_equal(
+                record["image"], tf.io.decode_image(image, channels=3)
+            )
 
     def test_no_dense_label_vector_on_disk(self, make_folder, tmp_path):
         names = [f"label {n}" for n in range(3000)]
@@ -217,353 +148,381 @@ class TestPrepare:
         with (made.path / "labels.csv").open("a") as file:
             rows = [(made.splits["test"][0], n, 0) for n in names[5:]]
             csv.writer(file).writerows(rows)
-        builder = builders.prepare(
-            "folder", str(made.path), str(tmp_path / "records")
-        )
+        builder = prepare_folder(made, tmp_path / "records")
         assert len(builder.info.metadata["labels"]) == 3000
         for record in sum(raw_records(builder, "train"), []):
             image = parsed(record)["image"][0]
             assert len(record) < len(image) + 200  # 3000 bytes if dense
 
-    def test_folder_stays_as_it_was(self, make_folder, tmp_path):
-        made = make_folder(tmp_path / "raw", packed=True)
-        before = snapshot(made.path)
-        everything = [made.path, *made.path.rglob("*")]
-        modes = {path: path.stat().st_mode for path in everything}
-        try:
-            for path in everything:
-                path.chmod(modes[path] & ~0o222)
-            builders.prepare("folder", str(made.path), str(tmp_path / "out"))
-        finally:
-            for path in everything:
-                path.chmod(modes[path])
-        assert snapshot(made.path) == before
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "raw"]
 
-    def test_second_prepare_reuses(self, folder, prepared, monkeypatch):
-        before = snapshot(prepared.data_path)
+class TestShards:
+    def test_enough_to_shuffle_and_read_in_parallel(self, folder, prepared):
+        for split, images in folder.splits.items():
+            info = prepared.info.splits[split]
+            lengths = [len(shard) for shard in raw_records(prepared, split)]
+            assert info.num_examples == len(images)
+            assert lengths == list(info.shard_lengths)
+            assert len(lengths) == LEAST_SHARDS
+            assert max(lengths) - min(lengths) <= 1
 
-        def refuse(*_):
-            raise AssertionError("read again")
-
-        monkeypatch.setattr(builders, "read_folder", refuse)
-        root = prepared.data_path.parents[2]
-        again = builders.prepare("folder", str(folder.path), str(root))
-        assert again.data_path == prepared.data_path
-        assert snapshot(prepared.data_path) == before
-        assert again.info.metadata["labels"] == list(folder.label_names)
-        assert again.info.splits["test"].num_examples == 11
-
-    def test_a_copy_elsewhere_is_the_same_data_set(
-        self, folder, prepared, tmp_path, monkeypatch
-    ):
-        copy = tmp_path / "copy"
-        shutil.copytree(folder.path, copy)  # keeps times
-        monkeypatch.setattr(builders, "read_folder", None)
-        root = prepared.data_path.parents[2]
-        again = builders.prepare("folder", str(copy), str(root))
-        assert again.data_path == prepared.data_path
-
-    def test_default_place_is_that_of_tfds(self, small):
-        builder = builders.prepare("folder", str(small.path))
-        place = Path(os.environ["TFDS_DATA_DIR"])
-        assert builder.data_path.is_relative_to(place / "folder")
-
-    def test_interrupted_preparation_leaves_nothing(
-        self, small, tmp_path, monkeypatch
-    ):
-        count = iter(range(3))  # stops amid the images
-
-        def example(*_):
-            if next(count, None) is None:
-                raise OSError(28, "No space left on device")
-            return original(*_)
-
-        original = builders._example
-        monkeypatch.setattr(builders, "_example", example)
-        fails(small, tmp_path, "No space left", error=OSError)
-        monkeypatch.undo()
-        builder = builders.prepare(
-            "folder", str(small.path), str(tmp_path / "records")
-        )
-        assert builder.info.splits["train"].num_examples == 10
-
-    def test_full_disk_leaves_nothing(self, small, tmp_path, small_disk):
-        with small_disk(5_000):
-            fails(small, tmp_path, error=OSError, limit=2_000)
-
-    def test_splits_smaller_than_the_number_of_shards(
-        self, make_folder, tmp_path
-    ):
+    def test_fewer_where_a_split_has_fewer_images(self, make_folder, tmp_path):
         sizes = {"train": 9, "validation": 1, "test": 3}
         made = make_folder(tmp_path / "raw", sizes)
-        builder = builders.prepare(
-            "folder", str(made.path), str(tmp_path / "out")
-        )
-        for split, size in sizes.items():
-            shards = raw_records(builder, split)
-            assert len(shards) <= size
-            images = [
-                parsed(r)["image_id"][0].decode() for r in sum(shards, [])
-            ]
-            assert sorted(images) == sorted(made.splits[split])
+        builder = prepare_folder(made, tmp_path / "out")
+        for split, shards in (("train", 8), ("validation", 1), ("test", 3)):
+            records = raw_records(builder, split)
+            assert len(records) == shards
+            images = [parsed(r)["image_id"][0] for r in sum(records, [])]
+            assert sorted(images) == sorted(
+                name.encode() for name in made.splits[split]
+            )
 
-    def test_large_splits_get_more_shards(self):
-        """TFDS's files are of 1 GiB at most; three images fill three."""
-        config = builders._DownloadConfig().get_shard_config()
-        assert config.get_number_shards(20 * 2**30, 10**6) >= 20
-        assert config.get_number_shards(1000, 3) == 3
-
-    def test_unknown_data_set(self):
-        with pytest.raises(ValueError, match="scenes or folder.*'mnist'"):
-            builders.prepare("mnist")
-
-    def test_folder_needs_a_directory(self):
-        with pytest.raises(ValueError, match="directory"):
-            builders.prepare("folder")
+    def test_more_where_it_has_many(self, folder, tmp_path, monkeypatch):
+        """23 images, two a shard: 11, one of them of three."""
+        monkeypatch.setattr(builders, "_SHARD_IMAGES", 2)
+        builder = prepare_folder(folder, tmp_path)
+        assert sorted(builder.info.splits["train"].shard_lengths) == [
+            *[2] * 10, 3,
+        ]  # fmt: skip
+        ids = [
+            parsed(r)["image_id"][0].decode()
+            for r in sum(raw_records(builder, "train"), [])
+        ]
+        assert ids == shuffled(folder.splits["train"], "train")
 
 
-class TestDigest:
-    def test_same_content_same_key(self, folder, tmp_path):
-        copy = tmp_path / "copy"
-        shutil.copytree(folder.path, copy)
-        key = builders.folder_digest(folder.path, "error")
-        assert builders.folder_digest(copy, "error") == key
-        assert builders.folder_digest(str(copy), "error") == key
+class TestPrepare:
+    def test_needs_a_directory_of_raw_files(self, tmp_path):
+        (tmp_path / "empty").mkdir()
+        for name in ("nowhere", "empty"):
+            builder = Folder(data_dir=tmp_path / "records")
+            with pytest.raises(FileNotFoundError, match=f"{name}: "):
+                builders.prepare(builder, tmp_path / name)
 
     @pytest.mark.parametrize(
-        "what",
-        ["labels", "splits", "bytes", "time", "new", "gone", "renamed"],
-    )
-    def test_other_content_other_key(self, small, what):
-        key = builders.folder_digest(small.path, "error")
-        image = small.path / "images" / small.splits["train"][0]
-        stat = image.stat()
-        if what in ("labels", "splits"):
-            path = small.path / f"{what}.csv"
-            edit(path, lambda text: text + text.splitlines()[-1] + "\n")
-        elif what == "bytes":  # with the time it had
-            image.write_bytes(image.read_bytes() + b"more")
-            os.utime(image, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-        elif what == "time":
-            os.utime(image, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-        elif what == "new":
-            (image.parent / "another").write_bytes(b"")
-        elif what == "gone":
-            image.unlink()
-        else:
-            image.rename(image.with_name("renamed.jpg"))
-        assert builders.folder_digest(small.path, "error") != key
-
-    def test_other_treatment_other_key(self, folder):
-        keys = {
-            builders.folder_digest(folder.path, option)
-            for option in ("error", "skip")
-        }
-        assert len(keys) == 2
-
-
-class TestBadInput:
-    def test_no_such_folder(self, small, tmp_path):
-        nowhere = small._replace(path=tmp_path / "nowhere")
-        fails(nowhere, tmp_path, "nowhere", error=FileNotFoundError)
-
-    @pytest.mark.parametrize("name", ["labels.csv", "splits.csv", "images"])
-    def test_missing_file(self, small, tmp_path, name):
-        (small.path / name).rename(tmp_path / "elsewhere")
-        fails(small, tmp_path, str(small.path / name), error=FileNotFoundError)
-
-    @pytest.mark.parametrize(
-        ("file", "column"),
+        ("error", "raised"),
         [
-            ("labels.csv", "image"),
-            ("labels.csv", "label"),
-            ("labels.csv", "value"),
-            ("splits.csv", "image"),
-            ("splits.csv", "split"),
+            (OSError(28, "No space left on device"), OSError),
+            (KeyboardInterrupt("Ctrl-C"), KeyboardInterrupt),
         ],
     )
-    def test_missing_column(self, small, tmp_path, file, column):
-        path = small.path / file
-        edit(path, lambda text: text.replace(column, "other", 1))
-        fails(small, tmp_path, str(path), f"{column}", "other")
+    def test_interrupted_leaves_nothing(
+        self, small, fails, tmp_path, monkeypatch, error, raised
+    ):
+        original, count = builders.records.encode_image, iter(range(13))
 
-    @pytest.mark.parametrize("file", ["labels.csv", "splits.csv"])
-    def test_empty_file(self, small, tmp_path, file):
-        (small.path / file).write_text("")
-        fails(small, tmp_path, str(small.path / file))
+        def encode(*arguments):
+            if next(count, None) is None:  # amid the second split
+                raise error
+            return original(*arguments)
 
-    @pytest.mark.parametrize("file", ["labels.csv", "splits.csv"])
-    def test_not_a_text_file(self, small, tmp_path, file):
-        (small.path / file).write_bytes(bytes(range(128, 256)))
-        fails(small, tmp_path, str(small.path / file))
+        with monkeypatch.context() as patch:
+            patch.setattr(builders.records, "encode_image", encode)
+            fails(small, error.args[-1], error=raised)
+        builder = prepare_folder(small, tmp_path / "records")
+        assert builder.info.splits["train"].num_examples == 10
 
-    @pytest.mark.parametrize("value", ["2", "nan", "NaN", "", "yes", "0.5"])
-    @pytest.mark.parametrize("packed", [False, True])
-    def test_wrong_value(self, make_folder, tmp_path, value, packed):
-        sizes = {"train": 2, "validation": 1, "test": 1}
-        made = make_folder(tmp_path / "raw", sizes, names=(), packed=packed)
-        path = made.path / ("labels.csv.gz" if packed else "labels.csv")
-        rows = [[*row.values()] for row in read_csv(path)]
-        rows[4][2] = value
-        made.write_table(path.name, rows)
-        told = fails(
-            made, tmp_path, str(path), "line 6", rows[4][0], rows[4][1]
-        )
-        assert told.endswith(f"got {value or 'nothing'}")
+    @pytest.mark.parametrize("size", [100, 1_000])
+    def test_full_disk_leaves_nothing(self, small, fails, small_disk, size):
+        with small_disk(size):
+            fails(small, error=OSError, limit=2_000)
 
-    def test_wrong_value_is_told_as_it_was_written(self, small, tmp_path):
-        """Not as 7.0, which nobody will find in the file."""
-        path = small.path / "labels.csv"
-        edit(path, lambda text: f"{text}{small.splits['train'][0]},cat,7\n")
-        assert fails(small, tmp_path, str(path)).endswith("got 7")
 
-    def test_line_without_a_value(self, small, tmp_path):
-        path = small.path / "labels.csv"
-        edit(path, lambda text: f"{text}{small.splits['train'][0]},cat\n")
-        fails(small, tmp_path, str(path), "cat")
+def pillow_image(seed=0, size=(24, 17), mode="RGB"):
+    """A random image that differs on all sides; JPEG hardly changes it."""
+    from PIL import Image
 
-    @pytest.mark.parametrize("file", ["labels.csv", "splits.csv"])
-    @pytest.mark.parametrize("which", ["last", "all"])
-    def test_line_with_a_field_too_many(self, small, tmp_path, file, which):
-        path = small.path / file
+    colours = np.random.default_rng(seed).integers(0, 256, (3, 2, 3))
+    image = Image.fromarray(colours.astype(np.uint8))
+    return image.resize(size).convert(mode)
 
-        def add(text):
-            header, *lines = text.splitlines()
-            if which == "last":
-                return "\n".join([header, *lines[:-1], lines[-1] + ",1\n"])
-            return "\n".join([header, *(line + ",1" for line in lines), ""])
 
-        edit(path, add)
-        fails(small, tmp_path, str(path))
+def encoded_by_pillow(image, kind, orientation=1):
+    exif = image.getexif()
+    if orientation > 1:
+        exif[0x0112] = orientation
+    file = io.BytesIO()
+    image.save(
+        file, kind, exif=exif, **{"quality": 95} if kind == "JPEG" else {}
+    )
+    return file.getvalue()
 
-    @pytest.mark.parametrize("other", [-1, 0])
-    def test_one_pair_with_two_values(self, small, tmp_path, other):
-        path = small.path / "labels.csv"
-        with path.open("a") as file:
-            image = small.splits["test"][0]
-            writer = csv.writer(file)
-            writer.writerows([(image, "new", 1), (image, "new", other)])
-        fails(small, tmp_path, str(path), image, "new", "different")
 
-    def test_labelled_image_without_a_split(self, small, tmp_path):
-        image = small.splits["train"][0]
-        rows = read_csv(small.path / "splits.csv")
-        rows = [[*r.values()] for r in rows if r["image"] != image]
-        small.write_table("splits.csv", rows)
-        fails(small, tmp_path, str(small.path / "splits.csv"), image)
+class TestUnusualImages:
+    def test_are_counted(self, folder, prepared):
+        """By Pillow's word for the images of the folder."""
+        image = pytest.importorskip("PIL.Image")
+        words = {"L": "images: gray", "RGBA": "images: alpha"}
+        modes = [
+            image.open(io.BytesIO(x)).mode for x in folder.encoded.values()
+        ]
+        expected = collections.Counter(map(words.get, modes))
+        del expected[None]
+        counts = tfds.builder_from_directory(prepared.data_path).info.metadata[
+            "counts"
+        ]
+        assert len(expected) == 2 and counts == expected
+        assert not (prepared.data_path / builders.LEFT_OUT).exists()
 
-    def test_image_of_a_split_without_a_label(self, small, tmp_path):
-        with (small.path / "splits.csv").open("a") as file:
-            file.write("stranger.jpg,train\n")
-        fails(small, tmp_path, str(small.path / "labels.csv"), "stranger.jpg")
+    def test_are_kept_as_they_came_but_for_their_orientation(
+        self, make_folder, tmp_path
+    ):
+        ops = pytest.importorskip("PIL.ImageOps")
+        sizes = {"train": 8, "validation": 1, "test": 1}
+        made = make_folder(tmp_path / "raw", sizes)
+        deep = np.arange(60, dtype=np.uint16).reshape(4, 5, 3) * 1000
+        pictures = [
+            encoded_by_pillow(pillow_image(1, mode="CMYK"), "JPEG"),
+            encoded_by_pillow(pillow_image(2, mode="L"), "JPEG"),
+            encoded_by_pillow(pillow_image(3, mode="P"), "PNG"),
+            tf.io.encode_png(deep).numpy(),
+            encoded_by_pillow(pillow_image(4), "PNG", 5),
+            *(encoded_by_pillow(pillow_image(n), "JPEG", n) for n in (6, 3)),
+            encoded_by_pillow(pillow_image(7), "JPEG"),
+        ]
+        upright = pictures[:4] + pictures[7:]
+        files = dict(zip(made.splits["train"], pictures, strict=True))
+        plain = tf.io.encode_png(np.zeros((2, 2, 3), np.uint8)).numpy()
+        for name in made.encoded:
+            (made.path / "images" / name).write_bytes(files.get(name, plain))
 
-    def test_image_twice_in_the_splits(self, small, tmp_path):
-        image = small.splits["train"][0]
-        with (small.path / "splits.csv").open("a") as file:
-            file.write(f"{image},test\n")
-        fails(small, tmp_path, str(small.path / "splits.csv"), image, "twice")
+        builder = prepare_folder(made, tmp_path / "records")
+        assert builder.info.metadata["counts"] == {
+            "images: CMYK": 1,
+            "images: gray": 1,
+            "images: palette": 1,
+            "images: 16-bit": 1,
+            "images: EXIF orientation 5": 1,
+            "images: EXIF orientation 6": 1,
+            "images: EXIF orientation 3": 1,
+        }
+        open_image = pytest.importorskip("PIL.Image").open
+        for record in map(parsed, sum(raw_records(builder, "train"), [])):
+            (name,), (stored,) = record["image_id"], record["image"]
+            came = files[name.decode()]
+            if came in upright:
+                assert stored == came
+                continue
+            assert stored != came
+            expected = ops.exif_transpose(open_image(io.BytesIO(came)))
+            # TensorFlow ignores orientations: so training sees it.
+            pixels = tf.io.decode_image(stored, channels=3).numpy()
+            assert pixels.shape == (*expected.size[::-1], 3)
+            difference = np.abs(pixels.astype(float) - np.asarray(expected))
+            assert difference.mean() <= (0 if stored[:1] == b"\x89" else 4)
 
-    @pytest.mark.parametrize("split", ["val", "Train", ""])
-    def test_unknown_split(self, small, tmp_path, split):
-        path = small.path / "splits.csv"
-        rows = [[*row.values()] for row in read_csv(path)]
-        rows[2][1] = split
-        small.write_table("splits.csv", rows)
-        told = f"got {split or 'nothing'}"
-        fails(small, tmp_path, str(path), "line 4", told)
 
-    @pytest.mark.parametrize("split", SPLITS)
-    def test_empty_split(self, small, tmp_path, split):
-        other = "train" if split != "train" else "test"
-        path = small.path / "splits.csv"
-        edit(path, lambda text: text.replace(f",{split}", f",{other}"))
-        fails(small, tmp_path, str(path), split, "no image")
-
-    def test_labels_not_gzip(self, small, tmp_path):
-        path = small.path / "labels.csv"
-        path.rename(path.with_name("labels.csv.gz"))
-        fails(small, tmp_path, str(path) + ".gz")
-
-    def test_labels_gzip_cut_short(self, make_folder, tmp_path):
-        made = make_folder(tmp_path / "raw", packed=True)
-        path = made.path / "labels.csv.gz"
-        path.write_bytes(path.read_bytes()[:-20])
-        fails(made, tmp_path, str(path))
-
-    @pytest.mark.parametrize("damage", ["missing", "html", "empty", "cut"])
-    def test_bad_image(self, small, tmp_path, damage):
-        name = spoil(small, small.splits["train"][1], damage)
-        path = small.path / "images" / name
-        fails(small, tmp_path, str(path), "on_bad_image=skip")
-
-    def test_several_bad_images_are_counted(self, small, tmp_path):
-        for name in small.splits["train"][:3]:
-            spoil(small, name, "html")
-        fails(small, tmp_path, "3 such images")
+REASONS = {
+    "missing": "no such image file",
+    "html": "an HTML page, not an image",
+    "empty": "empty file",
+    "cut": "truncated JPEG",
+    "directory": "Is a directory",
+}
 
 
 def spoil(folder, name, damage):
-    """Makes an image unreadable."""
+    """Makes an image unusable."""
     path = folder.path / "images" / name
-    if damage == "missing":
-        path.unlink()
-    elif damage == "html":
+    path.unlink()
+    if damage == "html":
         path.write_text("<html><body>404 Not Found</body></html>\n")
     elif damage == "empty":
         path.write_bytes(b"")
-    else:
-        pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3))
+    elif damage == "cut":
+        pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 1))
         content = tf.io.encode_jpeg(pixels.astype(np.uint8)).numpy()
         path.write_bytes(content[: len(content) // 2])
+    elif damage == "directory":
+        path.mkdir()
     return name
 
 
-class TestSkip:
-    @pytest.mark.parametrize("damage", ["missing", "html", "empty", "cut"])
-    def test_bad_image_is_left_out_and_listed(
-        self, small, tmp_path, damage, caplog
+class TestBadImages:
+    @pytest.mark.parametrize("damage", REASONS)
+    def test_error_names_image_and_reason(self, small, fails, damage):
+        name = spoil(small, small.splits["train"][1], damage)
+        fails(small, f"{name}: {REASONS[damage]}", "--on_bad_image=skip")
+
+    def test_skipped_ones_are_listed_and_counted(self, small, tmp_path):
+        bad = dict(zip(REASONS, small.splits["train"], strict=False))
+        bad["html 2"] = small.splits["test"][2]
+        for damage, name in bad.items():
+            spoil(small, name, damage.split()[0])
+        builder = prepare_folder(small, tmp_path, "skip")
+        expected = [
+            ["train", bad[damage], reason] for damage, reason in REASONS.items()
+        ]
+        expected.append(["test", bad["html 2"], REASONS["html"]])
+        header, *rows = left_out(builder)
+        assert header == ["split", "image_id", "reason"]
+        assert rows == sorted(expected)
+        for split, images in small.splits.items():
+            records = map(parsed, sum(raw_records(builder, split), []))
+            read = {
+                record["image_id"][0].decode(): record for record in records
+            }
+            assert set(read) == set(images) - set(bad.values())
+            for image, record in read.items():
+                assert record["image"] == [small.encoded[image]]
+                for key, sign in (("positives", 1), ("negatives", -1)):
+                    assert record[key] == label_indices(small, image, sign)
+
+        # On disk, not only in the builder that wrote it; and TFDS still
+        # reads all of it, though some shards are empty.
+        again = tfds.builder_from_directory(builder.data_path)
+        assert again.info.metadata["counts"]["images left out"] == 6
+        assert 0 in again.info.splits["train"].shard_lengths
+        for split, size in (("train", 5), ("validation", 8), ("test", 7)):
+            assert again.info.splits[split].num_examples == size
+            assert len([*again.as_dataset(split)]) == size
+
+    def test_images_and_labels_stay_together_over_many_tasks(
+        self, small, tmp_path, monkeypatch
     ):
-        bad = spoil(small, small.splits["train"][1], damage)
-        with caplog.at_level("WARNING", "absl"):
-            builder = builders.prepare(
-                "folder", str(small.path), str(tmp_path / "out"), "skip"
-            )
-        records = map(parsed, sum(raw_records(builder, "train"), []))
-        images = {record["image_id"][0].decode() for record in records}
-        assert images == set(small.splits["train"]) - {bad}
-        assert builder.info.splits["train"].num_examples == 9
-        assert builder.info.splits["test"].num_examples == 8
-        (line,) = builder.info.metadata["skipped"]
-        assert line.startswith(f"{bad}: ")
-        assert "1 unreadable image" in caplog.text and bad in caplog.text
+        """One shard, two images at a time, the first and the fifth bad."""
+        monkeypatch.setattr(builders, "_LEAST_SHARDS", 1)
+        monkeypatch.setattr(builders, "_IMAGES_PER_TASK", 2)
+        order = shuffled(small.splits["train"], "train")
+        for n, damage in ((0, "cut"), (4, "missing")):
+            spoil(small, order[n], damage)
+        builder = prepare_folder(small, tmp_path, "skip")
+        (records,) = raw_records(builder, "train")
+        kept = [order[n] for n in range(10) if n not in (0, 4)]
+        for record, image in zip(map(parsed, records), kept, strict=True):
+            assert record["image_id"] == [image.encode()]
+            assert record["image"] == [small.encoded[image]]
+            assert record["positives"] == label_indices(small, image, 1)
+        assert left_out(builder)[1:] == sorted(
+            [["train", order[0], REASONS["cut"]],
+             ["train", order[4], REASONS["missing"]]]
+        )  # fmt: skip
 
-        # The list is on disk, not only in the builder that wrote it.
-        again = builders.prepare(
-            "folder", str(small.path), str(tmp_path / "out"), "skip"
-        )
-        assert list(again.info.metadata["skipped"]) == [line]
-        assert tuple(again.info.metadata["labels"]) == small.label_names
-
-    def test_rows_still_belong_to_their_images(self, small):
-        spoil(small, sorted(small.splits["train"])[0], "html")
-        read = builders.read_folder(small.path, "skip")
-        assert read.images["train"] == sorted(small.splits["train"])[1:]
-        np.testing.assert_array_equal(
-            read.labels["train"].toarray(), small.rows(read.images["train"])
-        )
+    def test_what_is_left_out_is_not_counted_as_unusual(self, small, tmp_path):
+        plain = tf.io.encode_png(np.zeros((2, 2, 3), np.uint8)).numpy()
+        for name in small.encoded:
+            (small.path / "images" / name).write_bytes(plain)
+        spoil(small, small.splits["train"][0], "cut")  # a gray JPEG
+        builder = prepare_folder(small, tmp_path, "skip")
+        assert builder.info.metadata["counts"] == {"images left out": 1}
 
     def test_nothing_to_skip(self, small, tmp_path):
-        builder = builders.prepare(
-            "folder", str(small.path), str(tmp_path / "out"), "skip"
-        )
-        assert not builder.info.metadata["skipped"]
+        builder = prepare_folder(small, tmp_path, "skip")
+        assert not (builder.data_path / builders.LEFT_OUT).exists()
+        assert "images left out" not in builder.info.metadata["counts"]
         assert builder.info.splits["train"].num_examples == 10
 
-    def test_no_split_may_become_empty(self, small, tmp_path):
+    def test_no_split_may_become_empty(self, small, fails):
         for name in small.splits["validation"]:
             spoil(small, name, "html")
-        fails(small, tmp_path, "validation", on_bad_image="skip")
+        fails(small, "validation", "no image", on_bad_image="skip")
+
+    def test_is_error_or_skip(self, tmp_path):
+        with pytest.raises(ValueError, match="error or skip.*'ignore'"):
+            Folder(on_bad_image="ignore", data_dir=tmp_path)
+
+
+class TestBeam:
+    @pytest.fixture(autouse=True)
+    def beam(self):
+        pytest.importorskip("apache_beam")
+
+    @pytest.mark.parametrize("on_bad_image", ["error", "skip"])
+    def test_every_file_is_the_same(
+        self, small, make_richer, tmp_path, on_bad_image
+    ):
+        if on_bad_image == "skip":
+            spoil(small, small.splits["train"][0], "cut")
+            spoil(small, small.splits["test"][3], "missing")
+        plain, by_beam = (
+            files_of(
+                builders.prepare(
+                    make_richer(data_dir=tmp_path / f"{runner}records",
+                                on_bad_image=on_bad_image),
+                    small.path, runner,
+                )
+            )
+            for runner in ("", "DirectRunner")
+        )  # fmt: skip
+        assert len(plain) == 24 + 3 + (on_bad_image == "skip")
+        assert {"dataset_info.json", "metadata.json"} < set(plain)
+        assert ("left_out.csv" in plain) == (on_bad_image == "skip")
+        assert by_beam == plain
+
+    def test_scenes_too(self, few_scenes, tmp_path, monkeypatch):
+        monkeypatch.setattr(builders, "_SCENES_SIZES", SCENES_SIZES)
+        builder = builders.prepare(
+            builders.Scenes(data_dir=tmp_path), beam_runner="DirectRunner"
+        )
+        assert files_of(builder) == files_of(few_scenes)
+
+    def test_bad_image_is_named(self, small, fails):
+        name = spoil(small, small.splits["train"][1], "html")
+        options = {"beam_runner": "DirectRunner"}
+        message = fails(small, f"{name}: {REASONS['html']}; ", **options)
+        assert message.endswith("leaves such images out")
+
+    def test_is_an_extra(self, small, fails, monkeypatch):
+        for name in ("apache_beam", "apache_beam.options.pipeline_options"):
+            monkeypatch.setitem(sys.modules, name, None)
+        fails(small, "imcl_tf[beam]", beam_runner="DirectRunner")
+
+    def test_wrong_runner(self, small, fails):
+        fails(small, "NoRunner", beam_runner="NoRunner")
+
+
+class TestFind:
+    @pytest.fixture
+    def place(self, prepared, tmp_path):
+        """Makes copies of `prepared` under other names and versions."""
+
+        def copy(*names):
+            for name in names:
+                shutil.copytree(prepared.data_path, tmp_path / name)
+                path = tmp_path / name / "dataset_info.json"
+                info = json.loads(path.read_text())
+                info["version"] = path.parent.name
+                path.write_text(json.dumps(info))
+
+        copy.directory = tmp_path
+        return copy
+
+    def test_newest_version(self, folder, place):
+        place("birds/1.9.0", "birds/1.10.0", "birds/1.2.11")
+        for data_dir in (place.directory, str(place.directory)):
+            found = builders.find("birds", data_dir)
+            assert Path(found.data_path) == place.directory / "birds" / "1.10.0"
+        assert tuple(found.info.metadata["labels"]) == folder.label_names
+        assert len([*found.as_dataset("test")]) == len(folder.splits["test"])
+
+    def test_unfinished_records_do_not_count(self, place):
+        place("birds/1.0.0", "birds/2.0.0.incompleteXYZ")
+        found = builders.find("birds", place.directory)
+        assert Path(found.data_path).name == "1.0.0"
+
+    def test_the_only_config_need_not_be_named(self, place):
+        place("birds/zero_shot/1.0.0", "birds/zero_shot/1.0.1")
+        for name in ("birds", "birds/zero_shot"):
+            found = builders.find(name, place.directory)
+            assert Path(found.data_path).parts[-2:] == ("zero_shot", "1.0.1")
+
+    def test_one_of_several_configs_must_be_named(self, place):
+        place("birds/a/1.0.0", "birds/b/1.0.0")
+        with pytest.raises(ValueError, match="birds.* /a, /b$"):
+            builders.find("birds", place.directory)
+        found = builders.find("birds/b", place.directory)
+        assert Path(found.data_path).parts[-2:] == ("b", "1.0.0")
+
+    def test_none(self, place):
+        place("birds/a/1.0.0", "birds_2/1.0.0.incompleteXYZ")
+        for name in ("bird", "birds/b", "birds_2", "a"):
+            with pytest.raises(FileNotFoundError, match=f"{name}: no records"):
+                builders.find(name, place.directory)
+
+    def test_default_place_is_that_of_tfds(self, small):
+        builder = builders.prepare(folder_builder(small.path), small.path)
+        name = f"folder/{builder.builder_config.name}"
+        assert builders.find(name).data_path == builder.data_path
 
 
 SCENES_SIZES = {"train": 11, "validation": 8, "test": 9}
@@ -574,7 +533,7 @@ def few_scenes(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(builders, "_SCENES_SIZES", SCENES_SIZES)
         records = tmp_path_factory.mktemp("scenes")
-        return builders.prepare("scenes", records_dir=str(records))
+        return builders.prepare(builders.Scenes(data_dir=records))
 
 
 class TestScenes:
@@ -606,55 +565,13 @@ class TestScenes:
                 assert np.abs(pixels - image.astype(float)).mean() < 12
         assert len(names) == sum(SCENES_SIZES.values())
 
+    def test_order_is_that_of_the_hash(self, few_scenes):
+        for seed, (split, size) in enumerate(SCENES_SIZES.items()):
+            records = sum(raw_records(few_scenes, split), [])
+            names = [parsed(r)["image_id"][0].decode() for r in records]
+            everything = [f"{seed}-{n:05d}.jpg" for n in range(size)]
+            assert names == shuffled(everything, split)
+
     def test_real_sizes(self):
         assert set(builders._SCENES_SIZES) == set(SPLITS)
         assert sum(builders._SCENES_SIZES.values()) == 6000
-
-
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"no {REAL}")
-class TestRealData:
-    def test_birds(self):
-        """README.txt: 5902 images, 184 attributes, one vector per class."""
-        read = builders.read_folder(REAL / "birds")
-        assert len(read.label_names) == 184
-        sizes = {split: len(names) for split, names in read.images.items()}
-        assert sizes == {"train": 2703, "validation": 296, "test": 2903}
-        vectors = {}
-        for split in SPLITS:
-            table = read.labels[split]
-            assert table.nnz == sizes[split] * 184  # fully observed
-            dense = table.toarray()
-            for name, row in zip(read.images[split], dense, strict=True):
-                vectors.setdefault(name.split("__")[0], set()).add(
-                    row.tobytes()
-                )
-        assert len(vectors) == 100
-        assert {len(rows) for rows in vectors.values()} == {1}
-
-    def test_clothing(self, tmp_path):
-        """README.txt: 1856 images, 36 labels, 15.5 % of pairs missing."""
-        directory = REAL / "clothing"
-        table = read_csv(directory / "labels.csv.gz")
-        of_image = {r["image"]: r["split"] for r in read_csv(
-            directory / "splits.csv")}  # fmt: skip
-        expected = {split: np.zeros((36, 2), int) for split in SPLITS}
-        names = sorted({row["label"] for row in table})
-        column = {name: number for number, name in enumerate(names)}
-        for row in table:
-            counts = expected[of_image[row["image"]]]
-            counts[column[row["label"]], int(row["value"] == "1")] += 1
-
-        builder = builders.prepare("folder", str(directory), str(tmp_path))
-        assert builder.info.metadata["labels"] == names and len(names) == 36
-        total = 0
-        for split in SPLITS:
-            records = [*map(parsed, sum(raw_records(builder, split), []))]
-            total += len(records)
-            assert len(records) == sum(s == split for s in of_image.values())
-            for sign, key in enumerate(("negatives", "positives")):
-                told = np.concatenate([r[key] for r in records]).astype(int)
-                np.testing.assert_array_equal(
-                    np.bincount(told, minlength=36), expected[split][:, sign]
-                )
-        assert total == 1856
-        assert 1 - len(table) / (1856 * 36) == pytest.approx(0.155, abs=5e-4)

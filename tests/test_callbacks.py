@@ -15,6 +15,7 @@ from imcl_tf.callbacks import (
     DictionaryRefresh,
     Evaluation,
     RateDecay,
+    RateDrop,
     evaluate,
 )
 from imcl_tf.dictionary import Dictionary
@@ -143,6 +144,57 @@ def test_rates_fall_when_the_average_falls():
         decay.on_epoch_end(0, {"val_mAP": value})
         rates.append([float(o.learning_rate) for o in model.optimizers])
     np.testing.assert_allclose(rates, [[1, 1], [0.8] * 2, [0.8] * 2, [0.8] * 2])
+
+
+def test_rates_drop_once_after_some_passes_and_go_on_to_decay(data):
+    """Passes of 4 minibatches, rounds of 3: the drop is within the third."""
+    keras.utils.set_random_seed(0)
+    backbone = keras.Sequential([keras.Input((D,)), keras.layers.Dense(3)])
+    model = imcl_tf.IMCL(backbone, C)
+    start = [0.1, 0.001, 0.5]
+    theta, w, edges = map(keras.optimizers.RMSprop, start)
+    model.compile(theta, edges, backbone_optimizer=w)
+    rates = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            logs["val_mAP"] = 50.0
+
+        def on_train_batch_end(self, batch, logs=None):
+            rates.append([float(o.learning_rate) for o in model.optimizers])
+
+        def on_epoch_end(self, epoch, logs=None):
+            logs["val_mAP"] = 49.0 - epoch
+
+    model.fit(
+        batches(*data).repeat(), epochs=4, steps_per_epoch=3, verbose=0,
+        shuffle=False, callbacks=[Watch(), RateDecay(0.8), RateDrop(2, 4)],
+    )  # fmt: skip
+    # Steps 1 to 3, 4 to 6, 7 to 8, 9, 10 to 12.
+    factors = np.repeat([1, 0.8, 0.64, 0.064, 0.0512], [3, 3, 2, 1, 3])
+    np.testing.assert_allclose(rates, np.outer(factors, start), rtol=1e-5)
+
+
+def test_dropped_rate_is_used_and_reported_from_the_next_pass_on(
+    data, tmp_path
+):
+    """At rate 0 nothing moves; the end of a pass shows the rate it had."""
+    model = model_of()
+    model.compile(keras.optimizers.SGD(0.1))
+    kernels = [model.classifier.kernel.numpy()]
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            kernels.append(model.classifier.kernel.numpy())
+
+    evaluation = Evaluation(batches(*data), tmp_path / "metrics.csv", 4)
+    history = model.fit(
+        batches(*data), epochs=4, verbose=0, shuffle=False,
+        callbacks=[evaluation, RateDrop(2, 4, factor=0.0), Watch()],
+    ).history  # fmt: skip
+    np.testing.assert_allclose(history["learning_rate"], [0.1, 0.1, 0, 0])
+    moved = [(a != b).any() for a, b in zip(kernels, kernels[1:], strict=False)]
+    assert moved == [True, True, False, False]
 
 
 def test_dictionary_follows_the_model_every_few_steps(data):

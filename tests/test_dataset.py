@@ -1,20 +1,26 @@
 """Minibatches, against records written by hand."""
 
 import math
+import os
+import shutil
 import struct
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import scipy.sparse
 import tensorflow as tf
+import tensorflow_datasets as tfds
 
-from imcl_tf import dataset
+from imcl_tf import builders, dataset
+from imcl_tf.backbones import Resizing
 from imcl_tf.labels import LabelTable
 
 LENGTHS = (4, 1, 6, 2)
 N, C, S, B = sum(LENGTHS), 7, 8, 5
 STEPS = math.ceil(N / B)
+NO_CLASSES = np.zeros(0, np.int32)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +31,7 @@ def made(make_image_shards, tmp_path_factory):
 @pytest.fixture(scope="module")
 def split(made):
     labels = scipy.sparse.csr_array(made.labels)
-    return dataset.Split(made.files, made.lengths, labels)
+    return dataset.Split(made.files, made.lengths, labels, NO_CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +47,8 @@ def features(make_example, tmp_path_factory):
                 writer.write(make_example(image_id=b"x", feature=row))
         start += length
     labels = scipy.sparse.csr_array((N, C), dtype=np.int8)
-    return dataset.Split(tuple(files), LENGTHS, labels), values.astype("f")
+    split = dataset.Split(tuple(files), LENGTHS, labels, NO_CLASSES)
+    return split, values.astype("f")
 
 
 def epochs(ds, count):
@@ -56,6 +63,34 @@ def order(epoch):
 
 def image_id(record):
     return tf.train.Example.FromString(record).features.feature["image_id"]
+
+
+def cropped(pixels, size, shorter_side, tf1):
+    """[size, size, 3] float: resized to `shorter_side`, then the centre.
+
+    One output pixel is an average of the input pixels around its place, by
+    the triangle of the distance: 1 wide, or as wide as the scale where the
+    picture shrinks and `tf1` is not asked for. In TF1 pixel n of the output
+    lies at n / scale, else at (n + 1/2) / scale - 1/2, borders on borders.
+    """
+    scale = shorter_side / min(pixels.shape[:2])
+    result = pixels.astype(float)
+    for axis in (0, 1):
+        before = pixels.shape[axis]
+        after = round(before * scale)
+        step = before / after
+        place = (np.arange(after) + (0 if tf1 else 0.5)) * step
+        place = place if tf1 else place - 0.5
+        place = np.clip(place, 0, before - 1) if tf1 else place
+        distance = abs(place[:, np.newaxis] - np.arange(before))
+        weights = np.maximum(0, 1 - distance / (1 if tf1 else max(1, step)))
+        weights /= weights.sum(1, keepdims=True)
+        start = (after - size) // 2
+        result = np.moveaxis(
+            np.tensordot(weights[start : start + size], result, (1, axis)),
+            0, axis,
+        )  # fmt: skip
+    return result
 
 
 class TestDecodeAndResize:
@@ -133,6 +168,43 @@ class TestDecodeAndResize:
         np.testing.assert_array_equal(image[:, :4], 0)
         np.testing.assert_array_equal(image[:, 6:], 255)
 
+    @pytest.mark.parametrize("tf1", [True, False])
+    @pytest.mark.parametrize("size", [224, 299, 32])
+    @pytest.mark.parametrize(
+        "height, width",
+        [(300, 451), (451, 300), (257, 256), (90, 77), (5, 9), (33, 500)],
+    )
+    def test_central_crop(self, height, width, size, tf1):
+        rng = np.random.default_rng(0)
+        pixels = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+        shorter_side = {224: 256, 299: 341, 32: 36}[size]
+        expected = cropped(pixels, size, shorter_side, tf1)
+        image = dataset.decode_and_resize(
+            tf.io.encode_png(pixels), size, Resizing(256, tf1)
+        )
+        # Rounded to bytes, of numbers that float32 has a little off.
+        assert image.dtype == tf.uint8
+        np.testing.assert_allclose(image, expected, rtol=0, atol=0.51)
+
+    @pytest.mark.parametrize("tf1", [True, False])
+    def test_picture_of_the_size_before_the_crop(self, tf1):
+        """Nothing to resize: an odd rest is cut off below and at the right."""
+        rng = np.random.default_rng(0)
+        pixels = rng.integers(0, 256, (36, 43, 3)).astype(np.uint8)
+        image = dataset.decode_and_resize(
+            tf.io.encode_png(pixels), 32, Resizing(256, tf1)
+        )
+        np.testing.assert_array_equal(image, pixels[2:34, 5:37])
+
+    def test_tf1_does_not_average(self):
+        """Halved, it takes every other pixel, from the first one on."""
+        rng = np.random.default_rng(0)
+        pixels = rng.integers(0, 256, (12, 16, 3)).astype(np.uint8)
+        image = dataset.decode_and_resize(
+            tf.io.encode_png(pixels), 6, Resizing(224, tf1=True)
+        )
+        np.testing.assert_array_equal(image, pixels[::2, 2:14:2])
+
     def test_no_image(self):
         with pytest.raises(tf.errors.InvalidArgumentError):
             dataset.decode_and_resize(tf.constant(b"<html>"), 4)
@@ -153,7 +225,7 @@ class TestNumbered:
 
     def test_files_without_records(self, make_image_shards, tmp_path):
         made = make_image_shards(tmp_path, (0, 3, 0, 2, 0))
-        split = dataset.Split(made.files, made.lengths, None)
+        split = dataset.Split(made.files, made.lengths, None, NO_CLASSES)
         for seed in (None, 1):
             pairs = [*dataset.numbered(split, seed).as_numpy_iterator()]
             assert sorted(index for index, _ in pairs) == list(range(5))
@@ -383,10 +455,34 @@ class TestLoadInputs:
 
     def test_files_without_records(self, make_image_shards, tmp_path):
         made = make_image_shards(tmp_path, (0, 3, 0, 2, 0))
-        split = dataset.Split(made.files, made.lengths, None)
+        split = dataset.Split(made.files, made.lengths, None, NO_CLASSES)
         index = np.array([4, 2, 3, 0])
         images = dataset.load_inputs(split, index, (8, 8, 3))
         np.testing.assert_array_equal(images, made.pixels[index])
+
+
+def test_all_ways_to_images_obey_the_resizing(made, split):
+    resizing = Resizing(448)  # the inner quarter, enlarged
+    expected = np.stack(
+        [
+            dataset.decode_and_resize(tf.io.encode_png(p), S, resizing)
+            for p in made.pixels
+        ]
+    )
+    assert np.abs(expected - made.pixels.astype(float)).mean() > 10
+    table = LabelTable(split.labels)
+    for ds in (
+        dataset.training_batches(
+            split, table, (S, S, 3), B, 0, resizing=resizing
+        ).take(STEPS),
+        dataset.one_pass(split, table, (S, S, 3), B, resizing),
+    ):
+        for x, _ in ds.as_numpy_iterator():
+            np.testing.assert_array_equal(
+                x["inputs"], expected[x["image_index"]]
+            )
+    images = dataset.load_inputs(split, np.arange(N), (S, S, 3), resizing)
+    np.testing.assert_array_equal(images, expected)
 
 
 class TestOpenSource:
@@ -408,6 +504,17 @@ class TestOpenSource:
                 split.labels.toarray(), folder.rows(ids)
             )
 
+    def test_classes(self, folder, richer, make_richer, prepared):
+        assert dataset.open_source(prepared).splits["train"].classes.size == 0
+        for name, split in dataset.open_source(richer).splits.items():
+            records = dataset.numbered(split).as_numpy_iterator()
+            ids = [image_id(r).bytes_list.value[0].decode() for _, r in records]
+            assert sorted(ids) == sorted(folder.splits[name])
+            assert split.classes.dtype == np.int32
+            np.testing.assert_array_equal(
+                split.classes, [make_richer.class_of(i) for i in ids]
+            )
+
     def test_real_images_become_batches(self, folder, prepared):
         split = dataset.open_source(prepared).splits["train"]
         ds = dataset.training_batches(
@@ -418,3 +525,134 @@ class TestOpenSource:
         np.testing.assert_array_equal(
             labels, split.labels.toarray()[x["image_index"]]
         )
+
+
+def contents(source):
+    """All that is known of the images of a source, in the order of records."""
+    return {
+        name: (split.labels.toarray().tolist(), split.classes.tolist())
+        for name, split in source.splits.items()
+    }
+
+
+def overwrite(split):
+    """Makes the files of a split unreadable, of the size they had."""
+    for file in map(Path, split.files):
+        file.write_bytes(b"\0" * file.stat().st_size)
+
+
+@pytest.fixture(scope="module")
+def unopened(make_folder, make_richer, tmp_path_factory):
+    """The directory of a small data set that nobody opened."""
+    place = tmp_path_factory.mktemp("unopened")
+    sizes = {"train": 10, "validation": 3, "test": 1}
+    made = make_folder(place / "raw", sizes)
+    builder = make_richer(data_dir=place / "records")
+    return builders.prepare(builder, made.path).data_path
+
+
+class TestLabelCache:
+    """Labels that were read once are kept beside the records."""
+
+    @pytest.fixture
+    def builder(self, unopened, tmp_path):
+        shutil.copytree(unopened, tmp_path / "1.0.0")
+        return tfds.builder_from_directory(tmp_path / "1.0.0")
+
+    @pytest.fixture
+    def caches(self, builder):
+        return [
+            Path(str(builder.data_path)) / f"labels-{split}.npz"
+            for split in ("test", "train", "validation")
+        ]
+
+    def test_no_record_is_read_a_second_time(self, builder, caches):
+        first = dataset.open_source(builder)
+        for split in first.splits.values():
+            overwrite(split)
+        again = dataset.open_source(builder)
+        assert contents(again) == contents(first)
+        labels = again.splits["train"].labels
+        assert labels.format == "csr" and labels.dtype == np.int8
+        assert labels.has_sorted_indices
+        assert again.splits["train"].classes.dtype == np.int32
+        directory = Path(first.directory)
+        assert sorted(directory.glob("*labels-*")) == caches
+
+        caches[0].unlink()
+        with pytest.raises(ValueError, match="damaged records"):
+            dataset.open_source(builder)
+
+    def test_new_records_are_read(self, builder, make_example):
+        """The second file's records now know label 5 alone, and class 77."""
+        before = dataset.open_source(builder).splits["train"]
+        start, end = np.cumsum(before.lengths)[:2]
+        record = make_example(
+            image_id=b"x", image=b"x" * 999, positives=[], negatives=[5],
+            class_id=[77],
+        )  # fmt: skip
+        with tf.io.TFRecordWriter(before.files[1]) as writer:
+            for _ in range(end - start):
+                writer.write(record)
+        labels, classes = before.labels.toarray(), before.classes.copy()
+        labels[start:end], classes[start:end] = 0, 77
+        labels[start:end, 5] = -1
+        for _ in range(2):  # the second time kept ones, of these records
+            after = dataset.open_source(builder).splits["train"]
+            np.testing.assert_array_equal(after.labels.toarray(), labels)
+            np.testing.assert_array_equal(after.classes, classes)
+            overwrite(after)
+
+    @pytest.mark.parametrize("content", [b"", b"PK\3\4 cut short", "old"])
+    def test_damaged_is_made_anew(self, builder, caches, content):
+        expected = contents(dataset.open_source(builder))
+        sound = caches[1].stat().st_size
+        if content == "old":  # of another layout
+            with np.load(caches[1]) as kept:
+                np.savez(caches[1], sizes=kept["sizes"])
+        else:
+            caches[1].write_bytes(content)
+        assert contents(dataset.open_source(builder)) == expected
+        assert caches[1].stat().st_size == sound
+
+    def test_full_disk(self, builder, caches, small_disk):
+        with small_disk(100):
+            source = dataset.open_source(builder)
+        assert source.splits["train"].labels.nnz > 0
+        assert not any(path.exists() for path in caches)
+        assert not [*Path(source.directory).glob(".*")]
+        assert contents(dataset.open_source(builder)) == contents(source)
+
+    def test_read_only_directory(self, builder, caches):
+        directory = Path(str(builder.data_path))
+        directory.chmod(0o555)
+        try:
+            if os.access(directory, os.W_OK):
+                pytest.skip("root may write anywhere")
+            source = dataset.open_source(builder)
+        finally:
+            directory.chmod(0o755)
+        assert not any(path.exists() for path in caches)
+        assert contents(dataset.open_source(builder)) == contents(source)
+
+    @pytest.mark.parametrize("damage", ["cut", "missing", "a record less"])
+    @pytest.mark.parametrize("opened_before", [False, True])
+    def test_damaged_file_is_named(self, builder, damage, opened_before):
+        if opened_before:
+            dataset.open_source(builder)
+        path = Path(str(builder.info.splits["validation"].filepaths[-1]))
+        if damage == "cut":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        elif damage == "missing":
+            path.unlink()
+        else:
+            kept = [*tf.data.TFRecordDataset(str(path)).as_numpy_iterator()][1:]
+            with tf.io.TFRecordWriter(str(path)) as writer:
+                for record in kept:
+                    writer.write(record)
+        with pytest.raises(ValueError) as caught:
+            dataset.open_source(builder)
+        message = str(caught.value)
+        assert message.startswith(f"{path}: ")
+        assert message.endswith("prepare the data set again")
+        assert len(message.splitlines()) == 1

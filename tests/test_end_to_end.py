@@ -6,11 +6,14 @@ import os
 import resource
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.sparse
+
+from imcl_tf import builders, label_graph
 
 ROOT = Path(__file__).resolve().parents[1]
 FAST = ["--initial_epochs=1", "--epochs=1", "--image_size=32"]
@@ -47,6 +50,11 @@ def fail(*arguments, **kwargs):
     assert len(lines) == 1, done.stderr
     assert "Traceback" not in done.stderr
     return lines[0]
+
+
+def read_csv(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +104,8 @@ def test_leaves_every_file_of_the_contract(finished):
     mean = np.mean([float(row["AP"]) for row in table if row["AP"]])
     assert mean == pytest.approx(results["mAP"], abs=1e-3)
     assert (workdir / "checkpoints" / "best.keras").is_file()
+    graph = label_graph.load(workdir / "label_graph.npz", names)
+    assert graph.num_labels == len(names)
     assert list((workdir / "tensorboard").rglob("events.out*"))
     assert not list(workdir.rglob("*unfinished*"))
 
@@ -117,11 +127,8 @@ def test_tensorboard_has_terms_rates_and_pictures(finished):
 
 def test_mask_is_saved_and_is_what_the_seed_says(finished, folder):
     mask = scipy.sparse.load_npz(finished[0] / "observed_labels.npz")
-    with (folder / "splits.csv").open() as file:
-        train = [
-            r["image"] for r in csv.DictReader(file) if r["split"] == "train"
-        ]
-    assert mask.shape[0] == len(train)
+    splits = Counter(row["split"] for row in read_csv(folder / "splits.csv"))
+    assert mask.shape[0] == splits["train"]
     assert set(np.unique(mask.data)) <= {-1, 1}
     results = json.loads((finished[0] / "results.json").read_text())
     assert results["observed_labels"] == mask.nnz
@@ -191,33 +198,74 @@ def test_fixed_features_from_an_earlier_run(finished, folder, tmp_path):
     first = json.loads((finished[0] / "results.json").read_text())
     assert a["initial_logistic"] == first["initial_logistic"]
     # Every choice of the released code, and a small dictionary.
+    names = (finished[0] / "labels.txt").read_text().splitlines()
+    next_one = np.arange(1, len(names) + 1)[:, np.newaxis] % len(names)
+    graph = label_graph.LabelGraph.from_neighbors(next_one, 0 * next_one + 0.5)
+    label_graph.save(tmp_path / "ring.npz", graph, names)
     succeed(
         *common, f"--workdir={tmp_path / 'b'}",
         f"--flagfile={ROOT / 'flags' / 'released.cfg'}",
         "--dictionary_size=5", "--image_similarity=fixed",
+        f"--label_graph={tmp_path / 'ring.npz'}",
     )  # fmt: skip
     b = json.loads((tmp_path / "b" / "results.json").read_text())
     assert b["initial_logistic"] == first["initial_logistic"]
+    used = label_graph.load(tmp_path / "b" / "label_graph.npz", names)
+    used = used.to_scipy().tocoo()
+    np.testing.assert_array_equal(used.row, range(len(names)))
+    np.testing.assert_array_equal(used.col, next_one[:, 0])
 
 
-def test_mixed_precision_on_a_distribution_strategy(folder, tmp_path):
+def test_prepared_data_set_in_mixed_precision_on_a_strategy(
+    folder, make_richer, tmp_path
+):
+    """With classes of images, labels hidden per image, a drop of the rate."""
+
+    class Cub(make_richer, skip_registration=True):
+        name = "imcl_cub"
+
+    records = tmp_path / "records"
+    builders.prepare(Cub(data_dir=records), folder)
+    workdir = tmp_path / "run"
     succeed(
-        "--dataset=folder", f"--data_dir={folder}", f"--workdir={tmp_path}",
-        "--mixed_precision=bfloat16", "--strategy=mirrored", *FAST,
+        "--dataset=cub", f"--data_dir={records}", f"--workdir={workdir}",
+        "--backbone=small_cnn", "--backbone_weights=none", *FAST, "--epochs=2",
+        "--rate_drop_epoch=1", "--observed_fraction=0.5",
+        "--observed_rule=per_image", "--mixed_precision=bfloat16",
+        "--strategy=mirrored",
     )  # fmt: skip
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert 0 < results["mAP"] <= 100
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["dataset"] == "cub" and 0 < results["mAP"] <= 100
+    settings = (workdir / "flags.cfg").read_text().splitlines()
+    assert {"--class_weight=10.0", "--label_graph=identity"} < set(settings)
+    with (workdir / "metrics.csv").open() as file:
+        rows = [r for r in csv.DictReader(file) if r["split"] == "validation"]
+    assert all(float(row["label_smoothness"]) > 0 for row in rows)
+    before, after = (float(row["learning_rate"]) for row in rows[1:])
+    assert before == pytest.approx(0.01)
+    # RateDecay may have come on top.
+    assert min(abs(after - rate) for rate in (1e-3, 0.8e-3)) < 1e-6
+
+    observed = Counter()
+    for row in read_csv(folder / "labels.csv"):
+        observed[row["image"]] += float(row["value"]) != 0
+    train = [
+        row["image"]
+        for row in read_csv(folder / "splits.csv")
+        if row["split"] == "train"
+    ]
+    mask = scipy.sparse.load_npz(workdir / "observed_labels.npz")
+    assert sorted(np.diff(mask.indptr)) == sorted(
+        max(round(0.5 * observed[image]), min(observed[image], 1))
+        for image in train
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dataset=other"], "other"),
-        (["--dataset=folder", "--method=other"], "method"),
-        (["--dataset=folder", "--lambda_y=-1"], "lambda_y"),
         (["--dataset=folder", "--no_such_flag"], "no_such_flag"),
-        (["--dataset=folder"], "--data_dir"),
-        (["--dataset=folder", "--data_dir=/nowhere"], "/nowhere/labels.csv"),
+        (["--dataset=coco"], "python -m data_prep.coco --raw_dir=RAW (19 GB"),
     ],
 )
 def test_wrong_flags_end_in_one_line(arguments, message, tmp_path):

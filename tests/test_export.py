@@ -11,7 +11,8 @@ import scipy.sparse
 import tensorflow as tf
 
 import imcl_tf
-from imcl_tf.backbones import make_backbone
+from imcl_tf.backbones import Resizing, make_backbone
+from imcl_tf.dataset import decode_and_resize
 from imcl_tf.dictionary import Dictionary
 from imcl_tf.export import export_saved_model
 from imcl_tf.labels import LabelTable
@@ -164,6 +165,22 @@ class TestExport:
         for old, new in zip(before, model.variables, strict=True):
             np.testing.assert_array_equal(old, new.numpy())
         assert len(model.trainable_variables) == trainable
+
+    def test_resizes_as_evaluation_does(self, model, tmp_path):
+        rng = np.random.default_rng(0)
+        pixels = rng.integers(0, 256, (40, 70, 3)).astype(np.uint8)
+        pixels[:, :20] = 0  # cut off
+        encoded = tf.io.encode_png(pixels)
+        path, resizing = tmp_path / "saved_model", Resizing(256, tf1=True)
+        export_saved_model(model, NAMES, S, path, resizing)
+        serve = tf.saved_model.load(str(path)).signatures["serving_default"]
+        answer = serve(images=encoded[tf.newaxis])["probabilities"]
+        expected, squashed = (
+            tf.sigmoid(model(decode_and_resize(encoded, S, r)[tf.newaxis]))
+            for r in (resizing, Resizing())
+        )
+        np.testing.assert_allclose(answer, expected, rtol=1e-4)
+        assert np.abs(answer - squashed).max() > 1e-3
 
     def test_what_is_no_image_is_refused(self, model, tmp_path, images):
         path = tmp_path / "saved_model"

@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,10 +12,12 @@ import scipy.sparse
 import tensorflow as tf
 
 from imcl_tf import dataset, features
+from imcl_tf.backbones import Resizing
 from imcl_tf.labels import LabelTable
 
 S, D, C = 8, 3, 7
 LENGTHS = {"train": (4, 0, 3), "validation": (2,), "test": (1, 5)}
+ALL = ["test.0", "test.1", "train.0", "train.1", "train.2", "validation.0"]
 
 
 def make_backbone(seed=0, name="mean"):
@@ -47,7 +50,10 @@ class Data:
         }
         splits = {
             name: dataset.Split(
-                made.files, made.lengths, scipy.sparse.csr_array(made.labels)
+                made.files,
+                made.lengths,
+                scipy.sparse.csr_array(made.labels),
+                np.arange(len(made.names)),
             )
             for name, made in self.made.items()
         }
@@ -56,6 +62,11 @@ class Data:
 
     def folders(self):
         return sorted(p.name for p in self.directory.iterdir() if p.is_dir())
+
+    def written(self):
+        """Names of the feature files; nothing else lies beside them."""
+        (folder,) = self.folders()
+        return sorted(p.name for p in (self.directory / folder).iterdir())
 
     def check(self, source, backbone):
         """`source` holds the features of all images, in their order."""
@@ -69,7 +80,10 @@ class Data:
                 inputs, by_hand(backbone, made.pixels), rtol=1e-5, atol=1e-5
             )
             np.testing.assert_array_equal(labels, made.labels)
-            assert sum(split.lengths) == len(made.names)
+            assert split.lengths == made.lengths
+            np.testing.assert_array_equal(
+                split.classes, np.arange(len(made.names))
+            )
 
 
 @pytest.fixture
@@ -77,22 +91,22 @@ def data(tmp_path, make_image_shards):
     return Data(tmp_path, make_image_shards)
 
 
-@pytest.mark.parametrize("shard_size", [3, 4096])
-def test_features_are_those_of_the_backbone(data, monkeypatch, shard_size):
-    monkeypatch.setattr(features, "_SHARD_SIZE", shard_size)
+def test_features_are_those_of_the_backbone(data):
+    """One file of features for each of images, empty ones too."""
     backbone = make_backbone()
     source = features.fixed_features(data.source, backbone, S, batch_size=3)
     data.check(source, backbone)
     assert source.label_names == data.source.label_names
     assert source.name == data.source.name
-    files = [-(-sum(n) // shard_size) for n in LENGTHS.values()]
-    assert [len(s.files) for s in source.splits.values()] == files
-    for split in source.splits.values():
+    assert data.written() == ALL
+    for name, split in source.splits.items():
+        images = [Path(file).name for file in data.made[name].files]
+        assert [Path(file).name for file in split.files] == images
         for file, length in zip(split.files, split.lengths, strict=True):
             read = tf.data.TFRecordDataset(file).as_numpy_iterator()
             assert len([*read]) == length
     # The source of the images is as it was.
-    assert data.source.splits["train"].lengths == LENGTHS["train"]
+    assert data.source.splits["train"].files == data.made["train"].files
 
 
 def test_records_say_the_image_and_its_labels(data):
@@ -107,13 +121,12 @@ def test_records_say_the_image_and_its_labels(data):
             assert told == list(np.flatnonzero(made.labels[n] == sign))
 
 
-def test_computed_once(data, monkeypatch):
+def test_computed_once(data):
     backbone = make_backbone()
     first = features.fixed_features(data.source, backbone, S)
     for made in data.made.values():
         for file in made.files:
             tf.io.gfile.remove(file)
-    monkeypatch.setattr(features, "_encoded", None)
     again = features.fixed_features(data.source, backbone, S)
     data.check(again, backbone)
     assert [s.files for s in again.splits.values()] == [
@@ -154,6 +167,22 @@ def test_images_have_the_size_that_the_backbone_takes(data):
     assert len(data.folders()) == 2
 
 
+def test_images_are_resized_as_for_the_backbone(data):
+    backbone = make_backbone()
+    for resizing in (Resizing(), Resizing(448)):
+        source = features.fixed_features(
+            data.source, backbone, S, resizing=resizing
+        )
+        stored = dataset.load_inputs(source.splits["train"], np.arange(7), (D,))
+        pixels = dataset.load_inputs(
+            data.source.splits["train"], np.arange(7), (S, S, 3), resizing
+        )
+        np.testing.assert_allclose(
+            stored, by_hand(backbone, pixels), rtol=1e-5, atol=1e-5
+        )
+    assert len(data.folders()) == 2
+
+
 def test_labels_are_those_of_the_source(data):
     """Features computed for one choice of labels serve any other."""
     backbone = make_backbone()
@@ -165,43 +194,64 @@ def test_labels_are_those_of_the_source(data):
     assert source.splits["train"].labels.nnz == 0
 
 
-@pytest.mark.parametrize("after", [3, 12])
-def test_crash_leaves_nothing_that_looks_complete(data, monkeypatch, after):
-    """Stopped after some images, and then run again."""
-    monkeypatch.setattr(features, "_SHARD_SIZE", 2)
+@pytest.mark.parametrize(
+    ("error", "after", "finished"),
+    [
+        (OSError, 3, []),
+        (KeyboardInterrupt, 4, ["train.0", "train.1"]),
+        (OSError, 14, [*ALL[:1], *ALL[2:]]),
+    ],
+)
+def test_interrupted_goes_on_with_what_is_missing(
+    data, monkeypatch, error, after, finished
+):
+    """Stopped after some images of 15; and then run again."""
     backbone = make_backbone()
-    original, count = features.records.encode_feature, iter(range(after))
+    original, seen = features.records.encode_feature, []
 
-    def encode(*arguments):
-        if next(count, None) is None:
-            raise OSError(28, "No space left on device")
-        return original(*arguments)
+    def encode(image_id, feature, labels):
+        if len(seen) == after:
+            raise error
+        seen.append(image_id)
+        return original(image_id, feature, labels)
 
     with monkeypatch.context() as patch:
         patch.setattr(features.records, "encode_feature", encode)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(error):
             features.fixed_features(data.source, backbone, S)
-    assert data.folders() == []
+    assert data.written() == finished
+    # Images of finished files are not needed any more.
+    for name in finished:
+        (data.directory / name).write_bytes(b"not readable")
     source = features.fixed_features(data.source, backbone, S)
     data.check(source, backbone)
-    assert len(data.folders()) == 1
+    assert data.written() == ALL
+
+
+def test_resumed_files_are_those_of_one_run(data):
+    backbone = make_backbone()
+    features.fixed_features(data.source, backbone, S)
+    place = data.directory / data.folders()[0]
+    before = {path: path.read_bytes() for path in place.iterdir()}
+    (place / "train.2").unlink()
+    (place / "test.0").unlink()
+    features.fixed_features(data.source, backbone, S)
+    assert {path: path.read_bytes() for path in place.iterdir()} == before
 
 
 def test_two_runs_at_once(data, monkeypatch):
-    """While one is at its first split another begins and comes first."""
+    """Amid the first file of one another begins and comes first."""
     backbone = make_backbone()
-    original, others = features.records.write_shards, []
+    original, others = features.records.encode_feature, []
 
-    def write_shards(*arguments):
-        monkeypatch.setattr(features.records, "write_shards", original)
-        if not others:
-            others.append(None)
-            others[0] = features.fixed_features(data.source, backbone, S)
-        original(*arguments)
+    def encode(*arguments):
+        monkeypatch.setattr(features.records, "encode_feature", original)
+        others.append(features.fixed_features(data.source, backbone, S))
+        return original(*arguments)
 
-    monkeypatch.setattr(features.records, "write_shards", write_shards)
+    monkeypatch.setattr(features.records, "encode_feature", encode)
     source = features.fixed_features(data.source, backbone, S)
-    assert len(data.folders()) == 1
+    assert data.written() == ALL
     for one in (*others, source):
         data.check(one, backbone)
 
@@ -209,24 +259,32 @@ def test_two_runs_at_once(data, monkeypatch):
 def test_last_step_fails(data, monkeypatch):
     """Features that could not be put in place are an error, not a success."""
 
-    def rename(*_):
+    def replace(*_):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(type(data.directory), "rename", rename)
+    monkeypatch.setattr(features.os, "replace", replace)
     with pytest.raises(OSError) as caught:
         features.fixed_features(data.source, make_backbone(), S)
     assert caught.value.errno == errno.EIO
-    assert data.folders() == []
+    assert data.written() == []
+
+
+def test_full_disk(data, small_disk):
+    with small_disk(200), pytest.raises((OSError, tf.errors.OpError)):
+        features.fixed_features(data.source, make_backbone(), S)
+    assert data.written() == []
 
 
 def test_others_may_read_them(data):
-    """As far as they may read any new directory."""
+    """As far as they may read any new directory and file."""
     features.fixed_features(data.source, make_backbone(), S)
     (name,) = data.folders()
     usual = data.directory / "usual"
     usual.mkdir()
-    modes = [
-        stat.S_IMODE(path.stat().st_mode)
-        for path in (data.directory / name, usual)
-    ]
-    assert modes[0] == modes[1]
+    (usual / "file").touch()
+    for paths in (
+        (data.directory / name, usual),
+        (data.directory / name / "train.0", usual / "file"),
+    ):
+        modes = [stat.S_IMODE(path.stat().st_mode) for path in paths]
+        assert modes[0] == modes[1]

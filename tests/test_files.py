@@ -1,11 +1,12 @@
 """Whole files or none."""
 
+import csv
 import errno
 import os
 
 import pytest
 
-from imcl_tf.files import fail, replacing
+from imcl_tf.files import fail, replacing, write_csv
 
 
 def names(directory):
@@ -225,6 +226,33 @@ class TestDirectory:
             assert content(path) == {"a": text}
             assert names(work) == ["saved_model"]
         assert content(elsewhere) == {"a": "old"}
+
+
+class TestWriteCsv:
+    def test_any_text_comes_back(self, tmp_path):
+        path = tmp_path / "left_out.csv"
+        rows = [("é, a.jpg", 'no "image"'), ("two\nlines", ""), (1, 0.5)]
+        write_csv(path, ("image_id", "reason"), iter(rows))
+        content = path.read_bytes()
+        assert content.startswith(b"image_id,reason\n")
+        assert b"\r" not in content
+        with path.open(newline="", encoding="utf-8") as file:
+            read = [*csv.reader(file)]
+        told = [[str(value) for value in row] for row in rows]
+        assert read == [["image_id", "reason"], *told]
+
+    def test_error_amid_the_rows_leaves_the_old_file(self, tmp_path):
+        path = tmp_path / "metrics.csv"
+        write_csv(path, ("a",), [(1,)])
+
+        def rows():
+            yield (2,)
+            raise ValueError("no more")
+
+        with pytest.raises(ValueError, match="no more"):
+            write_csv(path, ("a",), rows())
+        assert names(tmp_path) == ["metrics.csv"]
+        assert path.read_text() == "a\n1\n"
 
 
 class TestFail:

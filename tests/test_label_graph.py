@@ -1,6 +1,8 @@
 """The label graph A: support, initial weights, product and gradient."""
 
 import pathlib
+import pickle
+import tracemalloc
 
 import keras
 import numpy as np
@@ -9,6 +11,7 @@ import scipy.sparse
 import tensorflow as tf
 
 import imcl_tf
+from imcl_tf import label_graph
 from imcl_tf.label_graph import LabelGraph
 from tests import oracles
 
@@ -239,6 +242,90 @@ def test_from_cooccurrence_errors(labels, k_a, message):
         LabelGraph.from_cooccurrence(labels, k_a)
 
 
+def test_from_cooccurrence_leaves_its_input():
+    labels = scipy.sparse.csr_array(random_labels(3))
+    before = labels.toarray()
+    LabelGraph.from_cooccurrence(labels, 3)
+    np.testing.assert_array_equal(labels.toarray(), before)
+
+
+def test_memory_of_from_cooccurrence():
+    """Linear in observed labels and pairs: 2 GB at 20 and 25 millions."""
+    rng = np.random.default_rng(4)
+    n, c, observed = 100_000, 500, 500_000
+    cells = np.unique(rng.integers(0, n * c, observed))
+    labels = scipy.sparse.csr_array(
+        (np.ones(len(cells), np.int8), (cells // c, cells % c)), (n, c)
+    )
+    tracemalloc.start()
+    LabelGraph.from_cooccurrence(labels)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 25 * observed + 60 * c**2
+
+
+def test_from_similarities_by_hand():
+    """Row 0: 0.8 + 0.4 + 1 = 2.2. Row 1: its own 0.2 counts as 1; label 0's
+    0 is no edge. Row 2 is empty. Row 3: 3 + 1 = 4."""
+    similarities = [
+        [0, 0.8, 0.4, 0],
+        [0, 0.2, 0, 0],
+        [0, 0, 0, 0],
+        [0, 0, 3, 9],
+    ]
+    graph = LabelGraph.from_similarities(scipy.sparse.csr_array(similarities))
+    assert graph.num_edges == 7
+    np.testing.assert_allclose(
+        dense(graph),
+        [
+            [1 / 2.2, 0.8 / 2.2, 0.4 / 2.2, 0],
+            [0, 1, 0, 0],
+            [0, 0, 1, 0],
+            [0, 0, 0.75, 0.25],
+        ],
+        rtol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc", "coo"])
+def test_from_similarities_keeps_the_largest(kind):
+    """k_a = 3 of ten; 0.5 three times: the smaller label numbers stay."""
+    row = [0.1, 0.5, 0.0, 0.9, 0.5, 0.2, 0.5, 0.3, 0.4, 0.1]
+    full = np.zeros((10, 10))
+    full[8] = row
+    given = getattr(scipy.sparse, f"{kind}_array")(full)
+    got = dense(LabelGraph.from_similarities(given, 3))
+    expected = np.zeros(10)
+    expected[[8, 3, 1]] = np.array([1, 0.9, 0.5]) / 2.4
+    np.testing.assert_allclose(got[8], expected, rtol=1e-6)
+    np.testing.assert_array_equal(given.toarray(), full)
+
+
+def test_from_similarities_stored_zeros_and_disorder():
+    """A stored 0 is no edge; entries stored twice add up."""
+    values = [0.0, 0.25, 0.5, 0.25]
+    given = scipy.sparse.csr_array(
+        (values, [2, 1, 0, 1], [0, 4, 4, 4]), shape=(3, 3)
+    )
+    got = dense(LabelGraph.from_similarities(given))
+    np.testing.assert_allclose(got[0], [2 / 3, 1 / 3, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("similarities", "k_a", "message"),
+    [
+        (np.eye(3), 0, "num_neighbors must be >= 1, got 0"),
+        (np.ones((3, 2)), 5, r"\[C, C\], got \(3, 2\)"),
+        (-np.eye(3), 5, "finite and >= 0"),
+        (np.diag([1, np.nan]), 5, "finite and >= 0"),
+        (np.diag([1, np.inf]), 5, "finite and >= 0"),
+    ],
+)
+def test_from_similarities_errors(similarities, k_a, message):
+    with pytest.raises(ValueError, match=message):
+        LabelGraph.from_similarities(scipy.sparse.csr_array(similarities), k_a)
+
+
 @pytest.mark.parametrize("number", [1, 2])
 def test_golden_orientation(number):
     """Row j of `graph` holds the weights into label j, which sum to 1."""
@@ -439,3 +526,166 @@ def test_weights_stay_float32_under_mixed_precision():
     result = graph(tf.ones([1, 3]))
     assert result.dtype == tf.float32
     np.testing.assert_allclose(result, [[1, 1.00001, 1]], rtol=1e-7)
+
+
+# One file.
+
+NAMES = ("dog", "über sea", "a, b", "NA", "001", "dog ", "犬")
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A graph of NAMES in a file: (path, graph)."""
+    graph, _ = random_graph(9, c=len(NAMES))
+    path = tmp_path / "graph.npz"
+    label_graph.save(path, graph, NAMES)
+    return path, graph
+
+
+def test_saved_and_loaded(written):
+    path, graph = written
+    for loaded in (
+        label_graph.load(path, NAMES),
+        label_graph.load(str(path), list(NAMES)),
+        label_graph.load_named(path)[0],
+    ):
+        np.testing.assert_array_equal(loaded.edges, graph.edges)
+        np.testing.assert_array_equal(loaded.edge_weights, graph.edge_weights)
+        assert loaded.num_labels == len(NAMES)
+    assert label_graph.load_named(path)[1] == NAMES
+    assert [p.name for p in path.parent.iterdir()] == ["graph.npz"]
+
+
+def test_the_file_speaks_for_itself(written):
+    """NumPy alone reads it, without pickle."""
+    path, graph = written
+    with np.load(path, allow_pickle=False) as arrays:
+        assert arrays["labels"].tolist() == list(NAMES)
+        np.testing.assert_array_equal(arrays["edges"], graph.edges)
+        np.testing.assert_array_equal(arrays["weights"], graph.edge_weights)
+
+
+def test_size_of_the_file(tmp_path):
+    """250,000 random weights of 4 bytes do not pack; little comes on top."""
+    rng = np.random.default_rng(5)
+    indices = np.argsort(rng.random((5000, 500)), axis=1)[:, :50]
+    graph = LabelGraph.from_neighbors(indices, rng.random((5000, 50)))
+    names = [f"a label's name {number}" for number in range(5000)]
+    label_graph.save(tmp_path / "graph.npz", graph, names)
+    assert (tmp_path / "graph.npz").stat().st_size < 2_000_000
+
+
+def test_save_refuses_other_labels(tmp_path):
+    path = tmp_path / "graph.npz"
+    with pytest.raises(ValueError, match=f"{path}: 2 names for 3 labels"):
+        label_graph.save(path, LabelGraph.identity(3), ["a", "b"])
+    assert not path.exists()
+
+
+def test_save_leaves_what_was_there(written, small_disk):
+    path, graph = written
+    before = path.read_bytes()
+    with small_disk(100), pytest.raises(OSError, match="graph.npz"):
+        label_graph.save(path, graph, NAMES)
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == ["graph.npz"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (NAMES[:6], "7 labels, the data set has 6; label 6 is '犬', .* None"),
+        ((*NAMES, "x"), "7 labels, the data set has 8; label 7 is None, .*'x'"),
+        (
+            (*NAMES[:2], "cat", *NAMES[3:]),
+            "has 7; label 2 is 'a, b', in the data set 'cat'",
+        ),
+        ((*NAMES[:4], *NAMES[5:], "001"), "label 4 is '001', .* 'dog '"),
+        ((), "has 0; label 0 is 'dog'"),
+    ],
+)
+def test_load_refuses_other_labels(written, names, message):
+    path, _ = written
+    with pytest.raises(ValueError, match=f"^{path}: .*{message}"):
+        label_graph.load(path, names)
+
+
+def test_load_without_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="graph.npz"):
+        label_graph.load(tmp_path / "graph.npz", NAMES)
+
+
+GOOD = {
+    "edges": np.array([[0, 0], [1, 1]]),
+    "weights": np.ones(2, np.float32),
+    "labels": np.array(["a", "b"]),
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"edges": np.array([[0, 0], [1, 2]])},
+        {"edges": np.array([[0, 0], [-1, 1]])},
+        {"edges": np.array([[0, 0], [0, 0]])},
+        {"edges": np.array([[0.0, 0], [1, 1]])},
+        {"edges": np.array([0, 1])},
+        {"weights": np.ones(3)},
+        {"weights": np.array([1, np.nan])},
+        {"weights": np.array(["1", "2"])},
+        {"weights": np.array([1, None])},  # pickled
+        {"edges": None},
+        {"weights": None},
+        {"labels": None},
+    ],
+)
+def test_load_foreign_arrays(tmp_path, change):
+    path = tmp_path / "graph.npz"
+    np.savez(path, **GOOD)
+    assert label_graph.load(path, ["a", "b"]).num_edges == 2
+    arrays = {k: v for k, v in (GOOD | change).items() if v is not None}
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match=f"^{path}: not a label graph: "):
+        label_graph.load(path, ["a", "b"])
+
+
+@pytest.mark.parametrize("keep", [0, 1, 30, 200, 400, -1])
+def test_load_cut_file(written, keep):
+    path, _ = written
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=f"^{path}: not a label graph: "):
+        label_graph.load(path, NAMES)
+
+
+def test_load_damaged_file(written):
+    """Every 5th byte, changed, is either of no matter or found out."""
+    path, graph = written
+    good = path.read_bytes()
+    found = 0
+    for place in range(0, len(good), 5):
+        bad = bytearray(good)
+        bad[place] ^= 255
+        path.write_bytes(bytes(bad))
+        try:
+            loaded = label_graph.load(path, NAMES)
+        except ValueError as error:
+            found += 1
+            assert str(error).startswith(f"{path}: ")
+        else:
+            np.testing.assert_array_equal(loaded.to_scipy().toarray(),
+                                          dense(graph))  # fmt: skip
+    assert found > len(good) / 5 / 2
+
+
+@pytest.mark.parametrize("content", [b"", b"label,weight\n", pickle.dumps([1])])
+def test_load_other_files(tmp_path, content):
+    path = tmp_path / "graph.npz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{path}: not a label graph: "):
+        label_graph.load(path, NAMES)
+
+
+def test_load_npy_file(tmp_path):
+    np.save(tmp_path / "graph.npy", np.ones(3))
+    with pytest.raises(ValueError, match="not a label graph: "):
+        label_graph.load(tmp_path / "graph.npy", NAMES)

@@ -1,11 +1,21 @@
 """Label checks, hiding, look-up and imputation, against dense NumPy."""
 
+from collections import Counter
+from itertools import combinations
+
 import numpy as np
 import pytest
 import scipy.sparse
+import scipy.stats
 import tensorflow as tf
 
-from imcl_tf.labels import LabelTable, check_labels, hide_labels, impute
+from imcl_tf.labels import (
+    HIDING_RULES,
+    LabelTable,
+    check_labels,
+    hide_labels,
+    impute,
+)
 from tests import oracles
 
 DENSE = np.array([[1, 0, -1], [0, 0, 0], [-1, 1, 0]], np.int8)
@@ -14,6 +24,7 @@ IMPUTED = {
     "released": oracles.impute_released,
 }
 forms = pytest.mark.parametrize("form", IMPUTED)
+rules = pytest.mark.parametrize("rule", HIDING_RULES)
 
 
 def random_labels(seed, n=400, c=12, observed=0.5):
@@ -104,16 +115,17 @@ def test_check_labels_sees_entries_stored_twice():
 # hide_labels.
 
 
+@rules
 @pytest.mark.parametrize("fraction", [0.1, 0.4, 0.8])
-def test_hide_labels_keeps_a_share_of_the_entries(fraction):
-    labels = random_labels(0, n=2000)
-    hidden = hide_labels(sparse(labels), fraction, seed=1)
+def test_hide_labels_keeps_a_share_of_the_entries(fraction, rule):
+    labels = random_labels(0, n=2000, c=40)
+    hidden = hide_labels(sparse(labels), fraction, 1, rule)
     assert isinstance(hidden, scipy.sparse.csr_array)
     assert hidden.dtype == np.int8 and hidden.shape == labels.shape
     kept = hidden.toarray()
     # A subset: every kept entry is the label that was there.
     assert ((kept == 0) | (kept == labels)).all()
-    # n = 12,000 entries: a standard deviation is at most 0.5 / 110 = 0.0046.
+    # n = 40,000 entries: a standard deviation is at most 0.5 / 200 = 0.0025.
     assert abs((kept != 0).sum() / (labels != 0).sum() - fraction) < 0.02
     # And for each label, each sign: about 500 entries, deviation <= 0.022.
     for sign in (-1, 1):
@@ -150,32 +162,122 @@ def test_hide_labels_does_not_always_rescue_the_same_image():
     assert len(rescued) > 5
 
 
-def test_hide_labels_seed():
+@pytest.mark.parametrize("fraction", [0.001, 0.1, 0.25, 0.5, 0.8, 0.999])
+def test_hide_labels_per_image_keeps_an_exact_number(fraction):
+    labels = random_labels(11, c=30)
+    for image, observed in enumerate((0, 1, 2, 3)):
+        labels[image] = 0
+        labels[image, 5 : 5 + observed] = 1
+    hidden = hide_labels(sparse(labels), fraction, 2, "per_image").toarray()
+    assert ((hidden == 0) | (hidden == labels)).all()
+    for before, after in zip(labels, hidden, strict=True):
+        n = np.count_nonzero(before)
+        wanted = max(round(fraction * n), 1) if n else 0
+        assert np.count_nonzero(after) == wanted
+
+
+def test_hide_labels_per_image_is_uniform_over_subsets():
+    """12,000 images keep 3 of 6 labels: each of 20 triples 600 times."""
+    labels = np.array([1, -1, -1, -1, 1, -1]) * np.ones((12_000, 1))
+    hidden = hide_labels(sparse(labels), 0.5, 0, "per_image").toarray()
+    found = Counter(tuple(np.flatnonzero(row)) for row in hidden)
+    counts = [found.pop(triple, 0) for triple in combinations(range(6), 3)]
+    assert not found
+    # Were they uniform, one seed in 1,000 would fail; this one does not.
+    assert scipy.stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_hide_labels_per_image_has_no_rule_per_label():
+    """A label of a single positive may lose it."""
+    labels = -np.ones((40, 10))
+    labels[7, 0] = 1
+    kept = sum(
+        hide_labels(sparse(labels), 0.1, seed, "per_image")[7, 0] == 1
+        for seed in range(200)
+    )
+    # Binomial of 200 and 1/10: mean 20, deviation 4.2.
+    assert 0 < kept < 42
+
+
+def test_hide_labels_per_image_of_millions_of_images():
+    """Random order within an image has digits left beside its number."""
+    images = 4_000_000
+    rows = np.repeat(np.arange(images - 1000, images), 12)
+    columns = np.tile(np.arange(12), 1000)
+    labels = scipy.sparse.csr_array(
+        (np.ones(12_000, np.int8), (rows, columns)), shape=(images, 12)
+    )
+    hidden = hide_labels(labels, 0.25, 0, "per_image")
+    np.testing.assert_array_equal(np.diff(hidden.indptr)[-1000:], 3)
+    # Binomial of 1000 and 1/4: mean 250, deviation 13.7.
+    shown = np.bincount(hidden.indices, minlength=12)
+    assert (abs(shown - 250) < 69).all()
+
+
+@rules
+def test_hide_labels_of_smaller_fractions_are_subsets(rule):
+    labels = random_labels(12, n=150, c=25)
+    labels[:, 3] = -1
+    labels[60, 3] = 1  # kept by rule whatever the fraction
+    smaller = np.zeros_like(labels)
+    for fraction in (1e-6, 0.1, 0.11, 0.2, 0.4, 0.6, 0.8, 1.0):
+        larger = hide_labels(sparse(labels), fraction, 5, rule).toarray()
+        assert (larger[smaller != 0] != 0).all()
+        assert (larger != 0).sum() > (smaller != 0).sum()
+        smaller = larger
+
+
+@rules
+def test_hide_labels_seed(rule):
     labels = sparse(random_labels(2))
-    same = [hide_labels(labels, 0.5, seed=3).toarray() for _ in range(2)]
+    same = [hide_labels(labels, 0.5, 3, rule).toarray() for _ in range(2)]
     np.testing.assert_array_equal(*same)
-    other = hide_labels(labels, 0.5, seed=4).toarray()
+    other = hide_labels(labels, 0.5, 4, rule).toarray()
     assert (other != same[0]).any()
 
 
-def test_hide_labels_fraction_one_keeps_all():
+@rules
+def test_hide_labels_fraction_one_keeps_all(rule):
     labels = random_labels(3)
     np.testing.assert_array_equal(
-        hide_labels(sparse(labels), 1, seed=0).toarray(), labels
+        hide_labels(sparse(labels), 1, 0, rule).toarray(), labels
     )
 
 
-def test_hide_labels_leaves_its_input_alone():
+@rules
+def test_hide_labels_leaves_its_input_alone(rule):
     labels = sparse(random_labels(4))
     before = labels.toarray()
-    hide_labels(labels, 0.3, seed=0)
+    hide_labels(labels, 0.3, 0, rule)
     np.testing.assert_array_equal(labels.toarray(), before)
 
 
+@rules
+def test_hide_labels_of_nothing_observed(rule):
+    nothing = scipy.sparse.csr_array((4, 3), dtype=np.int8)
+    hidden = hide_labels(nothing, 0.5, 0, rule)
+    assert hidden.shape == (4, 3) and hidden.nnz == 0
+
+
+def test_hide_labels_by_default_per_label():
+    labels = sparse(random_labels(13))
+    np.testing.assert_array_equal(
+        hide_labels(labels, 0.3, 0).toarray(),
+        hide_labels(labels, 0.3, 0, "per_label").toarray(),
+    )
+
+
+@rules
 @pytest.mark.parametrize("fraction", [0, -0.1, 1.01, np.nan])
-def test_hide_labels_errors(fraction):
+def test_hide_labels_errors(fraction, rule):
     with pytest.raises(ValueError, match=r"observed_fraction.*\(0, 1\], got"):
-        hide_labels(sparse(DENSE), fraction, seed=0)
+        hide_labels(sparse(DENSE), fraction, 0, rule)
+
+
+def test_hide_labels_unknown_rule():
+    message = "rule must be one of per_label, per_image, got 'per_row'"
+    with pytest.raises(ValueError, match=message):
+        hide_labels(sparse(DENSE), 1.0, 0, "per_row")
 
 
 # LabelTable.

@@ -1,17 +1,26 @@
-"""Flags: presets, precedence, and names of the contract."""
+"""Flags: presets, precedence, names of the contract, and what is refused."""
 
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
-from absl import flags
+from absl import flags, logging
 
-from imcl_tf import main
+from imcl_tf import catalog, label_graph, main
 from imcl_tf.files import parse_or_fail
 
 ROOT = Path(__file__).resolve().parents[1]
+# The paper's settings (sec. 4.5 to 4.7): lambda_y, lambda_f, k; label graph;
+# images per step, epochs, rate of learning.
+PAPER = {
+    "open_images": (1, 0.5, 5, "cooccurrence", 32, 1, 1e-3),
+    "cub": (2, 0.5, 5, "identity", 32, 3, 1e-2),
+    "coco": (0.5, 0.5, 3, "cooccurrence", 1, 4, 1e-2),
+}
 
 
 @pytest.fixture
@@ -22,11 +31,32 @@ def parse():
         parse_or_fail(main.parse_flags)(["main", *arguments])
         return flags.FLAGS.flag_values_dict()
 
+    verbosity = logging.get_verbosity()
     yield parse
+    logging.set_verbosity(verbosity)
     flags.FLAGS.unparse_flags()
     for name, value in saved.items():
         flags.FLAGS[name].value = value
         flags.FLAGS[name].present = 0
+
+
+@pytest.fixture
+def fail(parse, tmp_path, capsys):
+    """Runs main; returns the one line that it ended with, nothing written."""
+    workdir = tmp_path / "never"
+
+    def fail(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            parse(f"--workdir={workdir}", *map(str, arguments))
+            main.main(["main"])
+        assert ended.value.code == 1
+        out, err = capsys.readouterr()
+        lines = [x for x in err.splitlines() if "WARNING" not in x]
+        assert len(lines) == 1 and "test mAP" not in out
+        assert not workdir.exists()
+        return lines[0].removeprefix("imcl_tf: error: ")
+
+    return fail
 
 
 def preset(name):
@@ -34,7 +64,7 @@ def preset(name):
     return dict(
         line.removeprefix("--").split("=", 1)
         for line in lines
-        if line.startswith("--")
+        if line.startswith("--") and "=" in line
     )
 
 
@@ -54,14 +84,21 @@ def test_preset_is_read_for_a_data_set_of_a_flag_file(parse, tmp_path):
     assert float(preset("folder")["learning_rate"]) == values["learning_rate"]
 
 
+ALL_SETS = "of scenes, folder, coco, cub, open_images or tfds:NAME"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--workdir=x"], "--dataset must be given"),
         (["--dataset=scenes"], "--workdir must be given"),
-        (["--dataset=birds", "--workdir=x"], "scenes, folder, got 'birds'"),
+        (["--dataset=birds", "--workdir=x"], f"{ALL_SETS}, got 'birds'"),
+        (["--dataset=tfds", "--workdir=x"], f"{ALL_SETS}, got 'tfds'"),
         (["--dataset=scenes", "--workdir=x", "extra"], "'extra'"),
         (["--dataset=scenes", "--workdir=x", "--batch_size=0"], "batch_size"),
+        (["--dataset=scenes", "--workdir=x", "--lambda_y=-1"], "lambda_y"),
+        (["--dataset=scenes", "--workdir=x", "--method=other"], "method"),
+        (["--dataset=scenes", "--workdir=x", "--no_such"], "no_such"),
     ],
 )
 def test_wrong_flags(parse, capsys, arguments, message):
@@ -77,8 +114,61 @@ def test_every_preset_parses(parse):
     for path in (ROOT / "flags").rglob("*.cfg"):
         header = path.read_text().splitlines()[0]
         assert header.startswith("# "), path
-        name = path.stem if path.stem in main.DATASETS else "scenes"
+        name = path.stem if path.stem in catalog.DATASETS else "scenes"
         parse(f"--dataset={name}", f"--flagfile={path}", "--workdir=x")
+    assert {"coco", "cub", "open_images", "scenes", "folder"} <= {
+        path.stem for path in (ROOT / "flags").glob("*.cfg")
+    }
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_presets_hold_the_settings_of_the_paper(parse, name):
+    """Nothing but the name of the data set need be given."""
+    values = parse(f"--dataset={name}")
+    names = (
+        "lambda_y", "lambda_f", "num_neighbors", "label_graph", "batch_size",
+        "epochs", "learning_rate",
+    )  # fmt: skip
+    assert tuple(values[x] for x in names) == PAPER[name]
+    assert values["workdir"] == f"runs/{name}"
+    assert values["method"] == "imcl" and values["regime"] == "end_to_end"
+    if values["label_graph"] == "cooccurrence":
+        assert values["graph_neighbors"] == 50
+    # COCO alone: "1e-3 after 2 epochs".
+    assert values["rate_drop_epoch"] == (2 if name == "coco" else 0)
+    # CUB alone: a of the class one-hot.
+    assert values["class_weight"] == (10 if name == "cub" else 0)
+    assert (values["backbone"], values["backbone_weights"]) == {
+        "open_images": ("resnet_v1_101", "oidv2-resnet_v1_101.ckpt"),
+        "cub": ("resnet101", "imagenet"),
+        "coco": ("vgg16", "imagenet"),
+    }[name]
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_presets_hold_what_the_paper_left_to_its_code(parse, name):
+    values = parse(f"--dataset={name}")
+    assert values["epsilon"] == values["initial_epsilon"] == 1
+    assert values["graph_learning_rate"] == 0.5
+    refresh = {"open_images": 250, "coco": 3000}
+    assert values["dictionary_refresh"] == refresh.get(name, 250)
+    assert values["backbone_learning_rate"] == (
+        1e-8 if name == "open_images" else 0
+    )
+    # Every method starts from the logistic model, trained alike.
+    for setting in ("epochs", "learning_rate", "epsilon"):
+        assert values[f"initial_{setting}"] == values[setting]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [("coco/2017", "coco"), ("tfds:voc/2007", "folder"), ("cub/a", "cub")],
+)
+def test_variants_take_the_preset_of_their_data_set(parse, dataset, name):
+    values = parse(f"--dataset={dataset}", "--workdir=x")
+    for flag, text in preset(name).items():
+        if flag != "workdir":
+            assert str(values[flag]) == text or values[flag] == float(text)
 
 
 def test_released_sets_every_departure():
@@ -106,3 +196,80 @@ def test_wheel_holds_the_library_and_its_flags_alone(tmp_path):
     }
     for cfg in (ROOT / "flags").rglob("*.cfg"):
         assert f"imcl_tf/flags/{cfg.relative_to(ROOT / 'flags')}" in names
+
+
+@pytest.mark.parametrize(
+    ("dataset", "program", "cost"),
+    [
+        ("coco", "data_prep.coco", r"19 GB .* 20 GB of records, half an hour"),
+        ("coco/2017", "data_prep.coco", r"flags of 2017; 19 GB .*, half an h"),
+        ("cub", "data_prep.cub", r"1.2 GB .* 1.2 GB of records, minutes"),
+        ("open_images", "data_prep.open_images", r"300 GB .*, days"),
+    ],
+)
+def test_without_records_one_line_says_how_and_at_what_cost(
+    fail, tmp_path, dataset, program, cost
+):
+    line = fail(f"--dataset={dataset}", f"--data_dir={tmp_path}")
+    command = f"python -m {program} --raw_dir=RAW --data_dir={tmp_path} ("
+    assert f"no records of imcl_{dataset}; make them with: {command}" in line
+    assert re.search(cost, line)
+    assert (ROOT / program.replace(".", "/")).with_suffix(".py").is_file()
+
+
+def test_one_of_several_variants_must_be_named(fail, prepared, tmp_path):
+    for name in ("2014", "2017"):
+        place = tmp_path / "imcl_coco" / name / "1.0.0"
+        shutil.copytree(prepared.data_path, place)
+    line = fail("--dataset=coco", f"--data_dir={tmp_path}")
+    assert line.endswith("add one to the name: /2014, /2017")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--dataset=folder needs --data_dir"),
+        (["--data_dir=/nowhere"], "/nowhere/labels.csv: no such file"),
+        (["--data_dir={folder}", "--class_weight=1"], "folder have no classes"),
+        (["--data_dir={folder}", "--label_graph=wiki"], "got 'wiki'"),
+        (["--data_dir={folder}", "--label_graph={folder}/splits.csv"],
+         "splits.csv: not a label graph"),
+        (["--data_dir={folder}", "--init_from=/nowhere"], "/nowhere"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_the_data_set(fail, folder, arguments, message):
+    arguments = [x.format(folder=folder.path) for x in arguments]
+    assert message in fail("--dataset=folder", *arguments)
+
+
+def test_images_that_were_left_out_are_told(small, caplog):
+    gone = small.splits["train"][0]
+    (small.path / "images" / gone).unlink()
+    with pytest.raises(ValueError, match=f"{gone}: no such image file"):
+        catalog.open_dataset("folder", str(small.path))
+    for _ in range(2):  # the second time records exist
+        caplog.clear()
+        with caplog.at_level("WARNING", "absl"):
+            source = catalog.open_dataset("folder", str(small.path), "skip")
+        assert source.splits["train"].labels.shape[0] == 9
+        assert f"1 images were left out, listed in {source.directory}" in (
+            caplog.text
+        )
+
+
+@pytest.mark.parametrize("change", ["renamed", "reversed", "fewer"])
+def test_label_graph_of_other_labels_is_refused(fail, folder, tmp_path, change):
+    names = list(folder.label_names)
+    if change == "renamed":
+        names[3] = "a bicycle"
+    elif change == "reversed":
+        names.reverse()
+    else:
+        names.pop()
+    graph = label_graph.LabelGraph.identity(len(names))
+    path = tmp_path / "graph.npz"
+    label_graph.save(path, graph, names)
+    line = fail(
+        "--dataset=folder", f"--data_dir={folder.path}", f"--label_graph={path}"
+    )
+    assert line.startswith(f"{path}: a graph of {len(names)} labels, the data")

@@ -1,5 +1,7 @@
 """The record schema, against protocol buffers written by hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -75,14 +77,24 @@ class TestFeatureRecords:
 
 
 class TestImageRecords:
-    def test_image_comes_back_as_it_was(self, make_example):
+    def test_bytes_are_those_of_the_protocol_buffer(self, make_example):
         image = b"\xff\xd8 any bytes \x00\xff"
-        record = make_example(
+        record = records.encode_image(
+            "ü/1.jpg", image, [1, 300], np.array([], int),
+            {"class_id": [7], "certainties": np.array([4, 1])},
+        )  # fmt: skip
+        assert record == make_example(
             image_id="ü/1.jpg".encode(),
             image=image,
-            positives=[1],
+            positives=[1, 300],
             negatives=[],
+            class_id=[7],
+            certainties=[4, 1],
         )
+
+    def test_image_comes_back_as_it_was(self):
+        image = b"\xff\xd8 any bytes \x00\xff"
+        record = records.encode_image("ü/1.jpg", image, [1], [])
         name, encoded = records.decode_image(tf.constant(record))
         assert name.numpy() == "ü/1.jpg".encode()
         assert encoded.numpy() == image
@@ -113,22 +125,40 @@ class TestImageRecords:
             "positives": [3, 5],
             "negatives": [],
         }
+        own = records.encode_image("a.png", image, [3, 5], [])
+        assert lists(own) == lists(record)
         told = records.decode_labels(tf.constant([record]))
         assert told["positives"].to_list() == [[3, 5]]
         assert told["negatives"].to_list() == [[]]
+        assert told["class_id"].to_list() == [[]]
+
+    def test_label_costs_two_bytes(self):
+        """Of 5,000 labels, indices from 128 on take two bytes each.
+
+        "certainties", all of one byte, another one.
+        """
+        plain = len(records.encode_image("a", b"", [], []))
+        labels = [*range(128, 4_128)]
+        record = records.encode_image(
+            "a", b"", labels[:1000], labels[1000:], {"certainties": [4] * 4000}
+        )
+        assert len(record) - plain < 3.02 * 4000
 
 
 class TestReadLabels:
     @pytest.mark.parametrize("lengths", [(5,), (4, 1, 6), (3, 0, 2)])
     def test_rows_in_file_order(self, make_image_shards, tmp_path, lengths):
         made = make_image_shards(tmp_path, lengths, num_labels=9)
-        labels = records.read_labels(made.files, 9)
+        labels, classes = records.read_labels(made.files, lengths, 9)
+        assert classes.shape == (0,)
         assert labels.format == "csr" and labels.dtype == np.int8
         np.testing.assert_array_equal(labels.toarray(), made.labels)
         assert labels.nnz == np.count_nonzero(made.labels)
         assert labels.has_sorted_indices
         np.testing.assert_array_equal(
-            records.read_labels(made.files[::-1], 9).toarray(),
+            records.read_labels(made.files[::-1], lengths[::-1], 9)[
+                0
+            ].toarray(),
             np.concatenate(
                 np.split(made.labels, np.cumsum(lengths)[:-1])[::-1]
             ),
@@ -143,19 +173,23 @@ class TestReadLabels:
             )
             for i in range(2500)
         ]
-        labels = records.read_labels([write(tmp_path / "a", serialized)], 11)
+        path = write(tmp_path / "a", serialized)
+        labels, _ = records.read_labels([path], [2500], 11)
         expected = np.zeros((2500, 11), np.int8)
         i = np.arange(2500)
         expected[i, i % 11] = np.where(i % 2, 1, -1)
         np.testing.assert_array_equal(labels.toarray(), expected)
 
     def test_no_record(self, tmp_path):
-        labels = records.read_labels([write(tmp_path / "a", [])], 4)
+        path = write(tmp_path / "a", [])
+        labels, classes = records.read_labels([path], [0], 4)
+        assert classes.shape == (0,)
         assert labels.shape == (0, 4) and labels.nnz == 0
 
     def test_nothing_observed(self, make_example, tmp_path):
         empty = make_example(positives=[], negatives=[])
-        labels = records.read_labels([write(tmp_path / "a", [empty] * 3)], 4)
+        path = write(tmp_path / "a", [empty] * 3)
+        labels, _ = records.read_labels([path], [3], 4)
         assert labels.shape == (3, 4) and labels.nnz == 0
 
     @pytest.mark.parametrize("index", [4, -1])
@@ -164,41 +198,50 @@ class TestReadLabels:
         told = {"positives": [0], "negatives": [1]} | {key: [index]}
         path = write(tmp_path / "bad", [make_example(**told)])
         with pytest.raises(ValueError, match=rf"bad.*\[0, 4\).*{index}"):
-            records.read_labels([path], 4)
+            records.read_labels([path], [1], 4)
 
-
-class TestWriteShards:
-    @pytest.mark.parametrize(
-        ("total", "size", "expected"),
-        [
-            (7, 3, [3, 3, 1]),
-            (6, 3, [3, 3]),
-            (2, 3, [2]),
-            (3, 1, [1, 1, 1]),
-            (0, 3, []),
-        ],
-    )
-    def test_sizes_and_order(self, tmp_path, total, size, expected):
-        serialized = [b"record %d" % n for n in range(total)]
-        records.write_shards(tmp_path, "test", iter(serialized), size)
-        files = sorted(tmp_path.iterdir())
-        assert [file.name for file in files] == [
-            f"test-{n:05d}.tfrecord" for n in range(len(expected))
+    def test_classes(self, make_example, tmp_path):
+        paths = [
+            write(
+                tmp_path / str(number),
+                [
+                    make_example(positives=[c % 3], negatives=[], class_id=[c])
+                    for c in classes
+                ],
+            )
+            for number, classes in enumerate([[199, 0, 7], [], [7]])
         ]
-        read = [
-            list(tf.data.TFRecordDataset(str(f)).as_numpy_iterator())
-            for f in files
-        ]
-        assert [len(part) for part in read] == expected
-        assert sum(read, []) == serialized
+        labels, classes = records.read_labels(paths, [3, 0, 1], 3)
+        assert classes.dtype == np.int32
+        np.testing.assert_array_equal(classes, [199, 0, 7, 7])
+        np.testing.assert_array_equal(labels.indices, classes % 3)
 
-    def test_takes_records_one_by_one(self, tmp_path):
-        """A data set need not fit into memory: files appear on the way."""
+    @pytest.mark.parametrize("wrong", [1, 3])
+    def test_another_number_of_records(self, make_example, tmp_path, wrong):
+        record = make_example(positives=[0], negatives=[])
+        good, bad = (
+            write(tmp_path / name, [record] * 2) for name in ("good", "bad")
+        )
+        with pytest.raises(ValueError, match=f"bad: 2 records where {wrong}"):
+            records.read_labels([good, bad], [2, wrong], 1)
 
-        def serialized():
-            for n in range(9):
-                assert len([*tmp_path.iterdir()]) == -(-n // 2)
-                yield b"%d" % n
+    @pytest.mark.parametrize("damage", ["cut", "changed", "text"])
+    def test_damaged_file(self, make_image_shards, tmp_path, damage):
+        made = make_image_shards(tmp_path, (3, 4))
+        path = Path(made.files[1])
+        content = path.read_bytes()
+        middle = len(content) // 2
+        path.write_bytes(
+            {
+                "cut": content[:middle],
+                "changed": content[:middle] + b"!!" + content[middle + 2 :],
+                "text": b"these are not records, but it is long enough",
+            }[damage]
+        )
+        with pytest.raises(ValueError, match=f"{path}: damaged records"):
+            records.read_labels(made.files, made.lengths, 7)
 
-        records.write_shards(tmp_path, "train", serialized(), 2)
-        assert len([*tmp_path.iterdir()]) == 5
+    def test_record_of_another_kind(self, tmp_path):
+        path = write(tmp_path / "other", [b"no protocol buffer"])
+        with pytest.raises(ValueError, match="other: damaged records"):
+            records.read_labels([path], [1], 7)

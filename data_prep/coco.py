@@ -1,0 +1,383 @@
+"""Makes the records of MS-COCO with the words of its captions as labels.
+
+    python -m data_prep.coco --raw_dir=DIR --data_dir=DIR [--config=2017]
+
+DIR/annotations/              captions_train2014.json, captions_val2014.json
+DIR/train2014/, DIR/val2014/  the images, as the official archives unpack
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse
+import tensorflow_datasets as tfds
+from absl import app, flags
+
+from imcl_tf import preparation
+from imcl_tf.builders import Contents, ImageFiles, ImageFilesBuilder, read_file
+from imcl_tf.captions import (
+    VOCABULARY_SIZE,
+    most_frequent_words,
+    split_words,
+)
+from imcl_tf.files import existing_file, parse_or_fail
+
+FLAGS = flags.FLAGS
+YEARS = (2014, 2017)
+ABSENT = ("negative", "unobserved")
+_SPLIT_SEED = 2020
+
+
+class CaptionedImage(NamedTuple):
+    """Attributes: file_name; text: all captions, one a line, "" = none."""
+
+    file_name: str
+    text: str
+
+
+@dataclasses.dataclass(eq=False)
+class CocoConfig(tfds.core.BuilderConfig):
+    """Which release, and which labels.
+
+    Attributes:
+      name: follows from the others: other records, other directory.
+      year: 2014 or 2017.
+      vocabulary: file of the words, "" = `most_frequent_words`.
+      absent: "negative": a word that no caption of an image has is observed
+        absent (the paper's text); "unobserved" (the released code).
+    """
+
+    name: str = dataclasses.field(default="", init=False)
+    year: int = 2014
+    vocabulary: str = ""
+    absent: str = "negative"
+
+    def __post_init__(self):
+        for value, allowed in ((self.year, YEARS), (self.absent, ABSENT)):
+            if value not in allowed:
+                raise ValueError(f"expected one of {allowed}, got {value!r}")
+        self.name = str(self.year)
+        if self.vocabulary:
+            words = " ".join(read_vocabulary(self.vocabulary))
+            digest = hashlib.sha256(words.encode()).hexdigest()
+            self.name += f"_vocabulary_{digest[:8]}"
+        if self.absent != "negative":
+            self.name += f"_absent_{self.absent}"
+
+
+class Coco(ImageFilesBuilder):
+    """MS-COCO images, caption words as labels."""
+
+    name = "imcl_coco"
+    DESCRIPTION = (
+        "MS-COCO (Lin et al., 2014) with the most frequent words of its "
+        "training captions (Chen et al., 2015) as labels, present where a "
+        "caption of the image has them. Half of the validation images is test."
+    )
+    HOMEPAGE = "https://cocodataset.org"
+    LICENSE = (
+        "Annotations CC BY 4.0, each image under the licence that the "
+        "annotations name."
+    )
+    CITATION = (
+        "@inproceedings{lin2014microsoft, title={Microsoft COCO: Common "
+        "Objects in Context}, author={Lin, Tsung-Yi and others}, "
+        "booktitle={ECCV}, year={2014}}"
+    )
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Unpack annotations_trainval2014.zip, train2014.zip and val2014.zip, "
+        "or those of 2017, of https://cocodataset.org into one directory."
+    )
+    BUILDER_CONFIGS = [CocoConfig(year=year) for year in YEARS]
+
+    def _contents(self, raw_dir):
+        config, counts = self.builder_config, collections.Counter()
+        skip = self.on_bad_image == "skip"
+        paths = [
+            raw_dir / "annotations" / f"captions_{part}{config.year}.json"
+            for part in ("train", "val")
+        ]
+        train, val = (read_captions(path, skip, counts) for path in paths)
+        for image_id in sorted(train.keys() & val.keys())[:1]:
+            raise ValueError(
+                f"{paths[1]}: image {image_id} is also in {paths[0].name}"
+            )
+        if config.vocabulary:
+            words = read_vocabulary(config.vocabulary)
+        else:
+            words = most_frequent_words(image.text for image in train.values())
+        validation, test = halves([*val.values()])
+        splits = {
+            split: _image_files(
+                # Those without a caption were counted.
+                [image for image in images if image.text],
+                words,
+                config.absent,
+                raw_dir / f"{part}{config.year}",
+            )
+            for split, part, images in (
+                ("train", "train", train.values()),
+                ("validation", "val", validation),
+                ("test", "val", test),
+            )
+        }
+        return Contents(words, splits, counts)
+
+
+def coco_builder(
+    year: int = 2014,
+    vocabulary: str = "",
+    absent: str = "negative",
+    data_dir: str | None = None,
+    on_bad_image: str = "error",
+) -> Coco:
+    """The builder of a config, which `Coco.BUILDER_CONFIGS` need not list.
+
+    Args:
+      year: see `CocoConfig`.
+      vocabulary: see there.
+      absent: see there.
+      data_dir: where the records go, None = TFDS's default place.
+      on_bad_image: "error", or "skip" to leave out and count captions without
+        a word or without an image, and images without a caption.
+
+    Raises:
+      ValueError: for a vocabulary that is none.
+      FileNotFoundError: for a missing vocabulary.
+    """
+    config = CocoConfig(year=year, vocabulary=vocabulary, absent=absent)
+    return Coco(
+        # TFDS insists on its own object where it knows the name.
+        config=Coco.builder_configs.get(config.name, config),
+        data_dir=data_dir,
+        on_bad_image=on_bad_image,
+    )
+
+
+def read_vocabulary(path: str | os.PathLike) -> tuple[str, ...]:
+    """Reads a list of words.
+
+    Args:
+      path: of one word a line, or of a TSV file with a column `word`.
+
+    Raises:
+      ValueError: for something that is not one word in lower case, which no
+        caption would ever have, or for a word that is listed twice.
+      FileNotFoundError: if there is no such file.
+    """
+    path = existing_file(Path(path))
+    try:
+        rows = path.read_text("utf-8-sig").rstrip().splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file: {error}") from error
+    first, column = 1, 0
+    if rows and "\t" in rows[0]:
+        header = rows.pop(0).split("\t")
+        if "word" not in header:
+            raise ValueError(
+                f"{path}: expected a column word, got {', '.join(header)}"
+            )
+        first, column = 2, header.index("word")
+    words = {}
+    for number, row in enumerate(rows, first):
+        word = "".join(row.split("\t")[column : column + 1])
+        if split_words(word) != [word]:
+            raise ValueError(
+                f"{path}: line {number}: expected one word in lower case "
+                f"without punctuation, got {word[:40]!r}"
+            )
+        if word in words:
+            raise ValueError(
+                f"{path}: line {number}: {word} is also in line {words[word]}"
+            )
+        words[word] = number
+    if not words:
+        raise ValueError(f"{path}: expected words, got none")
+    return tuple(words)
+
+
+def read_captions(
+    path: Path, skip: bool, counts: collections.Counter
+) -> dict[int, CaptionedImage]:
+    """Reads captions_*.json.
+
+    Args:
+      path: of the file.
+      skip: leave out captions without a word or without an image, and the
+        texts of images without a caption, rather than raise.
+      counts: gets how many there were.
+
+    Returns:
+      image id -> image, by ascending id.
+
+    Raises:
+      ValueError: if it is not such a file or, without `skip`, for what would
+        be left out.
+      FileNotFoundError: if there is no such file.
+    """
+    listed, annotated = _load(path)
+    ids = _values(path, "images", listed, "id", int)
+    names = _values(path, "images", listed, "file_name", str)
+    for values in (ids, names):
+        for value, number in collections.Counter(values).most_common(1):
+            if number > 1:
+                raise ValueError(
+                    f"{path}: image {value} is listed {number} times"
+                )
+    captions = {image_id: [] for image_id in ids}
+    stray, wordless = [], []
+    for image_id, caption in zip(
+        _values(path, "annotations", annotated, "image_id", int),
+        _values(path, "annotations", annotated, "caption", str),
+        strict=True,
+    ):
+        if image_id not in captions:
+            stray.append(image_id)
+        elif not split_words(caption):
+            wordless.append(image_id)
+        else:
+            captions[image_id].append(caption)
+    counts["captions"] += len(annotated)
+    for what, of_images in (
+        ("captions of images that are not listed", stray),
+        ("captions without a word", wordless),
+        ("images without a caption", [i for i in ids if not captions[i]]),
+    ):
+        if of_images and not skip:
+            raise ValueError(
+                f"{path}: {len(of_images)} {what}, first of image "
+                f"{of_images[0]}; --on_bad_image=skip leaves them out"
+            )
+        counts[what] += len(of_images)
+    return {
+        image_id: CaptionedImage(name, "\n".join(captions[image_id]))
+        for image_id, name in sorted(zip(ids, names, strict=True))
+    }
+
+
+def _load(path: Path) -> tuple[list, list]:
+    """The lists `images` and `annotations` of a JSON file."""
+    try:
+        content = json.loads(existing_file(path).read_bytes())
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: not a whole JSON file, download it again: {error}"
+        ) from error
+    lists = []
+    for part in ("images", "annotations"):
+        found = content.get(part) if isinstance(content, dict) else None
+        if not (isinstance(found, list) and found):
+            raise ValueError(
+                f"{path}: expected COCO captions, got nothing in {part!r}"
+            )
+        lists.append(found)
+    return tuple(lists)
+
+
+def _values(path: Path, part: str, entries: list, key: str, kind: type) -> list:
+    """The value of `key` in each of the entries of `part`."""
+    values = [
+        entry.get(key) if isinstance(entry, dict) else None for entry in entries
+    ]
+    for number, value in enumerate(values):
+        if type(value) is not kind:
+            raise ValueError(
+                f"{path}: {part}[{number}]: {key} must be {kind.__name__}, "
+                f"got {json.dumps(value)[:40]}"
+            )
+    return values
+
+
+def halves(images: Sequence) -> tuple[list, list]:
+    """Validation and test: all of the images, drawn by lot, always alike."""
+    # Of NumPy's generators this one is frozen: its lots fall alike for ever.
+    order = np.random.RandomState(_SPLIT_SEED).permutation(len(images))
+    middle = len(order) // 2
+    return [images[i] for i in order[:middle]], [
+        images[i] for i in order[middle:]
+    ]
+
+
+def _image_files(
+    images: Sequence[CaptionedImage],
+    words: tuple[str, ...],
+    absent: str,
+    directory: Path,
+) -> ImageFiles:
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory}: no such directory of images")
+    return ImageFiles(
+        [image.file_name for image in images],
+        label_matrix([image.text for image in images], words, absent),
+        functools.partial(read_file, directory),
+    )
+
+
+def label_matrix(
+    texts: Sequence[str], words: Sequence[str], absent: str = "negative"
+) -> scipy.sparse.csr_array:
+    """Which texts have which words.
+
+    Args:
+      texts: N captions.
+      words: C, as of `split_words`.
+      absent: see `CocoConfig`.
+
+    Returns:
+      [N, C] int8, +1 = has it, else -1 or unobserved. With all of the 82,783
+      training images' 1,000 labels observed, 415 MB.
+    """
+    column = {word: number for number, word in enumerate(words)}
+    shape = len(texts), len(words)
+    values = np.full(shape, -1 if absent == "negative" else 0, np.int8)
+    for row, text in enumerate(texts):
+        values[row, [column[w] for w in split_words(text) if w in column]] = 1
+    if absent == "unobserved":
+        return scipy.sparse.csr_array(values)
+    # SciPy's own way from a full array takes five times the memory.
+    index = np.int32 if values.size < 2**31 else np.int64
+    columns = np.tile(np.arange(shape[1], dtype=index), shape[0])
+    ends = np.arange(shape[0] + 1, dtype=index) * shape[1]
+    return scipy.sparse.csr_array((values.ravel(), columns, ends), shape)
+
+
+def main(argv: list[str]):
+    preparation.run(
+        argv,
+        lambda: coco_builder(
+            int(FLAGS.config),
+            FLAGS.vocabulary,
+            FLAGS.absent,
+            FLAGS.data_dir,
+            FLAGS.on_bad_image,
+        ),
+        FLAGS.raw_dir,
+        FLAGS.beam_runner,
+        FLAGS.beam_option,
+    )
+
+
+if __name__ == "__main__":
+    preparation.define_flags("Holds annotations/ and directories of images.")
+    flags.DEFINE_enum("config", "2014", [*map(str, YEARS)], "Release of COCO.")
+    flags.DEFINE_string(
+        "vocabulary",
+        "",
+        "File of the labels, one word a line or a TSV file with a column "
+        f"`word`; if not given, the {VOCABULARY_SIZE} most frequent words of "
+        "the training captions.",
+    )
+    flags.DEFINE_enum(
+        "absent", "negative", ABSENT, "What a word is that no caption has."
+    )
+    app.run(main, flags_parser=parse_or_fail(FLAGS))

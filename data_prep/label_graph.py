@@ -1,0 +1,309 @@
+"""Makes a label graph, or draws one around a label.
+
+    python -m data_prep.label_graph --out=graph.npz --dataset=NAME
+        --kind=cooccurrence | identity
+        --kind=wikipedia --articles_from=DUMP_OR_FOLDER [--articles=FILE.csv]
+        --kind=wikipedia_wordnet ... [--wordnet_dir=DIR] [--lexicon=oewn:2024]
+    python -m data_prep.label_graph --graph=graph.npz --around=dog
+        --picture=dog.png
+
+`imcl_tf.main --label_graph=graph.npz` trains with it. With Wikipedia, the
+labels' articles go to graph.articles.csv: corrected by hand, it is what
+--articles takes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse
+from absl import app, flags
+
+from imcl_tf import catalog, label_graph, wikipedia
+from imcl_tf.files import fail, parse_or_fail, replacing, write_csv
+from imcl_tf.label_graph import LabelGraph
+
+FLAGS = flags.FLAGS
+KINDS = ("cooccurrence", "identity", "wikipedia", "wikipedia_wordnet")
+_MOST_SHOWN = 20
+
+
+def define_flags():
+    flags.DEFINE_enum("kind", None, KINDS, "Of the graph to make.")
+    flags.DEFINE_string("dataset", "", catalog.HELP)
+    flags.DEFINE_string("data_dir", None, catalog.DATA_DIR_HELP)
+    flags.DEFINE_string(
+        "labels", "", "File of label names, one a line, instead."
+    )
+    flags.DEFINE_string(
+        "observed",
+        "",
+        "observed_labels.npz of a run; else those of the records.",
+    )
+    flags.DEFINE_integer("graph_neighbors", 50, "k_a.", lower_bound=1)
+    flags.DEFINE_string(
+        "articles_from", "", "Wikipedia: XML dump, or folder of TITLE.txt."
+    )
+    flags.DEFINE_string(
+        "articles", "", "CSV file label,article, chosen by hand."
+    )
+    flags.DEFINE_string("wordnet_dir", "", "Data directory of the package wn.")
+    flags.DEFINE_string("lexicon", "oewn:2024", "WordNet, as wn names it.")
+    flags.DEFINE_string("out", "", "The graph, an .npz file to write.")
+    flags.DEFINE_string("graph", "", "A graph to draw.")
+    flags.DEFINE_string("around", "", "Label in the centre of the picture.")
+    flags.DEFINE_string("picture", "", "The picture, a .png file to write.")
+
+
+def main(argv: list[str]):
+    try:
+        if argv[1:]:
+            raise ValueError(f"unexpected argument {argv[1]!r}")
+        if FLAGS.graph or FLAGS.picture:
+            _require("graph", "around", "picture")
+            print(picture(FLAGS.graph, FLAGS.around, FLAGS.picture))
+        else:
+            _require("kind", "out")
+            print(_make())
+    except ImportError as error:
+        fail(ImportError(f"{error}: pip install 'imcl_tf[graphs,plots]'"))
+    except (ValueError, OSError) as error:
+        fail(error)
+
+
+def _require(*names: str):
+    for name in names:
+        if not FLAGS[name].value:
+            raise ValueError(f"--{name} must be given")
+
+
+def _make() -> str:
+    """Makes the graph that the flags ask for; returns what it is."""
+    out = Path(FLAGS.out)
+    # Before hours of reading, not after.
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"{out.parent}: no such directory")
+    names, observed = _labels()
+    report = ""
+    if FLAGS.kind == "cooccurrence":
+        graph = LabelGraph.from_cooccurrence(observed, FLAGS.graph_neighbors)
+    elif FLAGS.kind == "identity":
+        graph = LabelGraph.identity(len(names))
+    else:
+        _require("articles_from")
+        similarities, sources = _from_articles(names, out)
+        report = f"\n  {sources}"
+        graph = LabelGraph.from_similarities(
+            similarities, FLAGS.graph_neighbors
+        )
+    label_graph.save(out, graph, names)
+    alone = int((np.bincount(graph.edges.numpy()[:, 0]) == 1).sum())
+    return (
+        f"{out}: {FLAGS.kind}, {graph.num_labels} labels, {graph.num_edges} "
+        f"edges, {alone} labels without neighbours{report}"
+    )
+
+
+def _labels() -> tuple[Sequence[str], scipy.sparse.csr_array | None]:
+    """Label names; observed labels [N, C] of the training images, if asked."""
+    if bool(FLAGS.dataset) == bool(FLAGS.labels):
+        raise ValueError("either --dataset or --labels must be given")
+    wanted = FLAGS.kind == "cooccurrence"
+    if wanted and not (FLAGS.dataset or FLAGS.observed):
+        raise ValueError("--kind=cooccurrence needs --dataset or --observed")
+    if FLAGS.dataset:
+        source = catalog.open_dataset(FLAGS.dataset, FLAGS.data_dir)
+        names, observed = source.label_names, source.splits["train"].labels
+    else:
+        names, observed = read_label_names(FLAGS.labels), None
+    if wanted and FLAGS.observed:
+        observed = read_observed(FLAGS.observed, len(names))
+    return names, observed
+
+
+def read_label_names(path: str) -> tuple[str, ...]:
+    """Label names of a text file, one a line.
+
+    Raises:
+      OSError: if the file cannot be read.
+      ValueError: if a line is empty or there twice.
+    """
+    try:
+        names = Path(path).read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text: {error}") from error
+    if not names:
+        raise ValueError(f"{path}: no label")
+    lines = {}
+    for number, name in enumerate(names, 1):
+        if not name.strip():
+            raise ValueError(f"{path}: line {number} is empty")
+        if lines.setdefault(name, number) != number:
+            raise ValueError(f"{path}: line {number}: {name!r} again")
+    return tuple(names)
+
+
+def read_observed(path: str, num_labels: int) -> scipy.sparse.csr_array:
+    """Observed labels [N, C] that a training run has written.
+
+    Raises:
+      OSError: if the file cannot be read.
+      ValueError: if it is something else, or of another number of labels.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            labels = scipy.sparse.load_npz(file)
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: not observed labels: {error}") from error
+    if labels.shape[1] != num_labels:
+        raise ValueError(
+            f"{path}: of {labels.shape[1]} labels, expected {num_labels}"
+        )
+    return scipy.sparse.csr_array(labels)
+
+
+def _from_articles(names, out: Path) -> tuple[scipy.sparse.csr_array, str]:
+    """Similarities [C, C] of a Wikipedia graph, and what they come from."""
+    in_wordnet, wordnet_rows = np.zeros(len(names), bool), None
+    if FLAGS.kind == "wikipedia_wordnet":
+        # First, for it takes a minute and a dump takes hours.
+        in_wordnet, wordnet_rows = _from_wordnet(names)
+    chosen = {}
+    if FLAGS.articles:
+        chosen = wikipedia.read_chosen(FLAGS.articles, names)
+    titles, counts = wikipedia.read_articles(FLAGS.articles_from, names, chosen)
+    table = out.with_suffix(".articles.csv")
+    rows = zip(names, (title or "" for title in titles), strict=True)
+    write_csv(table, ("label", "article"), rows)
+    without = [
+        name
+        for name, title, found in zip(names, titles, in_wordnet, strict=True)
+        if title is None and not found
+    ]
+    report = f"{len(without)} labels without article"
+    if without:
+        more = ", ..." if len(without) > _MOST_SHOWN else ""
+        report += f" ({', '.join(without[:_MOST_SHOWN])}{more})"
+    report = f"{report}; see {table}"
+    similarities = wikipedia.similarities(counts)
+    if wordnet_rows is None:
+        return similarities, report
+    others = scipy.sparse.diags_array((~in_wordnet).astype(float))
+    report = (
+        f"{in_wordnet.sum()} labels in {FLAGS.lexicon}, of the others {report}"
+    )
+    return others @ similarities + wordnet_rows, report
+
+
+def _from_wordnet(names) -> tuple[np.ndarray, scipy.sparse.csr_array]:
+    """Which labels WordNet has, [C] bool, and the similarities of these."""
+    from imcl_tf import wordnet
+
+    synsets = wordnet.find_nouns(names, FLAGS.lexicon, FLAGS.wordnet_dir)
+    similarities = wordnet.similarities(synsets, FLAGS.graph_neighbors)
+    return np.array([s is not None for s in synsets]), similarities
+
+
+def picture(graph: str, around: str, path: str) -> str:
+    """Draws a label and its neighbours.
+
+    The label is in the centre, around it those that it is told by, strongest
+    first, clockwise from the top; a line is the wider the larger the weight,
+    blue > 0, red < 0. Edges among the neighbours are faint.
+
+    Args:
+      graph: .npz of `label_graph.save`.
+      around: label name.
+      path: the picture to write, .png or what else matplotlib knows.
+
+    Returns:
+      what was drawn, in a line.
+
+    Raises:
+      OSError: if a file cannot be read or written.
+      ValueError: if the graph is none or has no such label.
+    """
+    layer, names = label_graph.load_named(graph)
+    if around not in names:
+        closest = difflib.get_close_matches(around, names, 5, 0.5)
+        raise ValueError(
+            f"{graph}: no label {around!r}"
+            + (f"; the closest: {', '.join(closest)}" if closest else "")
+        )
+    a, center = layer.to_scipy(), names.index(around)
+    row = a[[center]].tocoo()
+    order = np.argsort(-np.abs(row.data), kind="stable")
+    others = order[row.col[order] != center]
+    neighbors, weights = row.col[others], row.data[others]
+    figure = _draw(
+        f"{around}\n{a[center, center]:.3f}",
+        [names[j] for j in neighbors],
+        weights,
+        a[neighbors][:, neighbors].tocoo(),
+    )
+    with replacing(Path(path)) as new:
+        figure.savefig(new, dpi=120, bbox_inches="tight")
+    return f"{path}: {around} and its {len(neighbors)} neighbours"
+
+
+def _draw(center: str, neighbors: Sequence[str], weights, among):
+    """The figure of `picture`; `among` [n, n] are the neighbours' weights."""
+    from matplotlib import colormaps
+    from matplotlib.collections import LineCollection
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    largest = np.abs(weights).max(initial=1e-12)
+
+    def style(weight):
+        strength = abs(weight) / largest
+        shades = colormaps["Blues" if weight > 0 else "Reds"]
+        return {"color": shades(0.4 + 0.6 * strength), "lw": 1 + 6 * strength}
+
+    figure = Figure(figsize=(11, 11))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(-1.7, 1.7), ylim=(-1.7, 1.7))
+    axes.set_axis_off()
+    turns = np.linspace(0, 2 * np.pi, len(weights), endpoint=False)
+    places = np.stack([np.sin(turns), np.cos(turns)], 1)
+    between = among.row != among.col
+    ends = places[np.stack([among.row, among.col], 1)[between]]
+    strengths = np.abs(among.data[between]) / largest
+    grey = np.full((len(strengths), 4), 0.4)
+    grey[:, 3] = np.clip(0.2 * strengths, 0.03, 0.2)
+    axes.add_collection(LineCollection(ends, colors=grey, lw=0.8, zorder=0))
+    # The strongest last, on top.
+    for n in reversed(range(len(weights))):
+        (x, y), line = places[n], style(weights[n])
+        axes.plot([0, x], [0, y], **line)
+        axes.plot(x, y, "o", color=line["color"], ms=9)
+        axes.text(
+            1.04 * x, 1.04 * y, neighbors[n],
+            rotation=90 - np.degrees(turns[n]) + (180 if x < 0 else 0),
+            rotation_mode="anchor",
+            ha="right" if x < 0 else "left", va="center", parse_math=False,
+        )  # fmt: skip
+    axes.text(
+        0, 0, center, ha="center", va="center", size="x-large",
+        parse_math=False,
+        bbox={"boxstyle": "round", "facecolor": "white", "edgecolor": "grey"},
+    )  # fmt: skip
+    if neighbors:
+        axes.legend(
+            handles=[
+                Line2D([], [], label=f"{weight:.3f}", **style(weight))
+                for weight in (largest, largest / 2, largest / 10)
+            ],
+            title="weight",
+            loc="upper left",
+            frameon=False,
+        )
+    return figure
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main, flags_parser=parse_or_fail(FLAGS))

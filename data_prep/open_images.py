@@ -1,0 +1,387 @@
+"""Makes the records of Open Images v3 from its CSV files and images.
+
+    python -m data_prep.open_images --raw_dir=DIR --data_dir=DIR
+
+DIR/{train,validation,test}/  annotations-human.csv, annotations-machine.csv,
+                              images.csv (the first alone is a must)
+DIR/classes-trainable.txt     the C machine ids of the labels, in order
+DIR/class-descriptions.csv    machine id, name
+DIR/images/{train,...}/       ab/abcdef0123456789.jpg, as data_prep.download
+                              leaves them, or abcdef0123456789.jpg
+"""
+
+from __future__ import annotations
+
+import binascii
+import collections
+import functools
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.csv
+import scipy.sparse
+import tensorflow_datasets as tfds
+from absl import app, flags
+
+from imcl_tf import preparation
+from imcl_tf.builders import (
+    SPLITS,
+    Contents,
+    ImageFiles,
+    ImageFilesBuilder,
+)
+from imcl_tf.files import parse_or_fail
+from imcl_tf.manifest import IMAGE_ID, read_image, read_manifest
+
+FLAGS = flags.FLAGS
+_BLOCK = 1 << 24  # bytes of a CSV file at a time
+_LEAST_CONFIDENCE = 0.5  # of a machine annotation
+
+
+class Annotations(NamedTuple):
+    """Rows of annotations of trainable classes.
+
+    Attributes:
+      image: [R] uint64, the image id read as a hexadecimal number.
+      label: [R] int32, number of the label.
+      present: [R] bool.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    present: np.ndarray
+
+
+class Classes(NamedTuple):
+    """Attributes: mids: C trainable machine ids; names: theirs, distinct;
+    described: the machine ids of all classes."""
+
+    mids: pd.Index
+    names: tuple[str, ...]
+    described: pd.Index
+
+
+class OpenImages(ImageFilesBuilder):
+    """Open Images v3, image-level labels, 5,000 trainable classes."""
+
+    name = "imcl_open_images"
+    DESCRIPTION = (
+        "Open Images v3 (Krasin et al., 2017): human-verified image-level "
+        "labels, Confidence 1 = present, 0 = absent."
+    )
+    HOMEPAGE = "https://github.com/openimages/dataset"
+    LICENSE = "Annotations CC BY 4.0, images listed as CC BY 2.0."
+    CITATION = (
+        "@misc{krasin2017openimages, title={OpenImages: A public dataset for "
+        "large-scale multi-label and multi-class image classification}, "
+        "author={Krasin, Ivan and others}, year={2017}}"
+    )
+    BUILDER_CONFIGS = [
+        tfds.core.BuilderConfig(name="human"),
+        tfds.core.BuilderConfig(
+            name="machine",
+            description="Also labels that no human has verified, present "
+            f"from a confidence of {_LEAST_CONFIDENCE}.",
+        ),
+    ]
+
+    def _contents(self, raw_dir):
+        skip = self.on_bad_image == "skip"
+        machine = self.builder_config.name == "machine"
+        classes = read_classes(raw_dir)
+        self.info.metadata["mids"] = list(classes.mids)
+        counts, splits = {}, {}
+        for split in SPLITS:
+            ids, labels, found = read_split(raw_dir / split, classes, machine)
+            usable = _usable(ids, raw_dir, split, found, skip)
+            splits[split] = ImageFiles(
+                [f"{image:016x}" for image in ids[usable].tolist()],
+                labels[usable],
+                functools.partial(read_image, raw_dir / "images" / split),
+            )
+            counts |= {f"{split}: {what}": n for what, n in found.items()}
+        return Contents(classes.names, splits, counts)
+
+
+def read_classes(raw_dir: Path) -> Classes:
+    """Reads classes-trainable.txt and class-descriptions.csv.
+
+    Raises:
+      ValueError: for a class that is listed twice or not described.
+      FileNotFoundError: for a missing file.
+    """
+    listed = _file(raw_dir / "classes-trainable.txt")
+    described = _file(raw_dir / "class-descriptions.csv")
+    mids = pd.Index(listed.read_text().split())
+    blocks = _blocks(described, ("mid", "name"), header=False)
+    table = pd.concat(block.to_pandas() for _, block in blocks)
+    for path, values in ((listed, mids), (described, pd.Index(table["mid"]))):
+        if values.has_duplicates:
+            twice = values[values.duplicated()][0]
+            raise ValueError(f"{path}: class {twice} is listed twice")
+    names = table.set_index("mid")["name"].astype(str)
+    unknown = mids.difference(names.index)
+    if len(unknown):
+        raise ValueError(
+            f"{described}: class {unknown[0]} of {listed.name} is missing"
+        )
+    chosen = names[mids]
+    # Some names stand for several classes: a crane is a bird and a machine.
+    ambiguous = chosen.duplicated(keep=False)
+    distinct = chosen.where(~ambiguous, chosen + " (" + chosen.index + ")")
+    return Classes(mids, tuple(distinct), names.index)
+
+
+def read_split(
+    directory: Path, classes: Classes, machine: bool = False
+) -> tuple[np.ndarray, scipy.sparse.csr_array, collections.Counter]:
+    """Reads the annotations of one split.
+
+    Args:
+      directory: holds annotations-human.csv.
+      classes: of `read_classes`.
+      machine: also read annotations-machine.csv, which says what is present
+        where no human judged.
+
+    Returns:
+      image ids [N] uint64, sorted, of images with a label; their labels [N, C]
+      int8; and counts of what was met.
+
+    Raises:
+      ValueError: for a row that cannot be read, with file and line.
+      FileNotFoundError: for a missing file.
+    """
+    counts = collections.Counter()
+    paths = [_file(directory / "annotations-human.csv")]
+    if machine:
+        paths.append(_file(directory / "annotations-machine.csv"))
+    found = [
+        read_annotations(path, classes, counts, machine=number == 1)
+        for number, path in enumerate(paths)
+    ]
+    ids = _unique(np.concatenate([part.image for part in found]))
+    shape = len(ids), len(classes.mids)
+    cells, signs = _distinct(found[0], ids, shape[1], counts)
+    if machine:
+        guessed, present = _distinct(found[1], ids, shape[1], counts)
+        free = np.isin(guessed, cells, invert=True)
+        counts["machine annotations that a human judged"] += int((~free).sum())
+        cells = np.concatenate([cells, guessed[free]])
+        signs = np.concatenate([signs, present[free]])
+    labels = scipy.sparse.csr_array((signs, np.divmod(cells, shape[1])), shape)
+    counts["contradicted labels, left unobserved"] += int((signs == 0).sum())
+    labels.eliminate_zeros()
+    labelled = np.diff(labels.indptr) > 0
+    return ids[labelled], labels[labelled], +counts
+
+
+def read_annotations(
+    path: Path,
+    classes: Classes,
+    counts: collections.Counter,
+    machine: bool = False,
+) -> Annotations:
+    """Reads a CSV file of annotations in constant memory but for the result.
+
+    Args:
+      path: ImageID,Source,LabelName,Confidence.
+      classes: rows of other classes are counted and left out.
+      counts: gets how many rows there were, and of what kind.
+      machine: Confidence in [0, 1] tells how probably a class is present, too
+        little of it nothing; else it is 1 = present or 0 = absent.
+
+    Raises:
+      ValueError: for a row that cannot be read, with file and line.
+    """
+    columns = ("ImageID", "LabelName", "Confidence")
+    parts = [
+        Annotations(*(np.zeros(0, t) for t in (np.uint64, np.int32, bool)))
+    ]
+    what = "machine annotations" if machine else "annotations"
+    for line, (image, mid, confidence) in _blocks(path, columns):
+        image = _numbers(path, line, image)
+        confidence = _confidences(path, line, confidence, machine)
+        mids = pd.Index(mid.dictionary.to_pylist())
+        label = classes.mids.get_indexer(mids)[mid.indices]
+        known = (classes.described.get_indexer(mids) >= 0)[mid.indices]
+        trained = label >= 0
+        sure = confidence >= _LEAST_CONFIDENCE if machine else trained
+        kept = trained & sure
+        counts[what] += len(label)
+        counts[f"{what} of unknown MIDs"] += int((~trained & ~known).sum())
+        counts[f"{what} of other classes"] += int((~trained & known).sum())
+        counts[f"{what} of too little confidence"] += int(
+            (trained & ~sure).sum()
+        )
+        parts.append(
+            Annotations(
+                image[kept], label[kept].astype(np.int32), confidence[kept] > 0
+            )
+        )
+    return Annotations(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _distinct(
+    found: Annotations, ids, num_labels, counts
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cells of [N, C], ascending, and their signs int8; 0 = contradicted."""
+    rows = np.searchsorted(ids, found.image) * num_labels + found.label
+    rows = _unique(2 * rows + found.present)
+    counts["annotations given more than once"] += len(found.label) - len(rows)
+    cells, signs = rows // 2, (rows % 2 * 2 - 1).astype(np.int8)
+    again = np.flatnonzero(cells[1:] == cells[:-1])
+    signs[again] = 0
+    return np.delete(cells, again + 1), np.delete(signs, again + 1)
+
+
+def _unique(values: np.ndarray) -> np.ndarray:
+    """As np.unique, whose hash table takes longer and more memory."""
+    values = np.sort(values)
+    return values[np.diff(values, prepend=~values[:1]) != 0]
+
+
+def _usable(ids, raw_dir, split, counts, skip) -> np.ndarray:
+    """[N] bool: images that images.csv and the download's manifest allow.
+
+    Both files may be missing. Without `skip`, an image they exclude is an
+    error.
+    """
+    usable = np.ones(len(ids), bool)
+    listing = raw_dir / split / "images.csv"
+    if listing.is_file():
+        rows = [
+            _numbers(listing, line, image)
+            for line, (image,) in _blocks(listing, ("ImageID",))
+        ]
+        listed = np.unique(np.concatenate([*rows, np.zeros(0, np.uint64)]))
+        counts["rows of images.csv that repeat an image"] += sum(
+            map(len, rows)
+        ) - len(listed)
+        counts["images without labels"] += int(
+            np.isin(listed, ids, invert=True).sum()
+        )
+        _exclude(usable, np.isin(ids, listed), ids, listing, counts, skip)
+    manifest = raw_dir / "images" / split / "manifest.csv"
+    if manifest.is_file():
+        rows = read_manifest(manifest)
+        bad = pa.array(rows.loc[rows["status"] != "done", "image_id"])
+        there = np.isin(ids, _hexadecimal(bad), invert=True)
+        _exclude(usable, there, ids, manifest, counts, skip)
+    return usable
+
+
+def _exclude(usable, allowed, ids, path, counts, skip):
+    """Takes what is not `allowed` out of `usable`, or raises."""
+    lost = usable & ~allowed
+    if lost.any() and not skip:
+        raise ValueError(
+            f"{path}: no usable image {ids[lost][0]:016x}, which has labels "
+            f"({lost.sum()} such images); --on_bad_image=skip leaves them out"
+        )
+    counts[f"images left out by {path.name}"] += int(lost.sum())
+    usable &= allowed
+
+
+def _blocks(
+    path: Path, columns: tuple[str, ...], header: bool = True
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Some megabytes of a CSV file at a time, all as text.
+
+    Yields:
+      number of the block's first line, and its columns; those after the first
+      have few distinct values, and are dictionaries of them.
+    """
+    dictionary = pa.dictionary(pa.int32(), pa.string())
+    types = dict.fromkeys(columns, dictionary) | {columns[0]: pa.string()}
+    read = pa.csv.ReadOptions(
+        block_size=_BLOCK,
+        column_names=None if header else columns,
+        use_threads=False,  # with threads, errors do not tell the row
+    )
+    # Empty lines count as well, or line numbers would be wrong.
+    parse = pa.csv.ParseOptions(
+        newlines_in_values=True, ignore_empty_lines=False
+    )
+    convert = pa.csv.ConvertOptions(include_columns=columns, column_types=types)
+    line = 2 if header else 1
+    try:
+        with pa.csv.open_csv(str(path), read, parse, convert) as blocks:
+            for block in blocks:
+                yield line, block
+                line += len(block)
+    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+        reason = re.sub(r".*Row #(\d+): ", r"line \1: ", str(error)[:300])
+        raise ValueError(f"{path}: {reason}") from error
+    with path.open("rb") as file:
+        file.seek(-1, io.SEEK_END)
+        if file.read() != b"\n":
+            raise ValueError(
+                f"{path}: line {line - 1} has no end; is the file cut short?"
+            )
+
+
+def _numbers(path, line, ids: pa.StringArray) -> np.ndarray:
+    """[R] uint64, image ids read as hexadecimal numbers."""
+    readable = pa.compute.match_substring_regex(ids, f"^{IMAGE_ID}$")
+    _check(path, line, "ImageID", ids, readable, "16 hexadecimal digits")
+    return _hexadecimal(ids)
+
+
+def _hexadecimal(ids: pa.StringArray) -> np.ndarray:
+    digits = ids.cast(pa.binary(16)).buffers()[1]
+    return np.frombuffer(binascii.unhexlify(digits), ">u8").astype(np.uint64)
+
+
+def _confidences(path, line, column: pa.DictionaryArray, machine) -> np.ndarray:
+    """[R] float64."""
+    distinct = pd.to_numeric(column.dictionary.to_pandas(), errors="coerce")
+    values = distinct.to_numpy(float)[column.indices]
+    good = (values >= 0) & (values <= 1) if machine else np.isin(values, (0, 1))
+    expected = "in [0, 1]" if machine else "0 or 1"
+    _check(path, line, "Confidence", column, pa.array(good), expected)
+    return values
+
+
+def _check(path, line, name, column: pa.Array, good: pa.BooleanArray, expected):
+    """Raises for the first entry that is not `good`, with file and line."""
+    row = good.index(False).as_py()
+    if row >= 0:
+        raise ValueError(
+            f"{path}: line {line + row}: {name} must be {expected}, got "
+            f"{column[row].as_py() or 'nothing'}"
+        )
+
+
+def _file(path: Path) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    return path
+
+
+def main(argv: list[str]):
+    preparation.run(
+        argv,
+        lambda: OpenImages(
+            config="machine" if FLAGS.machine_labels else "human",
+            on_bad_image=FLAGS.on_bad_image,
+            data_dir=FLAGS.data_dir,
+        ),
+        FLAGS.raw_dir,
+        FLAGS.beam_runner,
+        FLAGS.beam_option,
+    )
+
+
+if __name__ == "__main__":
+    preparation.define_flags("Holds the unpacked CSV files and images/.")
+    flags.DEFINE_bool(
+        "machine_labels", False, "Also labels that no human has verified."
+    )
+    app.run(main, flags_parser=parse_or_fail(FLAGS))

@@ -1,0 +1,271 @@
+"""Measures what the project costs against its bars.
+
+    python -m eval.benchmark [records] [graph] [--out=FILE]
+
+What is measured runs in a process of its own, on two cores; a ratio is the
+median over pairs of runs. Files are written to the system's temporary
+directory shortly before they are read, so that they come from memory.
+
+records  1 million rows of Open Images' annotations and their images, tiny
+         ones, become records; and what a label costs on disk.
+graph    Co-occurrences of 5,000 labels over 3.6 million images.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse
+import tensorflow as tf
+from absl import app, flags
+
+from imcl_tf.builders import SPLITS
+from imcl_tf.files import fail, parse_or_fail, replacing
+from imcl_tf.label_graph import LabelGraph
+
+FLAGS = flags.FLAGS
+ROOT = Path(__file__).resolve().parents[1]
+_LABELS = 5000
+_LABELS_PER_IMAGE = 9
+# Runs a command and tells its seconds and its peak memory in bytes. Not from
+# the benchmark itself, whose own memory Linux would count as the command's.
+_LAUNCHER = """
+import json, os, resource, subprocess, sys, time
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+start = time.perf_counter()
+done = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE)
+seconds = time.perf_counter() - start
+peak = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+print(json.dumps([seconds, peak, done.stdout.decode()]))
+sys.exit(done.returncode)
+"""
+
+
+class Figure(NamedTuple):
+    """Attributes: what: was measured; value; unit; bar: the most it may be,
+    None = without."""
+
+    what: str
+    value: float
+    unit: str
+    bar: float | None = None
+
+
+class Measured(NamedTuple):
+    """Attributes: seconds; peak: memory in bytes; output: printed."""
+
+    seconds: float
+    peak: int
+    output: str
+
+
+def measure(*arguments: str) -> Measured:
+    """Runs Python with `arguments` on two cores.
+
+    Raises:
+      subprocess.CalledProcessError: if it fails.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", _LAUNCHER, sys.executable, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return Measured(*json.loads(done.stdout))
+
+
+def call(function: str, *arguments: str | float) -> Measured:
+    """Runs a function of this module by `measure`; it prints its result."""
+    given = ", ".join(map(repr, arguments))
+    return measure("-c", f"import eval.benchmark as b; b.{function}({given})")
+
+
+def records(scale: float, repeats: int) -> list[Figure]:
+    """From annotations and images to records, by data_prep.open_images."""
+    with tempfile.TemporaryDirectory() as scratch:
+        raw, data = Path(scratch, "raw"), Path(scratch, "data")
+        _write_open_images(raw, max(int(1e6 * scale), 100))
+        built, copied = [], []
+        for _ in range(repeats):
+            shutil.rmtree(data, ignore_errors=True)
+            built.append(
+                measure(
+                    "-m", "data_prep.open_images",
+                    f"--raw_dir={raw}", f"--data_dir={data}",
+                )
+            )  # fmt: skip
+            files = sorted(map(str, data.rglob("*.tfrecord*")))
+            copied.append(call("copy_images", str(raw / "images"), len(files)))
+        size, labels = _label_bytes(files)
+    return [
+        Figure("label on disk", size / labels, "bytes", 12),
+        Figure(
+            "rows to records", statistics.median(r.seconds for r in built),
+            "s", 60,
+        ),
+        Figure("peak memory", max(r.peak for r in built) / 1e9, "GB", 2),
+        _ratio("time to that of copying the images", built, copied),
+    ]  # fmt: skip
+
+
+def _write_open_images(raw: Path, rows: int):
+    """Raw files of three splits, `rows` annotations in all."""
+    rng = np.random.default_rng(0)
+    raw.mkdir()
+    mids = np.array([f"/m/{number:05x}" for number in range(_LABELS)])
+    (raw / "classes-trainable.txt").write_text("\n".join(mids) + "\n")
+    (raw / "class-descriptions.csv").write_text(
+        "".join(f"{mid},label {j}\n" for j, mid in enumerate(mids))
+    )
+    pictures = [
+        tf.io.encode_jpeg(pixels).numpy()
+        for pixels in rng.integers(0, 256, (20, 32, 32, 3)).astype(np.uint8)
+    ]
+    shares = {"train": 0.9, "validation": 0.05, "test": 0.05}
+    for split in SPLITS:
+        number = max(int(rows * shares[split]) // _LABELS_PER_IMAGE, 1)
+        ids = [f"{i:016x}" for i in rng.integers(0, 2**63, number).tolist()]
+        labels = rng.integers(0, _LABELS, (number, _LABELS_PER_IMAGE))
+        values = rng.integers(0, 2, labels.shape)
+        (raw / split).mkdir()
+        with (raw / split / "annotations-human.csv").open("w") as file:
+            file.write("ImageID,Source,LabelName,Confidence\n")
+            for image, js, present in zip(ids, labels, values, strict=True):
+                file.writelines(
+                    f"{image},verification,{mid},{value}\n"
+                    for mid, value in zip(mids[js], present, strict=True)
+                )
+        for i, image in enumerate(ids):
+            directory = raw / "images" / split / image[:2]
+            directory.mkdir(parents=True, exist_ok=True)
+            picture = pictures[i % len(pictures)]
+            (directory / f"{image}.jpg").write_bytes(picture)
+
+
+def copy_images(directory: str, number: int):
+    """Writes the images below `directory` to `number` TFRecord files."""
+    paths = [
+        os.path.join(parent, name)
+        for parent, _, names in os.walk(directory)
+        for name in names
+    ]
+    with tempfile.TemporaryDirectory() as out:
+        for i in range(number):
+            with tf.io.TFRecordWriter(f"{out}/{i}") as writer:
+                for path in paths[i::number]:
+                    writer.write(Path(path).read_bytes())
+
+
+def _label_bytes(files: list[str]) -> tuple[int, int]:
+    """(bytes, number) of all labels: of records less those without labels."""
+    size = labels = 0
+    for record in tf.data.TFRecordDataset(files).as_numpy_iterator():
+        example = tf.train.Example.FromString(record)
+        for name in ("positives", "negatives"):
+            values = example.features.feature.pop(name)
+            labels += len(values.int64_list.value)
+        size += len(record) - example.ByteSize()
+    return size, labels
+
+
+def graph(scale: float, repeats: int) -> list[Figure]:
+    """`LabelGraph.from_cooccurrence` of Open Images' size."""
+    with tempfile.TemporaryDirectory() as scratch:
+        file = os.path.join(scratch, "labels.npz")
+        scipy.sparse.save_npz(file, _skewed_labels(scale), compressed=False)
+        runs = [call("count_cooccurrences", file) for _ in range(repeats)]
+    seconds, ratios = zip(*(json.loads(r.output) for r in runs), strict=True)
+    return [
+        Figure("co-occurrence graph", statistics.median(seconds), "s"),
+        Figure("peak memory", max(run.peak for run in runs) / 1e9, "GB", 4),
+        Figure(
+            "time to that of the sparse product", statistics.median(ratios), "x"
+        ),
+    ]
+
+
+def _skewed_labels(scale: float) -> scipy.sparse.csr_array:
+    """[3.6 million, 5,000] int8, about 20 million observed; the j-th label is
+    observed 1 / j times as often as the first."""
+    rng = np.random.default_rng(0)
+    images, observed = max(int(3.6e6 * scale), 10), max(int(21e6 * scale), 60)
+    often = 1 / np.arange(1, _LABELS + 1)
+    label = rng.choice(_LABELS, observed, p=often / often.sum())
+    # A pair drawn twice, every twentieth, counts once.
+    cells = np.sort(rng.integers(0, images, observed) * _LABELS + label)
+    cells = cells[np.diff(cells, prepend=-1) > 0]
+    values = rng.choice(np.array([-1, 1], np.int8), len(cells))
+    return scipy.sparse.csr_array(
+        (values, np.divmod(cells, _LABELS)), (images, _LABELS)
+    )
+
+
+def count_cooccurrences(file: str):
+    """Prints the seconds of the graph, and their ratio to the product's."""
+    labels = scipy.sparse.load_npz(file)
+    start = time.perf_counter()
+    positives = (labels > 0).astype(np.int32)
+    positives.T @ positives
+    middle = time.perf_counter()
+    del positives
+    LabelGraph.from_cooccurrence(labels, num_neighbors=50)
+    end = time.perf_counter()
+    print(json.dumps([end - middle, (end - middle) / (middle - start)]))
+
+
+def _ratio(what: str, runs: list[Measured], floors: list[Measured]) -> Figure:
+    pairs = zip(runs, floors, strict=True)
+    ratio = statistics.median(a.seconds / b.seconds for a, b in pairs)
+    return Figure(what, ratio, "x")
+
+
+SECTIONS = {"records": records, "graph": graph}
+
+
+def table(section: str, figures: list[Figure]) -> str:
+    """The figures of a section as a Markdown table."""
+    lines = [f"| {section} | | at most |", "|---|---|---|"]
+    for what, value, unit, bar in figures:
+        most = "" if bar is None else f"{bar:g} {unit}"
+        lines.append(f"| {what} | {value:.3g} {unit} | {most} |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str]):
+    try:
+        chosen = argv[1:] or list(SECTIONS)
+        for name in chosen:
+            if name not in SECTIONS:
+                raise ValueError(
+                    f"expected sections of {', '.join(SECTIONS)}, got {name!r}"
+                )
+        results = {}
+        for name in chosen:
+            figures = SECTIONS[name](FLAGS.scale, FLAGS.repeats)
+            results[name] = [figure._asdict() for figure in figures]
+            print(table(name, figures), flush=True)
+        if FLAGS.out:
+            with replacing(Path(FLAGS.out)) as new:
+                new.write_text(json.dumps(results, indent=2) + "\n")
+    except (ValueError, OSError, subprocess.CalledProcessError) as error:
+        fail(error)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("out", None, "JSON file to write.")
+    flags.DEFINE_integer("repeats", 3, "Runs of each.", lower_bound=1)
+    flags.DEFINE_float(
+        "scale", 1.0, "Share of the full size; bars are meant for 1.",
+        lower_bound=0.0, upper_bound=1.0,
+    )  # fmt: skip
+    app.run(main, flags_parser=parse_or_fail(FLAGS))
