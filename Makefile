@@ -15,7 +15,7 @@ demo: .venv/installed
 	$(BIN)/python -m imcl_tf.main --dataset=scenes --workdir=$(DEMO)
 
 test: .venv/installed lint
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 lint: .venv/installed
 	$(BIN)/ruff check .

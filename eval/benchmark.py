@@ -73,14 +73,15 @@ def measure(*arguments: str) -> Measured:
     """Runs Python with `arguments` on two cores.
 
     Raises:
-      subprocess.CalledProcessError: if it fails.
+      ChildProcessError: if it fails.
     """
     done = subprocess.run(
         [sys.executable, "-c", _LAUNCHER, sys.executable, *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
-        check=True,
     )
+    if done.returncode:
+        raise ChildProcessError(f"python {' '.join(arguments)} failed")
     return Measured(*json.loads(done.stdout))
 
 
@@ -249,15 +250,18 @@ def main(argv: list[str]):
                 raise ValueError(
                     f"expected sections of {', '.join(SECTIONS)}, got {name!r}"
                 )
+        out = Path(FLAGS.out or "results.json")
+        if not out.parent.is_dir():  # not found out after an hour
+            raise FileNotFoundError(f"{out.parent}: no such directory")
         results = {}
         for name in chosen:
             figures = SECTIONS[name](FLAGS.scale, FLAGS.repeats)
             results[name] = [figure._asdict() for figure in figures]
             print(table(name, figures), flush=True)
         if FLAGS.out:
-            with replacing(Path(FLAGS.out)) as new:
+            with replacing(out) as new:
                 new.write_text(json.dumps(results, indent=2) + "\n")
-    except (ValueError, OSError, subprocess.CalledProcessError) as error:
+    except (ValueError, OSError) as error:
         fail(error)
 
 

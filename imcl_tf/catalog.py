@@ -33,8 +33,10 @@ def check_name(dataset: str) -> str:
     Raises:
       ValueError: for an unknown one.
     """
-    name = dataset.split("/")[0].split(":")[0]
-    if name not in (*DATASETS, "tfds") or dataset == "tfds":
+    if dataset.startswith("tfds:"):
+        return "tfds"
+    name = dataset.split("/")[0]
+    if dataset not in DATASETS and name not in PREPARED:
         raise ValueError(
             f"--dataset must be one of {', '.join(DATASETS)} or tfds:NAME, "
             f"got {dataset!r}"

@@ -1,11 +1,13 @@
 """Any data set of TFDS with several labels per image, as records of our own.
 
-Its labels are a sequence of classes ("labels", else the first in its features),
-all others counting as absent, or else the commonest words of its captions.
+Its labels are the classes of a sequence or the most frequent words of captions;
+all others count as absent. Where a set has several such features, the first of
+"labels", "captions", any of classes, any of texts is taken.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import re
@@ -13,13 +15,16 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from imcl_tf import records
 from imcl_tf.builders import MultiLabelBuilder
 from imcl_tf.captions import most_frequent_words, split_words
 
-_SHARDS = 16  # of a split
+_SHARDS, _SHARD_IMAGES = 16, 512  # the most of a split, the least in one
+_PREFERRED = (("labels",), ("captions", "text"), ("captions",))
+_ENOUGH = 100  # images to see whether a split has labels
 
 
 class _Layout(NamedTuple):
@@ -44,15 +49,18 @@ class TfdsCopy(MultiLabelBuilder):
     name = "tfds_copy"
     DESCRIPTION = "A multi-label data set of TFDS."
 
-    def __init__(self, *, source: tfds.core.DatasetBuilder, **kwargs):
-        self._source = source
+    def __init__(
+        self, *, source: tfds.core.DatasetBuilder, source_name: str, **kwargs
+    ):
+        self._source, self._source_name = source, source_name
         super().__init__(**kwargs)
 
     def _split_generators(self, dl_manager):
         del dl_manager
-        self._source.download_and_prepare()
-        layout = _layout(self._source.info)
-        splits = _splits(self._source.info)
+        with _one_line(self._source_name):
+            self._source.download_and_prepare()
+            layout = _layout(self._source.info.features)
+            splits = _splits(self._source, layout)
         if not layout.names:
             captions = (
                 text.decode()
@@ -69,7 +77,8 @@ class TfdsCopy(MultiLabelBuilder):
 
     def _shard_generators(self, split, start, stop, layout):
         directory = str(self._source.data_path)
-        number = min(_SHARDS, stop - start)
+        # TFDS takes its time to open a part of a split.
+        number = min(_SHARDS, -((start - stop) // _SHARD_IMAGES))
         ends = np.linspace(start, stop, number + 1).round().astype(int).tolist()
         return [
             functools.partial(_copied_records, directory, split, *part, layout)
@@ -87,38 +96,47 @@ def tfds_builder(name: str, data_dir: str | None = None) -> TfdsCopy:
     Raises:
       ValueError: if TFDS has no such set.
     """
-    try:
+    with _one_line(name):
         source = tfds.builder(name, data_dir=data_dir, try_gcs=False)
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"tfds:{name}: {reason}") from error
-    config = re.sub(r"\W+", "_", name)
+    version = re.sub(r"\W+", "_", source.info.full_name)
     return TfdsCopy(
         source=source,
-        config=tfds.core.BuilderConfig(name=config),
+        source_name=name,
+        config=tfds.core.BuilderConfig(name=version),
         data_dir=data_dir,
     )
 
 
-def _layout(info: tfds.core.DatasetInfo) -> _Layout:
+@contextlib.contextmanager
+def _one_line(name):
+    """Makes a ValueError of one line of whatever goes wrong in TFDS."""
+    try:
+        yield
+    except Exception as error:  # AssertionError, those of requests, of etree...
+        reason, *_ = [*str(error).splitlines(), type(error).__name__]
+        raise ValueError(f"tfds:{name}: {reason[:300]}") from error
+
+
+def _layout(features: tfds.features.FeaturesDict) -> _Layout:
     """Finds the features that hold the image and its labels."""
-    features = info.features
-    image = [k for k, f in features.items() if _is(f, "Image")]
-    if len(image) != 1:
-        raise ValueError(
-            f"tfds:{info.full_name} has {len(image)} image features"
-        )
+    images = [k for k, f in features.items() if _is(f, "Image")]
+    if "image" in images:  # and masks, maybe
+        images = ["image"]
+    if len(images) != 1:
+        raise ValueError(f"one image feature expected, got {len(images)}")
     sequences = dict(_sequences(features))
-    classes = [p for p, f in sequences.items() if _is(f, "ClassLabel")]
-    texts = [p for p, f in sequences.items() if _is(f, "Text")]
-    # "labels" where there are several: VOC has "labels_no_difficult" as well.
-    for path in [*filter(("labels",).__eq__, classes), *classes]:
-        return _Layout(image[0], path, tuple(sequences[path].names), False)
-    for path in texts:
-        return _Layout(image[0], path, (), True)
+    classes = {p: f.names for p, f in sequences.items() if _is(f, "ClassLabel")}
+    texts = {
+        path: ()
+        for path, feature in sequences.items()
+        if feature.tf_dtype == tf.string and feature.shape == ()
+    }
+    found = classes | texts
+    for path in (*_PREFERRED, *found):
+        if path in found:
+            return _Layout(images[0], path, tuple(found[path]), path in texts)
     raise ValueError(
-        f"tfds:{info.full_name} has no feature with several labels: a sequence "
-        "of classes or of texts"
+        "has no feature with several labels: a sequence of classes or of texts"
     )
 
 
@@ -137,15 +155,19 @@ def _sequences(features, path=()):
             yield (*path, name), inner
 
 
-def _splits(info: tfds.core.DatasetInfo) -> dict[str, tuple[str, int, int]]:
+def _splits(source, layout) -> dict[str, tuple[str, int, int]]:
     """Our splits as (TFDS's split, start, stop).
 
     Without a validation split the last tenth of training is validation; without
-    a test split, half of validation is test.
+    a test split, or where its labels are secret, half of validation is test.
     """
-    sizes = {name: split.num_examples for name, split in info.splits.items()}
+    sizes = {
+        name: split.num_examples
+        for name, split in source.info.splits.items()
+        if _has_labels(source, name, layout)
+    }
     if "train" not in sizes:
-        raise ValueError(f"tfds:{info.full_name} has no split train")
+        raise ValueError("has no split train with labels")
     train = ("train", 0, sizes["train"])
     validation = next((n for n in ("validation", "val") if n in sizes), None)
     if validation:
@@ -160,6 +182,12 @@ def _splits(info: tfds.core.DatasetInfo) -> dict[str, tuple[str, int, int]]:
         middle = (start + stop) // 2
         held_out, test = (name, start, middle), (name, middle, stop)
     return {"train": train, "validation": held_out, "test": test}
+
+
+def _has_labels(source, split, layout):
+    stop = min(source.info.splits[split].num_examples, _ENOUGH)
+    examples = _examples(source, split, 0, stop, layout)
+    return any(len(example["labels"]) for example in examples)
 
 
 def _examples(source, split, start, stop, layout) -> Iterator[dict]:

@@ -38,7 +38,8 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     # The longest first: two processes share the files.
-    items.sort(key=lambda item: item.path.name != "test_readme.py")
+    longest = ("test_readme.py", "test_end_to_end.py")
+    items.sort(key=lambda item: item.path.name not in longest)
 
 
 def pytest_unconfigure():

@@ -5,8 +5,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import unittest
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import tensorflow_datasets as tfds
 from data_prep import coco
 from imcl_tf import builders
 from imcl_tf.dataset import open_source
+from tests import programs
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "data" / "raw"
@@ -722,14 +721,7 @@ class TestSkip:
 
 
 def run(*arguments, module="data_prep.coco"):
-    return subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
-    )
+    return programs.run(module, *arguments)
 
 
 class TestProgram:

@@ -1,10 +1,7 @@
 """CUB-200-2011: genuine and generated files against a reader line by line."""
 
 import csv
-import os
 import shutil
-import subprocess
-import sys
 import unittest
 from pathlib import Path
 
@@ -17,6 +14,7 @@ import tensorflow_datasets as tfds
 from data_prep import cub
 from imcl_tf import builders
 from imcl_tf.dataset import open_source
+from tests import programs
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "data" / "raw" / "cub" / "CUB_200_2011"
@@ -712,21 +710,10 @@ class TestBadSplits:
             cub.Cub(config="official", split_file="splits.csv")
 
 
-def run(module, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
-    )
-
-
 class TestProgram:
     def test_makes_the_records(self, raw, prepared, tmp_path):
         splits = raw / "xlsa17" / "data" / "CUB" / "att_splits.mat"
-        done = run(
+        done = programs.run(
             "data_prep.cub", f"--raw_dir={raw}", f"--data_dir={tmp_path}",
             f"--split_file={splits}",
         )  # fmt: skip
@@ -742,7 +729,9 @@ class TestProgram:
     def test_no_splits(self, spoilt, tmp_path):
         shutil.rmtree(spoilt / "xlsa17")
         out = tmp_path / "out"
-        done = run("data_prep.cub", f"--raw_dir={spoilt}", f"--data_dir={out}")
+        done = programs.run(
+            "data_prep.cub", f"--raw_dir={spoilt}", f"--data_dir={out}"
+        )
         assert done.returncode == 1
         lines = [x for x in done.stderr.splitlines() if x.startswith("imcl_tf")]
         assert len(lines) == 1 and "Traceback" not in done.stderr
@@ -753,7 +742,7 @@ class TestProgram:
     def test_bad_row(self, spoilt, tmp_path):
         replace_line(spoilt / LABELS, 20, ["1 20 yes 4 1.0"])
         out = tmp_path / "out"
-        done = run(
+        done = programs.run(
             "data_prep.cub", f"--raw_dir={spoilt}", f"--data_dir={out}",
             "--config=official",
         )  # fmt: skip
@@ -765,7 +754,7 @@ class TestProgram:
 
     def test_tfds_build(self, raw, tmp_path):
         pytest.importorskip("mlcroissant")  # the tfds program imports it
-        done = run(
+        done = programs.run(
             "tensorflow_datasets.scripts.cli.main", "build",
             "data_prep/cub.py", f"--manual_dir={raw}",
             f"--data_dir={tmp_path}", "--config=official",

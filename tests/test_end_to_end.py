@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 import scipy.sparse
 
 from imcl_tf import builders, label_graph
+from tests import programs
 
 ROOT = Path(__file__).resolve().parents[1]
 FAST = ["--initial_epochs=1", "--epochs=1", "--image_size=32"]
@@ -25,14 +25,8 @@ def run(arguments, limit=None, module="imcl_tf.main"):
     def small_disk():
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    return subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        preexec_fn=small_disk if limit else None,
-        timeout=300,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+    return programs.run(
+        module, *arguments, preexec_fn=small_disk if limit else None
     )
 
 

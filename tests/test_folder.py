@@ -4,8 +4,6 @@ import csv
 import gzip
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from imcl_tf import folder as folder_module
 from imcl_tf import preparation
 from imcl_tf.builders import prepare
 from imcl_tf.folder import Folder, folder_builder, folder_digest, read_folder
+from tests import programs
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "data"
@@ -329,12 +328,9 @@ class TestProgram:
         gone = small.splits["train"][0]
         (small.path / "images" / gone).unlink()
         records = tmp_path / "records"
-        done = subprocess.run(
-            [sys.executable, "-m", "data_prep.folder", "--on_bad_image=skip",
-             f"--raw_dir={small.path}", f"--data_dir={records}"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
+        done = programs.run(
+            "data_prep.folder", "--on_bad_image=skip",
+            f"--raw_dir={small.path}", f"--data_dir={records}",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         place = records / "folder" / folder_digest(small.path, "skip") / "1.0.0"

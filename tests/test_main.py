@@ -92,8 +92,10 @@ ALL_SETS = "of scenes, folder, coco, cub, open_images or tfds:NAME"
     [
         (["--workdir=x"], "--dataset must be given"),
         (["--dataset=scenes"], "--workdir must be given"),
-        (["--dataset=birds", "--workdir=x"], f"{ALL_SETS}, got 'birds'"),
-        (["--dataset=tfds", "--workdir=x"], f"{ALL_SETS}, got 'tfds'"),
+        *(
+            ([f"--dataset={name}", "--workdir=x"], f"{ALL_SETS}, got '{name}'")
+            for name in ("birds", "tfds", "tfds/voc", "coco:2017", "scenes/2")
+        ),
         (["--dataset=scenes", "--workdir=x", "extra"], "'extra'"),
         (["--dataset=scenes", "--workdir=x", "--batch_size=0"], "batch_size"),
         (["--dataset=scenes", "--workdir=x", "--lambda_y=-1"], "lambda_y"),

@@ -3,11 +3,8 @@
 import collections
 import contextlib
 import csv
-import os
 import pickle
 import shutil
-import subprocess
-import sys
 import unittest
 from pathlib import Path
 
@@ -19,6 +16,7 @@ import tensorflow_datasets as tfds
 from data_prep import open_images
 from imcl_tf import builders
 from imcl_tf.manifest import Manifest, image_path, read_image
+from tests import programs
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "data" / "raw" / "open_images"
@@ -655,14 +653,7 @@ class TestImages:
 
 
 def run(*arguments, module="data_prep.open_images"):
-    return subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
-    )
+    return programs.run(module, *arguments)
 
 
 class TestProgram:

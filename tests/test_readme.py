@@ -86,10 +86,7 @@ def test_make_demo_trains_on_scenes(tmp_path):
     assert runs
     (first,) = [line for line in runs if "--init_from" not in line]
     arguments = first.split("-m imcl_tf.main ")[1]
-    output = run(
-        f"python -m imcl_tf.main {arguments} --initial_epochs=1 --epochs=1",
-        tmp_path,
-    )
+    output = run(f"python -m imcl_tf.main {arguments} {SHORT}", tmp_path)
     assert re.search(r"scenes test mAP: initial logistic \d+", output)
 
 

@@ -1,0 +1,87 @@
+"""The benchmark at a small fraction of its size, by the command line."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from eval import benchmark
+from imcl_tf import records
+from tests import programs
+
+SECTIONS = {
+    "records": {
+        "label on disk": ("bytes", 12),
+        "rows to records": ("s", 60),
+        "peak memory": ("GB", 2),
+        "time to that of copying the images": ("x", None),
+    },
+    "graph": {
+        "co-occurrence graph": ("s", None),
+        "peak memory": ("GB", 4),
+        "time to that of the sparse product": ("x", None),
+    },
+}
+
+
+def test_all_sections(tmp_path):
+    out = tmp_path / "out.json"
+    done = programs.run(
+        "eval.benchmark", "--scale=0.001", "--repeats=1", f"--out={out}"
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert found.keys() == SECTIONS.keys()
+    for section, expected in SECTIONS.items():
+        assert f"| {section} | | at most |" in done.stdout
+        told = {
+            row["what"]: (row["unit"], row["bar"]) for row in found[section]
+        }
+        assert told == expected
+        for row in found[section]:
+            assert row.keys() == {"what", "value", "unit", "bar"}
+            assert 0 < row["value"] < float("inf")
+            line = f"| {row['what']} | {row['value']:.3g} {row['unit']} |"
+            assert line in done.stdout
+    # Two bytes at most of its number, and a ninth of the names of both
+    # features, their types and lengths: 25 to 40 bytes.
+    assert 2 + 25 / 9 < found["records"][0]["value"] < 2 + 40 / 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nothing"], "expected sections of records, graph, got 'nothing'"),
+        (["--out=nowhere/x.json"], "nowhere: no such directory"),
+    ],
+)
+def test_wrong_arguments(arguments, told):
+    done = programs.run("eval.benchmark", *arguments)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    lines = [x for x in done.stderr.splitlines() if x.startswith("imcl_tf")]
+    assert lines == [f"imcl_tf: error: {told}"]
+
+
+def test_bytes_of_labels(tmp_path):
+    """Each list: the map's entry (tag and length) of name and feature, these
+    with tag and length, the feature's of the list, the list's of the numbers:
+    12 bytes but for names and numbers."""
+    file = str(tmp_path / "records")
+    with tf.io.TFRecordWriter(file) as writer:
+        writer.write(records.encode_image("a", b"image", [1, 300], [4999]))
+        writer.write(records.encode_image("b", b"another", [], [0]))
+    numbers = (1 + 2) + 2 + 0 + 1  # bytes as varints
+    names = 2 * (len("positives") + len("negatives"))
+    lists = 3 * 10 + 8  # an empty list has no numbers, nor their tag
+    assert benchmark._label_bytes([file]) == (numbers + names + lists, 4)
+
+
+def test_labels_of_the_graph():
+    labels = benchmark._skewed_labels(0.001)
+    assert labels.shape == (3600, 5000) and labels.dtype == np.int8
+    assert labels.has_canonical_format
+    assert 19_000 < labels.nnz < 21_000
+    assert set(np.unique(labels.data)) == {-1, 1}
+    often = np.bincount(labels.indices, minlength=5000)
+    assert often[0] > often[10] > often[1000:1010].mean()
