@@ -245,11 +245,10 @@ def table(section: str, figures: list[Figure]) -> str:
 def main(argv: list[str]):
     try:
         chosen = argv[1:] or list(SECTIONS)
-        for name in chosen:
-            if name not in SECTIONS:
-                raise ValueError(
-                    f"expected sections of {', '.join(SECTIONS)}, got {name!r}"
-                )
+        for name in set(chosen) - set(SECTIONS):
+            raise ValueError(
+                f"expected sections of {', '.join(SECTIONS)}, got {name!r}"
+            )
         out = Path(FLAGS.out or "results.json")
         if not out.parent.is_dir():  # not found out after an hour
             raise FileNotFoundError(f"{out.parent}: no such directory")
