@@ -37,7 +37,7 @@ from imcl_tf.builders import (
     ImageFiles,
     ImageFilesBuilder,
 )
-from imcl_tf.files import parse_or_fail
+from imcl_tf.files import existing_file, parse_or_fail
 from imcl_tf.manifest import IMAGE_ID, read_image, read_manifest
 
 FLAGS = flags.FLAGS
@@ -117,8 +117,8 @@ def read_classes(raw_dir: Path) -> Classes:
       ValueError: for a class that is listed twice or not described.
       FileNotFoundError: for a missing file.
     """
-    listed = _file(raw_dir / "classes-trainable.txt")
-    described = _file(raw_dir / "class-descriptions.csv")
+    listed = existing_file(raw_dir / "classes-trainable.txt")
+    described = existing_file(raw_dir / "class-descriptions.csv")
     mids = pd.Index(listed.read_text().split())
     blocks = _blocks(described, ("mid", "name"), header=False)
     table = pd.concat(block.to_pandas() for _, block in blocks)
@@ -159,9 +159,9 @@ def read_split(
       FileNotFoundError: for a missing file.
     """
     counts = collections.Counter()
-    paths = [_file(directory / "annotations-human.csv")]
+    paths = [existing_file(directory / "annotations-human.csv")]
     if machine:
-        paths.append(_file(directory / "annotations-machine.csv"))
+        paths.append(existing_file(directory / "annotations-machine.csv"))
     found = [
         read_annotations(path, classes, counts, machine=number == 1)
         for number, path in enumerate(paths)
@@ -357,12 +357,6 @@ def _check(path, line, name, column: pa.Array, good: pa.BooleanArray, expected):
             f"{path}: line {line + row}: {name} must be {expected}, got "
             f"{column[row].as_py() or 'nothing'}"
         )
-
-
-def _file(path: Path) -> Path:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    return path
 
 
 def main(argv: list[str]):
