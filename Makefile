@@ -1,10 +1,11 @@
-# make demo   trains on the embedded data set; make test   runs all tests.
+# make demo   trains on the embedded data set; make test   runs the tests
+# (make test-all: slow ones too).
 # Both install into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-all lint clean
 
 .venv/installed: setup.py pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -16,6 +17,9 @@ demo: .venv/installed
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+
+test-all: .venv/installed lint
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile -m ""
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from eval import benchmark
@@ -24,6 +25,7 @@ SECTIONS = {
 }
 
 
+@pytest.mark.slow
 def test_all_sections(tmp_path):
     out = tmp_path / "out.json"
     done = programs.run(

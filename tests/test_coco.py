@@ -747,6 +747,7 @@ class TestProgram:
         ):
             assert line in done.stdout
 
+    @pytest.mark.slow
     def test_all_flags(self, spoilt, tmp_path):
         words = tmp_path / "words"
         vocabulary = oracle_vocabulary(oracle_captions(spoilt, "train"))[::9]
@@ -778,6 +779,7 @@ class TestProgram:
         assert sum(x.nnz for x in labels) == total
         assert all((x.data == 1).all() for x in labels)
 
+    @pytest.mark.slow
     def test_failure(self, spoilt, tmp_path):
         out, path = tmp_path / "out", captions_file(spoilt, "train")
         path.write_bytes(path.read_bytes()[:-1000])

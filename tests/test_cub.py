@@ -711,6 +711,7 @@ class TestBadSplits:
 
 
 class TestProgram:
+    @pytest.mark.slow
     def test_makes_the_records(self, raw, prepared, tmp_path):
         splits = raw / "xlsa17" / "data" / "CUB" / "att_splits.mat"
         done = programs.run(
@@ -726,6 +727,7 @@ class TestProgram:
         shards = [name for name in expected if "tfrecord" in name.name]
         assert all(written[name] == expected[name] for name in shards)
 
+    @pytest.mark.slow
     def test_no_splits(self, spoilt, tmp_path):
         shutil.rmtree(spoilt / "xlsa17")
         out = tmp_path / "out"

@@ -112,6 +112,7 @@ def test_cooccurrence(folder, prepared, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_cooccurrence_of_a_run(labels, tmp_path):
     """labels.txt and observed_labels.npz are what a run has written."""
     rng = np.random.default_rng(0)
@@ -136,6 +137,7 @@ def test_cooccurrence_of_a_run(labels, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_identity(labels, tmp_path):
     out = tmp_path / "graph.npz"
     printed = succeed("--kind=identity", f"--labels={labels}", f"--out={out}")
@@ -383,6 +385,7 @@ def test_mistakes(mistakes, number):
     assert error.startswith("imcl_tf: error: ") and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_mistake_on_the_command_line(tmp_path):
     done = run([sys.executable, "-m", MODULE, f"--graph={tmp_path}/no",
                 "--around=dog", "--picture=dog.png"])  # fmt: skip

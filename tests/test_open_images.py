@@ -676,6 +676,7 @@ class TestProgram:
         for what, number in counts.items():
             assert f"  train: {what}: {number}" in lines
 
+    @pytest.mark.slow
     def test_failure(self, spoilt, tmp_path):
         out = tmp_path / "out"
         path = spoilt / "validation" / "annotations-human.csv"

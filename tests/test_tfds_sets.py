@@ -434,6 +434,7 @@ class TestProgram:
         assert 0 < results["mAP"] <= 100
         assert results["dataset"] == "tfds:little_voc/2007"
 
+    @pytest.mark.slow
     def test_failure(self, tmp_path):
         done = programs.run(
             "imcl_tf.main", "--dataset=tfds:nosuchset",
