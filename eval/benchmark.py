@@ -1,6 +1,6 @@
 """Measures what the project costs against its bars.
 
-    python -m eval.benchmark [records] [graph] [--out=FILE]
+    python -m eval.benchmark [records] [graph] [methods] [--out=FILE]
 
 What is measured runs in a process of its own, on two cores; a ratio is the
 median over pairs of runs. Files are written to the system's temporary
@@ -9,6 +9,8 @@ directory shortly before they are read, so that they come from memory.
 records  1 million rows of Open Images' annotations and their images, tiny
          ones, become records; and what a label costs on disk.
 graph    Co-occurrences of 5,000 labels over 3.6 million images.
+methods  A training step of each method: ResNet-101 of 224 pixels, 32 images,
+         5,000 labels, against that of logistic regression.
 """
 
 from __future__ import annotations
@@ -24,19 +26,26 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import scipy.sparse
 import tensorflow as tf
 from absl import app, flags
 
+import imcl_tf.baselines  # noqa: F401, registers them
+from imcl_tf.backbones import freeze_batch_statistics, make_backbone
 from imcl_tf.builders import SPLITS
+from imcl_tf.dictionary import Dictionary
 from imcl_tf.files import fail, parse_or_fail, replacing
 from imcl_tf.label_graph import LabelGraph
+from imcl_tf.labels import LabelTable
+from imcl_tf.multilabel import METHODS
 
 FLAGS = flags.FLAGS
 ROOT = Path(__file__).resolve().parents[1]
 _LABELS = 5000
 _LABELS_PER_IMAGE = 9
+_DICTIONARY = 10_000
 # Runs a command and tells its seconds and its peak memory in bytes. Not from
 # the benchmark itself, whose own memory Linux would count as the command's.
 _LAUNCHER = """
@@ -224,13 +233,79 @@ def count_cooccurrences(file: str):
     print(json.dumps([end - middle, (end - middle) / (middle - start)]))
 
 
+def methods(scale: float, repeats: int) -> list[Figure]:
+    """`train_step` of each method, in pairs with logistic's."""
+    batch_size = max(int(32 * scale), 2)
+    figures = []
+    for name in METHODS:
+        bar = None if name == "cnn_rnn" else 1.3
+        for size in (0, _DICTIONARY) if name == "imcl" else (0,):
+            run = call("time_steps", name, size, batch_size, repeats)
+            ratio = statistics.median(json.loads(run.output))
+            within = f" with a dictionary of {size:,} images" if size else ""
+            figures.append(Figure(f"step of {name}{within}", ratio, "x", bar))
+    return figures
+
+
+def time_steps(
+    name: str,
+    dictionary: int,
+    batch_size: int,
+    repeats: int,
+    cnn: str = "resnet101",
+):
+    """Prints a method's seconds per step over those of logistic."""
+    rng = np.random.default_rng(0)
+    backbone = make_backbone(cnn)
+    freeze_batch_statistics(backbone.model)
+    labels = _skewed_labels(_DICTIONARY / 3.6e6)
+    index = rng.permutation(labels.shape[0])[:batch_size].astype(np.int32)
+    size = backbone.image_size
+    images = rng.integers(0, 256, (batch_size, size, size, 3)).astype(np.uint8)
+    data = (
+        {"inputs": tf.constant(images), "image_index": tf.constant(index)},
+        LabelTable(labels).rows(index),
+    )
+    logistic = _step(METHODS["logistic"], backbone, labels, data)
+    step = _step(METHODS[name], backbone, labels, data, dictionary)
+    print(json.dumps([step() / logistic() for _ in range(repeats)]))
+
+
+def _step(cls, backbone, labels, data, dictionary: int = 0):
+    """A function that takes a training step and returns its seconds."""
+    options = {}
+    if cls is METHODS["imcl"]:
+        options["label_graph"] = LabelGraph.from_cooccurrence(labels, 50)
+    model = cls(backbone.model, _LABELS, **options)
+    model.build((None, *data[0]["inputs"].shape[1:]))
+    model.adapt(labels, tuple(map(str, range(_LABELS))))
+    if dictionary:
+        # A step takes its stored features; images are for a refresh alone.
+        model.dictionary = Dictionary(
+            np.arange(dictionary), np.zeros((dictionary, 1), np.float32),
+            LabelTable(labels), model.classifier.kernel.shape[0],
+        )  # fmt: skip
+        for stored in (model.dictionary.features, model.dictionary.label_atoms):
+            stored.assign(tf.random.stateless_uniform(stored.shape, [0, 1]))
+    model.compile(keras.optimizers.RMSprop(1e-6, rho=0.9, momentum=0.9))
+    train = tf.function(model.train_step, autograph=False)
+
+    def step() -> float:
+        start = time.perf_counter()
+        train(data)["loss"].numpy()
+        return time.perf_counter() - start
+
+    step()
+    return step
+
+
 def _ratio(what: str, runs: list[Measured], floors: list[Measured]) -> Figure:
     pairs = zip(runs, floors, strict=True)
     ratio = statistics.median(a.seconds / b.seconds for a, b in pairs)
     return Figure(what, ratio, "x")
 
 
-SECTIONS = {"records": records, "graph": graph}
+SECTIONS = {"records": records, "graph": graph, "methods": methods}
 
 
 def table(section: str, figures: list[Figure]) -> str:

@@ -1,130 +1,273 @@
-"""Compares IMCL with logistic regression on one data set, over seeds.
+"""Compares all methods on one data set under one protocol.
 
-    python -m eval.compare --out=runs/birds --seeds=0,1,2 -- \
-        --dataset=folder --data_dir=DIR --observed_fraction=0.1
+    python -m eval.compare --workdir=runs/birds --dataset=folder \
+        --data_dir=DIR --observed_fraction=0.1
 
-What follows `--` goes to every `imcl_tf.main` run. For each seed a logistic
-model is trained first; every row starts from it and gets the same epochs:
+Takes the flags of `imcl_tf.main`. For each seed a logistic model is trained;
+every row starts from it and gets the same further epochs. On the first seed
+each row tries as many settings as any other and keeps the best on validation
+for all seeds: with fixed features the four of its `grid`; end to end the
+learning rate so chosen and a third of it. The final runs alone look at test.
+What has finished is not run again.
 
-    logistic          that model
-    logistic, longer  trained on with eq. (2) alone
-    IMCL, minibatch   candidates from the minibatch alone
-    IMCL, dictionary  and from the dictionary
-
-Each row but the first tries the settings of `--grid` on the first seed and
-keeps the best on validation for all seeds. Finished runs are not run again.
-Prints a Markdown table, mean and standard deviation of test mAP over seeds,
-and writes it to OUT/table.md.
+Writes WORKDIR/table.json and WORKDIR/table.md: test mAP in percent, mean and
+standard deviation over seeds.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from absl import app, flags
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from absl import app, flags, logging
 
+from imcl_tf import catalog, search
+from imcl_tf import main as program
 from imcl_tf.files import fail, parse_or_fail, replacing
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("out", None, "Directory of the runs.", required=True)
-flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds.")
-flags.DEFINE_list(
-    "regimes", ["fixed_features", "end_to_end"], "Regimes to compare in."
-)
-flags.DEFINE_multi_string(
-    "logistic_grid", ["learning_rate=1e-3"], "FLAG=V1,V2,... for logistic."
-)
-flags.DEFINE_multi_string(
-    "imcl_grid", ["learning_rate=1e-3"], "FLAG=V1,V2,... for both IMCL rows."
-)
+Grid = dict[str, tuple]
 
+
+class Row(NamedTuple):
+    """One line of the table.
+
+    Attributes:
+      method: of `imcl_tf.main`.
+      grid: FLAG -> values to try with fixed features, 4 combinations.
+      settings: FLAG -> value of all its runs.
+      end_to_end: FLAG -> value of those end to end.
+    """
+
+    method: str
+    grid: Grid
+    settings: dict[str, str] = {}
+    end_to_end: dict[str, str] = {}
+
+
+# A mean over observed labels wants higher rates than a sum over all labels.
+_MEAN = {"learning_rate": (0.1, 0.3, 1, 3)}
+_SUM = {"learning_rate": (0.01, 0.03, 0.1, 0.3)}
+_PAIRS = {"learning_rate": (0.001, 0.01, 0.1, 1)}
+_TWO = {"learning_rate": (0.03, 0.1)}
+_IMCL = {"learning_rate": (0.05, 0.15), "lambda_y": (0.3, 1)}
+_LARGE_LOSS = {**_TWO, "large_loss_delta": (0.4, 2)}
 ROWS = {
-    "logistic, longer": ("logistic", []),
-    "IMCL, minibatch": ("imcl", ["--dictionary_size=0"]),
-    "IMCL, dictionary": ("imcl", []),
+    "logistic (trained on)": Row("logistic", _MEAN),
+    "WSABIE": Row("wsabie", _PAIRS),
+    "CNN-RNN": Row("cnn_rnn", _PAIRS, {"cnn_rnn_units": "128"}),
+    "Fast0Tag": Row("fast0tag", _PAIRS),
+    "curriculum labeling": Row("curriculum", _MEAN),
+    "latent noise (visual)": Row("latent_noise", _MEAN),
+    "latent noise (relevance)": Row(
+        "latent_noise", _MEAN, {"latent_noise_scores": "relevance"}
+    ),
+    "LSEP": Row("lsep", _PAIRS),
+    "IMCL (minibatch)": Row("imcl", _IMCL, {"dictionary_size": "0"}),
+    "IMCL (dictionary)": Row("imcl", _IMCL),
+    "assume negative": Row("assume_negative", _SUM),
+    "weak assume negative": Row("weak_assume_negative", _SUM),
+    "smoothed assume negative": Row(
+        "smoothed_assume_negative", {**_TWO, "smoothing": (0.1, 0.3)}
+    ),
+    "large loss (reject)": Row("large_loss", _LARGE_LOSS),
+    "large loss (temporary)": Row(
+        "large_loss", _LARGE_LOSS, {"large_loss": "correct_temporary"}
+    ),
+    "large loss (permanent)": Row(
+        "large_loss", _LARGE_LOSS, {"large_loss": "correct_permanent"}
+    ),
+    "asymmetric": Row(
+        "asymmetric", {**_TWO, "asymmetric_gamma_unobserved": (4, 7)}
+    ),
+    "selective": Row("selective", {**_TWO, "selective_top_k": (5, 20)}),
+    "Hill": Row("hill", _SUM),
+    "SPLC": Row("splc", {**_TWO, "splc_threshold": (0.6, 0.8)}),
+    "EM + APL": Row(
+        "entropy_maximisation",
+        {**_TWO, "entropy_maximisation_alpha": (0.1, 0.2)},
+        end_to_end={
+            "entropy_maximisation_warmup": "2",
+            "entropy_maximisation_rounds": "2",
+        },
+    ),
 }
+# With --boost, which needs a feature map: end to end alone.
+BOOSTED = ("assume negative", "large loss (reject)", "EM + APL")
 
 
-def run(workdir: Path, arguments: list[str]) -> dict:
-    """Runs `imcl_tf.main` unless it has finished; returns its results."""
-    results = workdir / "results.json"
-    if not results.is_file():
-        command = [sys.executable, "-m", "imcl_tf.main", *arguments]
-        workdir.mkdir(parents=True, exist_ok=True)
-        with (workdir / "log.txt").open("w") as log:
-            subprocess.run(
-                [*command, f"--workdir={workdir}"],
-                check=True,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-    return json.loads(results.read_text())
+def _trials(grid: Grid) -> list[dict[str, str]]:
+    return [
+        dict(zip(grid, map(str, values), strict=True))
+        for values in itertools.product(*grid.values())
+    ]
 
 
-def settings(grid: list[str]) -> list[list[str]]:
-    """All combinations of FLAG=V1,V2,... as flag lists."""
-    axes = []
-    for axis in grid:
-        name, _, values = axis.partition("=")
-        axes.append([f"--{name}={value}" for value in values.split(",")])
-    return [list(choice) for choice in itertools.product(*axes)]
+class Comparison:
+    """The runs of a table.
+
+    Args:
+      source: data set.
+      workdir: of all runs.
+      seeds: the first one is that of the trials.
+      epochs: regime -> epochs of all its rows.
+    """
+
+    def __init__(
+        self, source, workdir: Path, seeds: list[str], epochs: dict[str, int]
+    ):
+        self._source, self._workdir = source, workdir
+        self._seeds, self._epochs = seeds, epochs
+
+    def logistic(self, seed: str) -> Path:
+        """Workdir of the logistic model that every row starts from."""
+        workdir = self._workdir / "logistic" / seed
+        settings = {"method": "logistic", "epochs": "0", "seed": seed}
+        with program.overridden(settings):
+            program.run(self._source, workdir)
+        return workdir
+
+    def row(self, name: str, regime: str, boost: bool = False) -> dict:
+        """Tunes and runs a row of `ROWS`; returns its table entry."""
+        row = ROWS[name]
+        settings, trials = {}, _trials(row.grid)
+        if regime == "end_to_end":
+            settings = self._best(name, "fixed_features", {}, trials)
+            rate = float(settings.pop("learning_rate"))
+            trials = _trials({"learning_rate": (rate, f"{rate / 3:.3g}")})
+            settings |= row.end_to_end
+        if boost:
+            settings |= {"boost": "true"}
+        best = self._best(name, regime, settings, trials)
+        place = self._place(name, regime, settings)
+        final = [
+            self._run(name, regime, best, place / f"seed-{seed}", seed)
+            for seed in self._seeds
+        ]
+        return {
+            "row": name,
+            "regime": regime,
+            "settings": best,
+            "validation_mAP": [r["validation_mAP"] for r in final],
+            "initial_mAP": [r["initial_logistic"]["mAP"] for r in final],
+            "mAP": [r["mAP"] for r in final],
+        }
+
+    def _best(self, name, regime, settings, trials) -> dict[str, str]:
+        """`settings` and the best of `trials` beside them."""
+
+        def train(choice, workdir):
+            whole = {**settings, **choice}
+            return self._run(name, regime, whole, workdir, self._seeds[0], True)
+
+        place = self._place(name, regime, settings)
+        return {**settings, **search.search(trials, train, place)}
+
+    def _place(self, name, regime, settings) -> Path:
+        boosted = ["boosted"] if "boost" in settings else []
+        return self._workdir.joinpath(regime, *boosted, name)
+
+    def _run(self, name, regime, settings, workdir, seed, tuning=False):
+        row = ROWS[name]
+        whole = {
+            **row.settings, **settings, "method": row.method,
+            "regime": regime, "seed": seed,
+            "epochs": str(self._epochs[regime]),
+            "init_from": str(self.logistic(seed)),
+        }  # fmt: skip
+        with program.overridden(whole):
+            return program.run(self._source, workdir, tuning=tuning)
+
+
+def compare(comparison: Comparison, regimes, names) -> list[dict]:
+    """Runs `names` of `ROWS` in each regime; returns the table's entries."""
+    entries = [
+        comparison.row(name, regime) for regime in regimes for name in names
+    ]
+    if "end_to_end" in regimes:
+        entries += [
+            comparison.row(name, "end_to_end", boost=True)
+            for name in BOOSTED
+            if name in names
+        ]
+    return entries
+
+
+def table(entries: list[dict]) -> str:
+    """The entries as a Markdown table, one column per regime."""
+    regimes = list(dict.fromkeys(entry["regime"] for entry in entries))
+    cells = {}
+    for entry in entries:
+        boosted = ", boosted" if "boost" in entry["settings"] else ""
+        best = ", ".join(
+            f"{flag.removeprefix('learning_')} {value}"
+            for flag, value in entry["settings"].items()
+            if flag != "boost"
+        )
+        start = cells.setdefault("logistic", {})
+        start[entry["regime"]] = _spread(entry["initial_mAP"])
+        line = cells.setdefault(entry["row"] + boosted, {})
+        line[entry["regime"]] = f"{_spread(entry['mAP'])} ({best})"
+    lines = [f"| | {' | '.join(regimes)} |", "|---" * (len(regimes) + 1) + "|"]
+    for name, line in cells.items():
+        values = " | ".join(line.get(regime, "") for regime in regimes)
+        lines.append(f"| {name} | {values} |")
+    return "\n".join(lines)
+
+
+def _spread(scores) -> str:
+    deviation = np.std(scores, ddof=1) if len(scores) > 1 else 0.0
+    return f"{np.mean(scores):.2f} ± {deviation:.2f}"
 
 
 def main(argv: list[str]):
-    out, seeds, common = Path(FLAGS.out), FLAGS.seeds, argv[1:]
-    grids = {"logistic": FLAGS.logistic_grid, "imcl": FLAGS.imcl_grid}
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    workdir = Path(FLAGS.workdir)
+    names = FLAGS.rows or list(ROWS)
     try:
-        lines = _table(out, seeds, common, grids)
-    except (subprocess.CalledProcessError, OSError) as error:
-        fail(error)
-    with replacing(out / "table.md") as path:
-        path.write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
-
-
-def _table(out, seeds, common, grids):
-    for seed in seeds:
-        first = [*common, f"--seed={seed}", "--epochs=0", "--method=logistic"]
-        run(out / "initial" / seed, first)
-    lines = ["| regime | row | test mAP | settings |", "|---|---|---|---|"]
-    for regime in FLAGS.regimes:
-
-        def trial(name, choice, seed, regime=regime):
-            method, extra = ROWS[name]
-            tag = "_".join(c.lstrip("-") for c in choice)
-            place = out / regime / name.replace(", ", "_") / tag / seed
-            return run(
-                place,
-                [*common, f"--regime={regime}", f"--method={method}", *extra,
-                 *choice, f"--seed={seed}",
-                 f"--init_from={out / 'initial' / seed}"],
-            )  # fmt: skip
-
-        for name, (method, _) in ROWS.items():
-            best = max(
-                settings(grids[method]),
-                key=lambda c, n=name: trial(n, c, seeds[0])["validation_mAP"],
+        for name in set(names) - set(ROWS):
+            raise ValueError(
+                f"--rows must be of {'; '.join(ROWS)}, got {name!r}"
             )
-            results = [trial(name, best, seed) for seed in seeds]
-            if name == next(iter(ROWS)):
-                initial = [r["initial_logistic"]["mAP"] for r in results]
-                lines.append(_line(regime, "logistic", initial, []))
-            scores = [r["mAP"] for r in results]
-            lines.append(_line(regime, name, scores, best))
-    return lines
-
-
-def _line(regime, name, scores, choice):
-    spread = np.std(scores, ddof=1) if len(scores) > 1 else 0.0
-    flat = " ".join(f"`{c}`" for c in choice)
-    mean = f"{np.mean(scores):.2f} ± {spread:.2f}"
-    return f"| {regime} | {name} | {mean} | {flat} |"
+        source = catalog.open_dataset(
+            FLAGS.dataset, FLAGS.data_dir, FLAGS.on_bad_image
+        )
+        epochs = {
+            "fixed_features": FLAGS.epochs,
+            "end_to_end": FLAGS.end_to_end_epochs,
+        }
+        comparison = Comparison(source, workdir, FLAGS.seeds, epochs)
+        entries = compare(comparison, FLAGS.regimes, names)
+        for file, text in (
+            ("table.json", json.dumps(entries, indent=2)),
+            ("table.md", table(entries)),
+        ):
+            with replacing(workdir / file) as path:
+                path.write_text(text + "\n")
+    except (
+        ValueError, OSError, FloatingPointError, tf.errors.OpError
+    ) as error:  # fmt: skip
+        fail(error)
+    print(table(entries))
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_or_fail(FLAGS))
+    flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds.")
+    flags.DEFINE_list(
+        "regimes", ["fixed_features", "end_to_end"], "Regimes, in this order."
+    )
+    flags.DEFINE_list("rows", [], "Rows; none = all.")
+    flags.DEFINE_integer(
+        "end_to_end_epochs", 4, "Epochs end to end; --epochs is for fixed "
+        "features.", lower_bound=1,
+    )  # fmt: skip
+    app.run(main, flags_parser=parse_or_fail(program.parse_flags))

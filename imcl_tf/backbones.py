@@ -216,6 +216,30 @@ def make_backbone(
     return Backbone(model, size, weights != "none", resizing)
 
 
+def without_pooling(model: keras.Model) -> keras.Model:
+    """The same network up to its last feature map; the weights are shared.
+
+    Args:
+      model: of a `Backbone`, [B, S, S, 3] -> [B, d].
+
+    Returns:
+      [B, S, S, 3] -> [B, h, w, d], whose mean over h and w `model` returns.
+
+    Raises:
+      ValueError: if `model` does not end in a global average pooling.
+    """
+    *_, body, last = model.layers
+    if isinstance(last, keras.Model):  # after its preprocessing
+        return keras.Model(
+            model.inputs, without_pooling(last)(body.output), name=model.name
+        )
+    if not isinstance(last, keras.layers.GlobalAveragePooling2D):
+        raise ValueError(
+            f"boost: {model.name} has no feature map before its features"
+        )
+    return keras.Model(model.inputs, body.output, name=model.name)
+
+
 def freeze_batch_statistics(model: keras.Model):
     """Makes every batch normalisation of `model` use its stored statistics.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -15,6 +17,7 @@ from imcl_tf.metrics import AveragePrecision
 from imcl_tf.model import IMCL
 from imcl_tf.multilabel import TERMS, Batch, MultiLabelModel
 
+LATEST = "latest.keras"
 METRICS = ("step", "epoch", "split", "mAP", *TERMS, "learning_rate")
 
 
@@ -30,21 +33,45 @@ def evaluate(
 
     Returns:
       the filled `AveragePrecision`, and the mean of each loss term.
+
+    Raises:
+      FloatingPointError: if a score is not a finite number.
     """
 
     precision = AveragePrecision(model.num_labels)
     sums, images = dict.fromkeys(TERMS, 0.0), 0
     for inputs, labels in batches:
         batch = Batch.unpack((inputs["inputs"], labels))
-        logits, terms = model.evaluation_step(batch)
-        precision.update(labels.numpy(), logits.numpy())
+        scores, terms = model.evaluation_step(batch)
+        if not np.isfinite(scores).all():
+            raise FloatingPointError(
+                "training diverged: a score is not finite; lower the rates"
+            )
+        precision.update(labels.numpy(), scores.numpy())
         images += len(labels)
         for name in TERMS:
             sums[name] += float(terms.get(name, 0.0)) * len(labels)
     return precision, {name: total / images for name, total in sums.items()}
 
 
-class Evaluation(keras.callbacks.Callback):
+class _Stepping(keras.callbacks.Callback):
+    """Knows the step, in a run that goes on as well: the optimizer counts."""
+
+    def __init__(self):
+        super().__init__()
+        self._step = 0
+
+    def on_train_begin(self, logs=None):
+        self._step = steps_taken(self.model)
+
+
+def steps_taken(model: MultiLabelModel) -> int:
+    """Minibatches that a compiled model has been trained on."""
+    # Not int(): under a strategy the variable is one of several copies.
+    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+
+
+class Evaluation(_Stepping):
     """Evaluates on validation before training and after each round.
 
     Adds `val_mAP` (percent), `val_` loss terms and `learning_rate` to the
@@ -55,19 +82,31 @@ class Evaluation(keras.callbacks.Callback):
       batches: of the validation split.
       metrics_file: where the rows go, header first.
       steps_per_epoch: minibatches of one pass over the training set.
+      first_step: 0; or where a run goes on whose rows the file holds.
+
+    Attributes:
+      past: validation mAP of the rounds before `first_step`.
     """
 
-    def __init__(self, batches, metrics_file: Path, steps_per_epoch: int):
+    def __init__(
+        self, batches, metrics_file: Path, steps_per_epoch: int, first_step=0
+    ):
         super().__init__()
         self._batches = batches
         self._file = metrics_file
         self._steps_per_epoch = steps_per_epoch
-        self._step = 0
         self._latest = math.nan
-        self._rows = []
+        self._rows = _rows_until(metrics_file, first_step) if first_step else []
+        self.past = [
+            float(mean)
+            for _, _, split, mean, *_ in self._rows
+            if split == "validation"
+        ]
 
     def on_train_begin(self, logs=None):
-        logs.update(self._evaluate({}))
+        super().on_train_begin(logs)
+        if not self.past:
+            logs.update(self._evaluate({}))
 
     def on_train_batch_end(self, batch, logs=None):
         self._step += 1
@@ -79,7 +118,8 @@ class Evaluation(keras.callbacks.Callback):
 
     def _evaluate(self, training: dict) -> dict:
         precision, terms = evaluate(self.model, self._batches)
-        self._latest = 100 * precision.mean()
+        # As in the file, so that a run that goes on decides alike.
+        self._latest = round(100 * precision.mean(), 4)
         rate = float(
             keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
         )
@@ -106,27 +146,36 @@ class Evaluation(keras.callbacks.Callback):
         )
 
 
+def _rows_until(metrics_file: Path, step: int) -> list[list[str]]:
+    with metrics_file.open(newline="") as file:
+        _, *rows = csv.reader(file)
+    return [row for row in rows if int(row[0]) <= step]
+
+
 class BestCheckpoint(keras.callbacks.Callback):
     """Keeps the model of the best validation mAP, and the latest one.
 
     Args:
       directory: gets `best.keras` and `latest.keras`.
+      past: validation mAP of the rounds before, where a run goes on.
     """
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, past: Sequence[float] = ()):
         super().__init__()
         self.best_file = directory / "best.keras"
-        self.latest_file = directory / "latest.keras"
-        self._best = -math.inf
+        self.latest_file = directory / LATEST
+        self._best = max(past, default=-math.inf)
 
     def on_train_begin(self, logs=None):
-        self.on_epoch_end(-1, logs)
+        if "val_mAP" in logs:
+            self.on_epoch_end(-1, logs)
 
     def on_epoch_end(self, epoch, logs=None):
-        self._save(self.latest_file)
+        # The latest one last: from it a run goes on.
         if logs["val_mAP"] > self._best:
             self._best = logs["val_mAP"]
             self._save(self.best_file)
+        self._save(self.latest_file)
 
     def _save(self, file):
         with replacing(file) as path:
@@ -142,24 +191,37 @@ class RateDecay(keras.callbacks.Callback):
     Args:
       factor: of all learning rates.
       weight: of the newest mAP in the average, in (0, 1].
+      past: validation mAP of the rounds before, where a run goes on.
     """
 
-    def __init__(self, factor: float = 0.8, weight: float = 0.3):
+    def __init__(
+        self,
+        factor: float = 0.8,
+        weight: float = 0.3,
+        past: Sequence[float] = (),
+    ):
         super().__init__()
         self._factor, self._weight = factor, weight
         self._average = None
+        for mean in past:
+            self._update(mean)
+
+    def _update(self, mean) -> bool:
+        """Takes the next mAP into the average; whether that falls."""
+        before = mean if self._average is None else self._average
+        self._average = before + self._weight * (mean - before)
+        return self._average < before
 
     def on_train_begin(self, logs=None):
-        self._average = logs["val_mAP"]
+        if "val_mAP" in logs:
+            self._average = logs["val_mAP"]
 
     def on_epoch_end(self, epoch, logs=None):
-        before, now = self._average, logs["val_mAP"]
-        self._average = before + self._weight * (now - before)
-        if self._average < before:
+        if self._update(logs["val_mAP"]):
             _scale_rates(self.model, self._factor)
 
 
-class RateDrop(keras.callbacks.Callback):
+class RateDrop(_Stepping):
     """Multiplies the rates once, when a pass begins (sec. 4.3, MS-COCO).
 
     Args:
@@ -170,7 +232,7 @@ class RateDrop(keras.callbacks.Callback):
 
     def __init__(self, epoch: int, steps_per_epoch: int, factor: float = 0.1):
         super().__init__()
-        self._at, self._step = epoch * steps_per_epoch, 0
+        self._at = epoch * steps_per_epoch
         self._factor = factor
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -186,7 +248,26 @@ def _scale_rates(model, factor):
         optimizer.learning_rate.assign(optimizer.learning_rate * factor)
 
 
-class DictionaryRefresh(keras.callbacks.Callback):
+class EpochStart(_Stepping):
+    """Tells the model when a pass over the training set begins.
+
+    Args:
+      steps_per_epoch: minibatches of one pass.
+      batches: the training set once, for `MultiLabelModel.begin_epoch`.
+    """
+
+    def __init__(self, steps_per_epoch: int, batches):
+        super().__init__()
+        self._steps_per_epoch, self._batches = steps_per_epoch, batches
+
+    def on_train_batch_begin(self, batch, logs=None):
+        epoch, within = divmod(self._step, self._steps_per_epoch)
+        if within == 0:
+            self.model.begin_epoch(epoch, self._batches)
+        self._step += 1
+
+
+class DictionaryRefresh(_Stepping):
     """Brings the stored features of the dictionary up to date.
 
     Args:
@@ -195,9 +276,10 @@ class DictionaryRefresh(keras.callbacks.Callback):
 
     def __init__(self, every: int):
         super().__init__()
-        self._every, self._step = every, 0
+        self._every = every
 
     def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
         self.model.refresh_dictionary()
 
     def on_train_batch_end(self, batch, logs=None):
@@ -239,7 +321,8 @@ class Pictures(keras.callbacks.Callback):
     def _write(self, step):
         model: IMCL = self.model
         graph = model.label_graph.to_scipy()
-        features, logits = model.forward(self._batch.inputs, training=False)
+        features = model.features_of(self._batch.inputs, training=False)
+        logits = model.scores(features)
         found = model.find_similar(features, logits, self._batch)
         numbers = self._batch.image_index.numpy()
         if model.dictionary is not None:

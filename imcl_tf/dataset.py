@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -214,27 +215,29 @@ def with_labels(ds: tf.data.Dataset, labels: LabelTable) -> tf.data.Dataset:
 
 
 def augmented(
-    ds: tf.data.Dataset, image_size: int, seed: int, least_area: float = 0.8
+    ds: tf.data.Dataset,
+    image_size: int,
+    seed: int,
+    first_step: int = 0,
+    least_area: float = 0.8,
 ) -> tf.data.Dataset:
     """Crops each image at random, back to its size, and mirrors every other.
 
     Args:
       ds: (image_index [B], images [B, S, S, 3] uint8).
       image_size: S.
-      seed: of crops and mirroring, new ones each epoch.
+      seed: of crops and mirroring, together with the step.
+      first_step: number of the first minibatch.
       least_area: of a crop, as a share of the image, in (0, 1].
 
     Returns:
       elements as those of `ds`.
     """
-    seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).batch(
-        2
-    )
 
-    def crop(batch, seed):
+    def crop(batch, step):
         index, images = batch
         size = tf.shape(images)[0]
-        u = tf.random.stateless_uniform([4, size], seed)
+        u = tf.random.stateless_uniform([4, size], tf.stack([seed, step]))
         side = tf.sqrt(least_area + (1.0 - least_area) * u[0])
         top, left = u[1] * (1.0 - side), u[2] * (1.0 - side)
         right = left + side
@@ -254,7 +257,8 @@ def augmented(
         )
         return index, tf.cast(tf.round(images), tf.uint8)
 
-    return tf.data.Dataset.zip(ds, seeds).map(
+    steps = tf.data.Dataset.counter(first_step)
+    return tf.data.Dataset.zip(ds, steps).map(
         crop, num_parallel_calls=tf.data.AUTOTUNE
     )
 
@@ -267,8 +271,11 @@ def training_batches(
     seed: int,
     augment: bool = False,
     resizing: Resizing = SQUASHED,
+    first_step: int = 0,
 ) -> tf.data.Dataset:
     """Endless shuffled minibatches, each epoch in a new order.
+
+    A minibatch is determined by seed and step alone.
 
     Args:
       split: of image or feature records.
@@ -278,15 +285,28 @@ def training_batches(
       seed: of order and augmentation.
       augment: crop and mirror images at random.
       resizing: of images to S x S, before that.
+      first_step: where to begin, in minibatches; what comes before is read,
+        but not decoded.
 
     Returns:
       ({"inputs": [B, *input_shape], "image_index": [B] int32},
       labels [B, C] int8). An epoch is ceil(N / B) minibatches.
     """
-    ds = with_inputs(numbered(split, seed), input_shape, batch_size, resizing)
+    steps_per_epoch = math.ceil(sum(split.lengths) / batch_size)
+    first_epoch, done = divmod(first_step, steps_per_epoch)
+
+    def epoch(number):
+        # Of this graph alone. A seed that is a tensor fails beside 0, and the
+        # order is to depend on nothing but `seed`.
+        tf.random.set_seed(1)
+        skipped = tf.where(number == first_epoch, done * batch_size, 0)
+        ds = numbered(split, seed + number).skip(tf.cast(skipped, tf.int64))
+        return with_inputs(ds, input_shape, batch_size, resizing)
+
+    ds = tf.data.Dataset.counter(first_epoch).flat_map(epoch)
     if augment:
-        ds = augmented(ds, input_shape[0], seed)
-    return with_labels(ds, labels).repeat().prefetch(tf.data.AUTOTUNE)
+        ds = augmented(ds, input_shape[0], seed, first_step)
+    return with_labels(ds, labels).prefetch(tf.data.AUTOTUNE)
 
 
 def one_pass(

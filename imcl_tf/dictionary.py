@@ -23,7 +23,7 @@ class Dictionary:
       image_index: [M] int, numbers of the images in the training set, sorted
         and distinct.
       inputs: [M, H, W, 3] uint8 images or [M, d] float32 features: what the
-        model's `forward` takes.
+        model's `fit` takes.
       labels: observed labels of the training set.
       num_features: d.
 

@@ -5,6 +5,7 @@ Reads flags/DATASET.cfg ahead of the command line, which wins over it.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
 import sys
 from pathlib import Path
@@ -14,17 +15,18 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import app, flags, logging
 
-from imcl_tf import catalog, train
+from imcl_tf import catalog, search, train
 from imcl_tf.backbones import BACKBONES
 from imcl_tf.files import fail, parse_or_fail
 from imcl_tf.labels import HIDING_RULES
+from imcl_tf.multilabel import METHODS, Option
 
 FLAGS = flags.FLAGS
 
 flags.DEFINE_string("dataset", None, catalog.HELP)
 flags.DEFINE_string("workdir", None, "Directory for every file of the run.")
 flags.DEFINE_string("data_dir", None, catalog.DATA_DIR_HELP)
-flags.DEFINE_enum("method", "imcl", list(train.METHODS), "What to train.")
+flags.DEFINE_enum("method", "imcl", list(METHODS), "What to train.")
 flags.DEFINE_enum(
     "regime",
     "end_to_end",
@@ -103,11 +105,6 @@ flags.DEFINE_float(
 flags.DEFINE_float(
     "initial_weight_decay", 1.0, "Of the initial model.", lower_bound=0.0
 )
-flags.DEFINE_float("lambda_y", 1.0, "Weight of eq. (5).", lower_bound=0.0)
-flags.DEFINE_float("lambda_f", 0.5, "Weight of eq. (6).", lower_bound=0.0)
-flags.DEFINE_integer(
-    "num_neighbors", 5, "k, similar images per image.", lower_bound=1
-)
 flags.DEFINE_string(
     "label_graph",
     "cooccurrence",
@@ -116,9 +113,6 @@ flags.DEFINE_string(
 flags.DEFINE_integer(
     "graph_neighbors", 50, "k_a, neighbours per label.", lower_bound=1
 )
-_SIMILARITY = ("learned", "fixed", "none")
-flags.DEFINE_enum("image_similarity", "learned", _SIMILARITY, "Ablation.")
-flags.DEFINE_enum("label_similarity", "learned", _SIMILARITY, "Ablation.")
 flags.DEFINE_integer(
     "dictionary_size",
     10_000,
@@ -128,44 +122,13 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "dictionary_refresh", 250, "Steps between refreshes.", lower_bound=1
 )
-flags.DEFINE_enum(
-    "dictionary_gradient",
-    "stored",
-    ("stored", "full"),
-    "What a selected dictionary image brings: its stored feature, or a new "
-    "forward pass with gradient.",
+flags.DEFINE_bool(
+    "boost",
+    False,
+    "Boost positive attribution scores (methods whose scores are the "
+    "classifier's, end to end, CNNs that pool a feature map).",
 )
-flags.DEFINE_float(
-    "class_weight",
-    0.0,
-    "a, magnitude of the class one-hot in eq. (5); 0 = without (CUB).",
-    lower_bound=0.0,
-)
-_FORM = ("paper", "released")
-flags.DEFINE_enum("solver", "paper", _FORM, "Of the image similarities.")
-flags.DEFINE_float("solver_threshold", 1e-6, "Least score, released solver.")
-flags.register_validator(
-    "solver_threshold", lambda x: x > 0, "--solver_threshold must be > 0"
-)
-flags.DEFINE_enum("imputation", "paper", _FORM, "Of unobserved labels.")
-flags.DEFINE_float(
-    "positive_ratio", 2.0, "c: label targets lie in [-1/c, 1].", lower_bound=1.0
-)
-flags.DEFINE_enum(
-    "reconstruction", "tanh", ("tanh", "linear"), "Form of eq. (5)."
-)
-flags.DEFINE_enum(
-    "loss_scale",
-    "initial",
-    ("initial", "absolute"),
-    "lambda times the initial ratio of the losses, or lambda as it is.",
-)
-flags.DEFINE_enum(
-    "graph_update",
-    "alternate",
-    ("alternate", "joint"),
-    "Step on A before the CNN (Algorithm 1) or together with it.",
-)
+flags.DEFINE_float("boost_factor", 5.0, "alpha, of --boost.", lower_bound=1.0)
 flags.DEFINE_enum(
     "on_bad_image", "error", ("error", "skip"), "Unreadable images."
 )
@@ -177,18 +140,58 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_integer("seed", 0, "Of masks, order and initialisation.")
 
-_MODEL_FLAGS = (
-    "lambda_y", "lambda_f", "num_neighbors", "solver", "solver_threshold",
-    "imputation", "positive_ratio", "reconstruction", "loss_scale",
-    "graph_update", "image_similarity", "label_similarity",
-    "dictionary_gradient", "class_weight",
-)  # fmt: skip
+flags.DEFINE_string(
+    "search",
+    "",
+    "JSON file of settings to try on validation first (imcl_tf/search.py); "
+    "may be interrupted and called again.",
+)
+flags.DEFINE_bool(
+    "resume", False, "Go on with the run of --workdir from its latest round."
+)
+
+
+def _define(option: Option):
+    """Makes an option of a method a flag."""
+    if option.choices:
+        flags.DEFINE_enum(
+            option.name, option.default, option.choices, option.help
+        )
+        return
+    define = {
+        bool: flags.DEFINE_bool,
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        str: flags.DEFINE_string,
+    }[type(option.default)]
+    bounds = {"lower_bound": option.least, "upper_bound": option.most}
+    bounds = {name: x for name, x in bounds.items() if x is not None}
+    define(option.name, option.default, option.help, **bounds)
+
+
+for _option in dict.fromkeys(
+    option for cls in METHODS.values() for option in cls.OPTIONS
+):
+    _define(_option)
+
 _RUN_FLAGS = (
     "method", "regime", "backbone", "backbone_weights", "image_size",
     "init_from", "observed_fraction", "observed_rule", "batch_size", "augment",
     "label_graph", "graph_neighbors", "dictionary_size", "dictionary_refresh",
-    "seed",
+    "seed", "boost", "boost_factor",
 )  # fmt: skip
+_NOT_SEARCHED = (
+    "dataset", "workdir", "data_dir", "search", "resume", "seed", "strategy",
+    "mixed_precision", "on_bad_image",
+)  # fmt: skip
+# What does not change the initial logistic model.
+_AFTER_INITIAL = {
+    "method", "epochs", "learning_rate", "backbone_learning_rate",
+    "graph_learning_rate", "epsilon", "weight_decay", "rate_drop_epoch",
+    "label_graph", "graph_neighbors", "dictionary_size", "dictionary_refresh",
+    "boost", "boost_factor",
+    *(option.name for cls in METHODS.values() for option in cls.OPTIONS),
+}  # fmt: skip
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -252,26 +255,91 @@ def main(argv: list[str]):
         source = catalog.open_dataset(
             FLAGS.dataset, FLAGS.data_dir, FLAGS.on_bad_image
         )
-        with _strategy().scope():
-            results = train.run(
-                source,
-                workdir,
-                schedule=_schedule(""),
-                initial_schedule=_schedule("initial_"),
-                settings=_settings(),
-                model_options={name: FLAGS[name].value for name in _MODEL_FLAGS}
-                if FLAGS.method == "imcl"
-                else {},
-                **{name: FLAGS[name].value for name in _RUN_FLAGS},
-            )
-    except (ValueError, OSError, tf.errors.OpError) as error:
+        if FLAGS.search:
+            trials = search.read_trials(Path(FLAGS.search))
+            with overridden(tune(source, workdir, trials)):
+                results = run(source, workdir)
+        else:
+            results = run(source, workdir, resume=FLAGS.resume)
+    except (
+        ValueError, OSError, FloatingPointError, tf.errors.OpError
+    ) as error:  # fmt: skip
         logging.debug("Where it happened:", exc_info=True)
         fail(error)
     print(
         f"{source.name} test mAP: initial logistic "
-        f"{results['initial_logistic']['mAP']:.2f}, {FLAGS.method} "
+        f"{results['initial_logistic']['mAP']:.2f}, {results['method']} "
         f"{results['mAP']:.2f}  ({workdir / 'results.json'})"
     )
+
+
+def run(
+    source, workdir: Path, resume: bool = True, tuning: bool = False
+) -> dict:
+    """`train.run` with the settings of the flags."""
+    keras.backend.clear_session()  # of a run before in this process
+    with _strategy().scope():
+        return train.run(
+            source,
+            workdir,
+            schedule=_schedule(""),
+            initial_schedule=_schedule("initial_"),
+            settings=_settings(),
+            resume=resume,
+            tuning=tuning,
+            model_options={
+                option.name: FLAGS[option.name].value
+                for option in METHODS[FLAGS.method].OPTIONS
+            },
+            **{name: FLAGS[name].value for name in _RUN_FLAGS},
+        )
+
+
+def tune(source, workdir: Path, trials: list[dict[str, str]]) -> dict[str, str]:
+    """Searches `trials` on validation; returns the flags of the best.
+
+    All trials start from one logistic model, WORKDIR/logistic, unless
+    --init_from names one or a searched flag makes it another one.
+    """
+    for name in trials[0]:
+        if name not in FLAGS or name in _NOT_SEARCHED:
+            raise ValueError(f"search: {name} is no flag to search")
+    for settings in trials:  # wrong values now, not after hours
+        with overridden(settings):
+            pass
+    shared = {}
+    if not FLAGS.init_from and set(trials[0]) <= _AFTER_INITIAL:
+        shared["init_from"] = str(workdir / "logistic")
+        plain = {"method": "logistic", "epochs": "0", "boost": "false"}
+        with overridden(plain):
+            run(source, workdir / "logistic")
+
+    def trial(settings, directory):
+        with overridden(settings):
+            return run(source, directory, tuning=True)
+
+    with overridden(shared):
+        return {**shared, **search.search(trials, trial, workdir)}
+
+
+@contextlib.contextmanager
+def overridden(settings: dict[str, str]):
+    """A context in which flags have other values.
+
+    Raises:
+      ValueError: for a wrong value.
+    """
+    before = {name: FLAGS[name].value for name in settings}
+    try:
+        for name, value in settings.items():
+            try:
+                setattr(FLAGS, name, FLAGS[name].parser.parse(value))
+            except (ValueError, flags.Error) as error:
+                raise ValueError(f"--{name}={value}: {error}") from error
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(FLAGS, name, value)
 
 
 def _schedule(prefix: str) -> train.Schedule:
@@ -293,10 +361,20 @@ def _strategy():
     return tf.distribute.get_strategy()
 
 
+def _options(classes) -> set[str]:
+    return {option.name for cls in classes for option in cls.OPTIONS}
+
+
 def _settings() -> str:
-    """Every setting of the run, to be replayed with --flagfile."""
+    """Every setting that the run depends on, to be replayed with --flagfile."""
+    ignored = _options(METHODS.values()) - _options([METHODS[FLAGS.method]])
+    ignored |= {"resume", "search"}
     key_flags = FLAGS.get_key_flags_for_module(sys.modules[__name__])
-    lines = [flag.serialize() for flag in key_flags if flag.value is not None]
+    lines = [
+        flag.serialize()
+        for flag in key_flags
+        if flag.value is not None and flag.name not in ignored
+    ]
     return "\n".join(filter(None, lines)) + "\n"
 
 

@@ -15,20 +15,11 @@ from imcl_tf.labels import impute
 from imcl_tf.multilabel import (
     Batch,
     MultiLabelModel,
+    Option,
     mean_over_observed,
+    method,
 )
 from imcl_tf.similarity import SOLVERS, Similarities
-
-_CHOICES = {
-    "solver": tuple(SOLVERS),
-    "imputation": ("paper", "released"),
-    "reconstruction": ("tanh", "linear"),
-    "loss_scale": ("initial", "absolute"),
-    "graph_update": ("alternate", "joint"),
-    "dictionary_gradient": ("stored", "full"),
-    "image_similarity": ("learned", "fixed", "none"),
-    "label_similarity": ("learned", "fixed", "none"),
-}
 
 
 class Neighbors(NamedTuple):
@@ -39,7 +30,11 @@ class Neighbors(NamedTuple):
     logits: tf.Tensor
 
 
-@keras.saving.register_keras_serializable("imcl_tf")
+_SIMILARITY = ("learned", "fixed", "none")
+_FORM = ("paper", "released")
+
+
+@method("imcl")
 class IMCL(MultiLabelModel):
     """A multi-label CNN regularised by label and feature smoothness.
 
@@ -54,29 +49,25 @@ class IMCL(MultiLabelModel):
       lambda_y: weight >= 0 of the label smoothness, eq. (5).
       lambda_f: weight >= 0 of the feature smoothness, eq. (6).
       num_neighbors: k >= 1, similar images per image, eq. (8).
-      solver: "paper" (Algorithm 2) or "released".
-      solver_threshold: least score that the released solver accepts.
-      imputation: "paper" or "released", see `imcl_tf.labels.impute`. The
-        released code also applies A to imputed labels alone and then writes
-        the observed ones over the result.
-      positive_ratio: c, label targets lie in [-1/c, 1].
-      reconstruction: "tanh" (eq. 5) or "linear" (released).
-      loss_scale: "initial" averages L_c over observed labels and multiplies
-        each lambda by the initial ratio L_c / l (released), taken from the
-        first minibatch; "absolute" is eq. (1) per image.
-      graph_update: "alternate" steps on A first, then on w and theta
-        (Algorithm 1); "joint" steps on all at once (released).
-      image_similarity: "learned"; "fixed", see `fix_similarities`; "none",
-        an image's only neighbour is itself.
-      label_similarity: "learned"; "fixed", A stays; "none", A = I stays.
-      dictionary_gradient: what a selected dictionary image brings: "stored",
-        its feature of the last refresh; "full", a fresh forward pass, so that
-        gradient reaches w through it.
-      class_weight: a >= 0, magnitude of the one-hot of an image's class that
-        is joined to its y in eq. (5) and in the solver (sec. 4.6); 0 = off.
-        The tanh of eq. (5) is of the labels alone: it cannot reach a > 1.
-      fixed_features: see `MultiLabelModel`.
-      **kwargs: of `keras.Model`.
+      **kwargs: further `OPTIONS`, and arguments of `MultiLabelModel`. Where
+        they choose between the paper and the released code:
+
+        solver: "paper" is Algorithm 2.
+        imputation: see `imcl_tf.labels.impute`. The released code also
+          applies A to imputed labels alone and then writes the observed ones
+          over the result.
+        reconstruction: "tanh" is eq. (5), "linear" released.
+        loss_scale: "initial" averages L_c over observed labels and multiplies
+          each lambda by the initial ratio L_c / l (released), taken from the
+          first minibatch; "absolute" is eq. (1) per image.
+        graph_update: "alternate" steps on A first, then on w and theta
+          (Algorithm 1); "joint" steps on all at once (released).
+        image_similarity: "fixed", see `fix_similarities`; "none", an image's
+          only neighbour is itself.
+        label_similarity: "fixed", A stays; "none", A = I stays.
+        class_weight: a, magnitude of the one-hot of an image's class that is
+          joined to its y in eq. (5) and in the solver (sec. 4.6). The tanh of
+          eq. (5) is of the labels alone: it cannot reach a > 1.
 
     Attributes:
       dictionary: `Dictionary` or None; further candidates. Not saved.
@@ -88,6 +79,52 @@ class IMCL(MultiLabelModel):
       ValueError: if an argument is out of range.
     """
 
+    boostable = False
+    OPTIONS = (
+        Option("lambda_y", 1.0, "Weight of eq. (5).", least=0),
+        Option("lambda_f", 0.5, "Weight of eq. (6).", least=0),
+        Option("num_neighbors", 5, "k, similar images per image.", least=1),
+        Option(
+            "solver", "paper", "Of the image similarities.", choices=_FORM
+        ),
+        Option(
+            "solver_threshold", 1e-6, "Least score, released solver.",
+            least=1e-30,
+        ),
+        Option("imputation", "paper", "Of unobserved labels.", choices=_FORM),
+        Option(
+            "positive_ratio", 2.0, "c: label targets lie in [-1/c, 1].",
+            least=1,
+        ),
+        Option(
+            "reconstruction", "tanh", "Form of eq. (5).",
+            choices=("tanh", "linear"),
+        ),
+        Option(
+            "loss_scale", "initial",
+            "lambda times the initial ratio of the losses, or lambda as it is.",
+            choices=("initial", "absolute"),
+        ),
+        Option(
+            "graph_update", "alternate",
+            "Step on A before the CNN (Algorithm 1) or together with it.",
+            choices=("alternate", "joint"),
+        ),
+        Option("image_similarity", "learned", "Ablation.", choices=_SIMILARITY),
+        Option("label_similarity", "learned", "Ablation.", choices=_SIMILARITY),
+        Option(
+            "dictionary_gradient", "stored",
+            "What a selected dictionary image brings: its feature of the last "
+            "refresh, or a new forward pass with gradient.",
+            choices=("stored", "full"),
+        ),
+        Option(
+            "class_weight", 0.0,
+            "a, magnitude of the class one-hot in eq. (5); 0 = without (CUB).",
+            least=0,
+        ),
+    )  # fmt: skip
+
     def __init__(
         self,
         backbone,
@@ -96,61 +133,26 @@ class IMCL(MultiLabelModel):
         lambda_y: float = 1.0,
         lambda_f: float = 0.5,
         num_neighbors: int = 5,
-        *,
-        solver: str = "paper",
-        solver_threshold: float = 1e-6,
-        imputation: str = "paper",
-        positive_ratio: float = 2.0,
-        reconstruction: str = "tanh",
-        loss_scale: str = "initial",
-        graph_update: str = "alternate",
-        image_similarity: str = "learned",
-        label_similarity: str = "learned",
-        dictionary_gradient: str = "stored",
-        class_weight: float = 0.0,
-        fixed_features: bool = False,
         **kwargs,
     ):
-        super().__init__(backbone, num_labels, fixed_features, **kwargs)
-        self._hyper_parameters = {
-            "lambda_y": float(lambda_y),
-            "lambda_f": float(lambda_f),
-            "num_neighbors": int(num_neighbors),
-            "solver": solver,
-            "solver_threshold": float(solver_threshold),
-            "imputation": imputation,
-            "positive_ratio": float(positive_ratio),
-            "reconstruction": reconstruction,
-            "loss_scale": loss_scale,
-            "graph_update": graph_update,
-            "image_similarity": image_similarity,
-            "label_similarity": label_similarity,
-            "dictionary_gradient": dictionary_gradient,
-            "class_weight": float(class_weight),
-        }
-        for name, value in self._hyper_parameters.items():
-            setattr(self, name, value)
-            if name in _CHOICES and value not in _CHOICES[name]:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(_CHOICES[name])}, "
-                    f"got {value!r}"
-                )
-        weights = (lambda_y, lambda_f, class_weight)
-        if num_neighbors < 1 or not all(weight >= 0 for weight in weights):
-            raise ValueError(
-                "lambda_y, lambda_f and class_weight must be >= 0 and "
-                f"num_neighbors >= 1, got {weights} and {num_neighbors}"
-            )
-        if image_similarity == label_similarity == "none":
+        super().__init__(
+            backbone,
+            num_labels,
+            lambda_y=lambda_y,
+            lambda_f=lambda_f,
+            num_neighbors=num_neighbors,
+            **kwargs,
+        )
+        if self.image_similarity == self.label_similarity == "none":
             self.lambda_y = 0.0  # nothing relates to anything: logistic
-        if label_graph is None or label_similarity == "none":
+        if label_graph is None or self.label_similarity == "none":
             label_graph = LabelGraph.identity(num_labels)
         if label_graph.num_labels != num_labels:
             raise ValueError(
                 f"the label graph has {label_graph.num_labels} labels, the "
                 f"model {num_labels}"
             )
-        label_graph.trainable = label_similarity == "learned"
+        label_graph.trainable = self.label_similarity == "learned"
         self.label_graph = label_graph
         self.graph_optimizer = None
         # Initial L_c / l_y and L_c / l_f; 0 = not measured yet.
@@ -180,6 +182,9 @@ class IMCL(MultiLabelModel):
             else keras.optimizers.get(graph_optimizer)
         )
 
+    def head_variables(self):
+        return self.classifier.trainable_variables
+
     def variable_groups(self):
         groups = super().variable_groups()
         edges = self.label_graph.trainable_variables
@@ -192,14 +197,15 @@ class IMCL(MultiLabelModel):
         """Algorithm 1 on one minibatch."""
         batch = Batch.unpack(data)
         with tf.GradientTape() as tape:
-            features, logits = self.forward(batch.inputs, training=True)
+            features = self.features_of(batch.inputs, training=True)
+            logits = self.scores(features)
             # Adaptive similarity learning: the CNN is fixed (steps 3 to 6).
             with tape.stop_recording():
                 similarities = self.find_similar(features, logits, batch)
                 if self.graph_update == "alternate":
                     self._step_on_graph(features, logits, batch, similarities)
             # Constrained CNN learning: the similarities are fixed (7 to 9).
-            terms = self.loss_terms(features, logits, batch, similarities)
+            terms = self.loss_terms(features, batch, logits, similarities)
         self.initial_ratios.assign(terms.pop("ratios"))
         groups = self.variable_groups()
         if self.graph_update == "alternate":
@@ -214,11 +220,13 @@ class IMCL(MultiLabelModel):
             return
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([edge.value for edge in edges])
-            terms = self.loss_terms(features, logits, batch, similarities)
+            terms = self.loss_terms(features, batch, logits, similarities)
         self.graph_optimizer.apply(tape.gradient(terms["loss"], edges), edges)
 
-    def loss_terms(self, features, logits, batch, similarities=None):
+    def loss_terms(self, features, batch, logits=None, similarities=None):
         """Eqs. (1), (2), (5) to (7) of a minibatch; also the new `ratios`."""
+        if logits is None:
+            logits = self.scores(features)
         if similarities is None:
             similarities = self.find_similar(features, logits, batch)
         neighbors = self.neighbors(similarities, features, logits, batch)
@@ -392,7 +400,7 @@ class IMCL(MultiLabelModel):
             self.dictionary.labels(tf.reshape(slots, [-1])),
             tf.shape(in_batch.labels),
         )
-        in_dictionary = Neighbors(stored, labels, self.classifier(stored))
+        in_dictionary = Neighbors(stored, labels, self.scores(stored))
         return Neighbors(
             *(
                 tf.where(outside[:, :, tf.newaxis], a, b)
@@ -406,7 +414,7 @@ class IMCL(MultiLabelModel):
             return tf.gather(self.dictionary.features, slots)
         distinct, position = tf.unique(tf.reshape(slots, [-1]))
         # Inference mode: these images must not move the batch statistics.
-        features, _ = self.forward(
+        features = self.features_of(
             tf.gather(self.dictionary.inputs, distinct), training=False
         )
         return tf.gather(features, tf.reshape(position, tf.shape(slots)))
@@ -414,8 +422,8 @@ class IMCL(MultiLabelModel):
     @tf.function(autograph=False, reduce_retracing=True)
     def encode(self, inputs, labels):
         """Features [n, d] and label atoms [n, C] of candidate images."""
-        features, logits = self.forward(inputs, training=False)
-        return features, self.label_atoms(labels, logits)
+        features = self.features_of(inputs, training=False)
+        return features, self.label_atoms(labels, self.scores(features))
 
     def refresh_dictionary(self):
         """Brings the dictionary, if any, up to date with the model."""
@@ -453,8 +461,8 @@ class IMCL(MultiLabelModel):
 
     @tf.function(autograph=False, reduce_retracing=True)
     def _similar_in_dictionary(self, batch: Batch) -> Similarities:
-        features, logits = self.forward(batch.inputs, training=False)
-        targets = self.label_targets(batch.labels, logits)
+        features = self.features_of(batch.inputs, training=False)
+        targets = self.label_targets(batch.labels, self.scores(features))
         stored = self.dictionary
         return self._solve(
             self._join_classes(targets, batch.image_index), features,
@@ -468,5 +476,9 @@ class IMCL(MultiLabelModel):
             "label_graph": keras.saving.serialize_keras_object(
                 self.label_graph
             ),
-            **self._hyper_parameters,
         }
+
+    @classmethod
+    def from_config(cls, config):
+        graph = keras.saving.deserialize_keras_object(config["label_graph"])
+        return super().from_config({**config, "label_graph": graph})

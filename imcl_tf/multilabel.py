@@ -1,20 +1,75 @@
 """What every method shares: a CNN f_w, classifiers theta, and their training.
 
-A method is a subclass of `MultiLabelModel` that says its loss in `loss_terms`;
-`train_step` only differentiates it.
+A method is a subclass of `MultiLabelModel`: `OPTIONS` names its
+hyper-parameters, `loss_terms` says its loss, and `scores`, where it is not the
+classifier of eq. (2), how it ranks the labels. `train_step` only
+differentiates the loss. `@method("name")` makes it a `--method`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import keras
+import scipy.sparse
 import tensorflow as tf
 
 from imcl_tf import losses
+from imcl_tf.pseudo_labels import PseudoLabels
 
 # The columns of metrics.csv; "loss" is what is minimised.
 TERMS = ("loss", "logistic_loss", "label_smoothness", "feature_smoothness")
+_PSEUDO_LABELS = "pseudo_labels"
+METHODS: dict[str, type[MultiLabelModel]] = {}
+
+
+class Option(NamedTuple):
+    """A hyper-parameter of a method, and a flag of `imcl_tf.main`.
+
+    Attributes:
+      name: of the argument, the attribute and the flag.
+      default: its type is that of the option: bool, int, float or str.
+      help: one line.
+      choices: of a str, () = any.
+      least: smallest number allowed, None = any.
+      most: largest number allowed, None = any.
+    """
+
+    name: str
+    default: bool | int | float | str
+    help: str
+    choices: tuple[str, ...] = ()
+    least: float | None = None
+    most: float | None = None
+
+    def checked(self, value):
+        """Returns `value` in the type of the option.
+
+        Raises:
+          ValueError: if it is not one of `choices` or out of bounds.
+        """
+        if self.choices and value not in self.choices:
+            raise ValueError(
+                f"{self.name} must be one of {', '.join(self.choices)}, "
+                f"got {value!r}"
+            )
+        for bound, sign, word in ((self.least, 1, ">="), (self.most, -1, "<=")):
+            if bound is not None and not sign * value >= sign * bound:
+                raise ValueError(
+                    f"{self.name} must be {word} {bound:g}, got {value}"
+                )
+        return type(self.default)(value)
+
+
+def method(name: str) -> Callable[[type], type]:
+    """Class decorator: registers a model as `--method=name`."""
+
+    def register(cls):
+        METHODS[name] = cls
+        return keras.saving.register_keras_serializable("imcl_tf")(cls)
+
+    return register
 
 
 class Batch(NamedTuple):
@@ -42,37 +97,77 @@ class Batch(NamedTuple):
         return cls(inputs, labels, unknown)
 
 
-@keras.saving.register_keras_serializable("imcl_tf")
+@method("logistic")
 class MultiLabelModel(keras.Model):
     """Logistic regression of C labels on a CNN feature, by eq. (2) alone.
 
     Args:
-      backbone: layer or model, images -> features [B, d]; None where the
-        inputs are the features.
+      backbone: layer or model, images -> features [B, d], or [B, h, w, d] for
+        `boost_factor`; None where the inputs are the features.
       num_labels: C.
       fixed_features: True = `fit` and `evaluate` take features [B, d] in place
         of images and w stays as it is; calling the model still takes images.
-      **kwargs: of `keras.Model`.
+      boost_factor: alpha of BoostLU (Kim et al., CVPR 2023), for features
+        [B, h, w, d]: at each position a positive logit counts alpha times,
+        a negative one once; a label's logit is the mean over positions.
+      **kwargs: `OPTIONS` of the method, and arguments of `keras.Model`.
+
+    Attributes:
+      boostable: class attribute, whether `boost_factor` may be more than 1.
+      epoch: [] int32, passes over the training set that are complete.
+      pseudo_labels: `PseudoLabels` of the training images, for methods that
+        make such in `adapt`, or None. Saved, but not exported.
 
     Raises:
-      ValueError: if `num_labels` is not positive.
+      ValueError: if an argument is out of range.
     """
 
+    OPTIONS: tuple[Option, ...] = ()
+    boostable = True
+
     def __init__(
-        self, backbone, num_labels: int, fixed_features: bool = False, **kwargs
+        self,
+        backbone,
+        num_labels: int,
+        *,
+        fixed_features: bool = False,
+        boost_factor: float = 1.0,
+        **kwargs,
     ):
+        options = {
+            option.name: option.checked(kwargs.pop(option.name, option.default))
+            for option in self.OPTIONS
+        }
         super().__init__(**kwargs)
         if num_labels < 1:
             raise ValueError(f"num_labels must be >= 1, got {num_labels}")
+        if boost_factor < 1:
+            raise ValueError(f"boost_factor must be >= 1, got {boost_factor}")
+        if boost_factor > 1 and not self.boostable:
+            raise ValueError(
+                f"boost_factor: the scores of {type(self).__name__} are not "
+                "those of a linear classifier of each position"
+            )
+        for name, value in options.items():
+            setattr(self, name, value)
         self.backbone = (
             keras.layers.Identity() if backbone is None else backbone
         )
         self.num_labels = int(num_labels)
         self.fixed_features = bool(fixed_features)
+        self.boost_factor = float(boost_factor)
         # float32 logits: under mixed precision p would saturate.
         self.classifier = keras.layers.Dense(
             num_labels, name="classifier", dtype="float32"
         )
+        self.epoch = self.add_weight(
+            shape=(),
+            initializer="zeros",
+            name="epoch",
+            dtype="int32",
+            trainable=False,
+        )
+        self.pseudo_labels: PseudoLabels | None = None
         self.backbone_optimizer = None
         self._term_means = [keras.metrics.Mean(name) for name in TERMS]
 
@@ -82,46 +177,97 @@ class MultiLabelModel(keras.Model):
             shape = input_shape["inputs"]
         if not self.backbone.built:
             self.backbone.build(shape)
-        self.classifier.build(self.backbone.compute_output_shape(shape))
+        self.build_head(self.backbone.compute_output_shape(shape))
         self.built = True
 
+    def build_head(self, feature_shape: tuple):
+        """Builds what comes after the features, of shape `feature_shape`."""
+        self.classifier.build(feature_shape)
+
     def call(self, inputs, training=None):
-        """Returns logits [B, C] float32 of images [B, H, W, 3]."""
+        """Returns scores [B, C] float32 of images [B, H, W, 3]."""
         if isinstance(inputs, dict):
             inputs = inputs["inputs"]
-        return self.classifier(self.backbone(inputs, training=training))
+        features = self.backbone(inputs, training=training)
+        return self.scores(tf.cast(features, tf.float32))
 
-    def forward(self, inputs, training: bool):
-        """Returns features [B, d] and logits [B, C], both float32."""
+    def features_of(self, inputs, training: bool):
+        """Returns features [B, d] float32 of what `fit` takes."""
         if not self.fixed_features:
             if not self.built:  # `fit` never calls the model itself
                 self.build(inputs.shape)
             inputs = self.backbone(inputs, training=training)
-        features = tf.cast(inputs, tf.float32)
-        return features, self.classifier(features)
+        return tf.cast(inputs, tf.float32)
 
-    def loss_terms(self, features, logits, batch: Batch) -> dict:
+    def scores(self, features) -> tf.Tensor:
+        """Returns what ranks the labels, [B, C] float32, of features [B, d].
+
+        Higher is likelier; the sigmoid of it is exported as probability. Here
+        the logits z of eq. (2).
+        """
+        logits = self.classifier(features)
+        if features.shape.rank == 4:
+            logits = tf.where(logits > 0, self.boost_factor * logits, logits)
+            logits = tf.reduce_mean(logits, [1, 2])
+        return logits
+
+    def loss_terms(self, features, batch: Batch) -> dict:
         """The loss of a minibatch and its parts, scalars named as `TERMS`.
 
         Here eq. (2), averaged over the observed labels of the minibatch.
         """
-        del features
-        loss = mean_over_observed(
-            losses.cross_entropy(batch.labels, logits), batch.labels
-        )
+        entropy = losses.cross_entropy(batch.labels, self.scores(features))
+        loss = mean_over_observed(entropy, batch.labels)
         return {"loss": loss, "logistic_loss": loss}
+
+    def start_from(self, logistic: MultiLabelModel):
+        """Takes over the classifier of a logistic model of the same w."""
+        self.classifier.set_weights(logistic.classifier.get_weights())
+
+    def adapt(self, labels: scipy.sparse.csr_array, label_names: tuple):
+        """Learns from the training labels, before the first step.
+
+        Args:
+          labels: [N, C] int8 csr_array, observed labels of the training set;
+            a row's number is its image's `image_index`.
+          label_names: C names.
+        """
+
+    def begin_epoch(self, epoch: int, batches: Iterable):
+        """Is called before each pass over the training set.
+
+        Args:
+          epoch: passes before this one, from 0.
+          batches: the training set once, in order and not augmented.
+        """
+        del batches
+        self.epoch.assign(epoch)
+
+    def pseudo_labels_of(self, batch: Batch) -> tf.Tensor:
+        """Returns the pseudo-labels [B, C] int8 of a minibatch, 0 = none.
+
+        A model that was loaded to predict or to be evaluated has none at all.
+        """
+        if self.pseudo_labels is None:
+            return tf.zeros_like(batch.labels)
+        return self.pseudo_labels.rows(batch.image_index)
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def score_step(self, inputs):
+        """Returns scores [B, C] of what `fit` takes, outside training."""
+        return self.scores(self.features_of(inputs, training=False))
 
     @tf.function(autograph=False, reduce_retracing=True)
     def evaluation_step(self, batch: Batch):
-        """Returns logits [B, C] and the loss terms, outside training."""
-        features, logits = self.forward(batch.inputs, training=False)
-        return logits, self.loss_terms(features, logits, batch)
+        """Returns scores [B, C] and the loss terms, outside training."""
+        features = self.features_of(batch.inputs, training=False)
+        return self.scores(features), self.loss_terms(features, batch)
 
     def train_step(self, data):
         batch = Batch.unpack(data)
         with tf.GradientTape() as tape:
-            features, logits = self.forward(batch.inputs, training=True)
-            terms = self.loss_terms(features, logits, batch)
+            features = self.features_of(batch.inputs, training=True)
+            terms = self.loss_terms(features, batch)
         self.minimize(tape, terms["loss"], self.variable_groups())
         return self.track(terms)
 
@@ -138,13 +284,18 @@ class MultiLabelModel(keras.Model):
 
     def variable_groups(self) -> list:
         """Returns [(optimizer, trainable variables)], each variable once."""
-        theta = self.classifier.trainable_variables
+        theta = self.head_variables()
         w = [] if self.fixed_features else self.backbone.trainable_variables
         if self.backbone_optimizer is None:
             return [(self.optimizer, theta + w)]
         return [(self.optimizer, theta)] + (
             [(self.backbone_optimizer, w)] if w else []
         )
+
+    def head_variables(self) -> list:
+        """Returns the trainable variables that are not of the backbone."""
+        w = {id(variable) for variable in self.backbone.trainable_variables}
+        return [v for v in self.trainable_variables if id(v) not in w]
 
     @property
     def optimizers(self) -> list:
@@ -192,6 +343,18 @@ class MultiLabelModel(keras.Model):
             mean.update_state(terms.get(mean.name, 0.0))
         return {mean.name: mean.result() for mean in self._term_means}
 
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        if self.pseudo_labels is not None:
+            store[_PSEUDO_LABELS] = self.pseudo_labels.packed.numpy()
+
+    def load_own_variables(self, store):
+        own = {name: store[name] for name in store.keys()}  # noqa: SIM118
+        packed = own.pop(_PSEUDO_LABELS, None)
+        super().load_own_variables(own)
+        if self.pseudo_labels is not None and packed is not None:
+            self.pseudo_labels.packed.assign(packed[()])
+
     @property
     def metrics(self):
         return self._term_means
@@ -202,17 +365,17 @@ class MultiLabelModel(keras.Model):
             "backbone": keras.saving.serialize_keras_object(self.backbone),
             "num_labels": self.num_labels,
             "fixed_features": self.fixed_features,
+            "boost_factor": self.boost_factor,
+            **{
+                option.name: getattr(self, option.name)
+                for option in self.OPTIONS
+            },
         }
 
     @classmethod
     def from_config(cls, config):
-        config = dict(config)
-        for name in ("backbone", "label_graph"):
-            if name in config:
-                config[name] = keras.saving.deserialize_keras_object(
-                    config[name]
-                )
-        return cls(**config)
+        backbone = keras.saving.deserialize_keras_object(config["backbone"])
+        return cls(**{**config, "backbone": backbone})
 
 
 def mean_over_observed(per_image, labels):

@@ -13,21 +13,26 @@ import keras
 import numpy as np
 import scipy.sparse
 
+import imcl_tf.baselines  # noqa: F401, registers them
 from imcl_tf import dataset
 from imcl_tf.backbones import (
     Backbone,
     Resizing,
     freeze_batch_statistics,
     make_backbone,
+    without_pooling,
 )
 from imcl_tf.callbacks import (
+    LATEST,
     BestCheckpoint,
     DictionaryRefresh,
+    EpochStart,
     Evaluation,
     Pictures,
     RateDecay,
     RateDrop,
     evaluate,
+    steps_taken,
 )
 from imcl_tf.dataset import Source
 from imcl_tf.dictionary import Dictionary, class_balanced_subset
@@ -40,9 +45,8 @@ from imcl_tf.label_graph import save as save_label_graph
 from imcl_tf.labels import LabelTable, hide_labels
 from imcl_tf.metrics import AveragePrecision
 from imcl_tf.model import IMCL
-from imcl_tf.multilabel import MultiLabelModel
+from imcl_tf.multilabel import METHODS, MultiLabelModel
 
-METHODS = {"logistic": MultiLabelModel, "imcl": IMCL}
 REGIMES = ("end_to_end", "fixed_features")
 _THUMBNAIL = (64, 64, 3)
 _NUM_GROUPS = 5
@@ -84,10 +88,11 @@ class _Stage(NamedTuple):
     augment: bool
     resizing: Resizing
 
-    def training_batches(self):
+    def training_batches(self, first_step: int):
         return dataset.training_batches(
             self.source.splits["train"], self.labels, self.input_shape,
             self.batch_size, self.seed, self.augment, self.resizing,
+            first_step,
         )  # fmt: skip
 
     def training_pass(self):
@@ -136,8 +141,12 @@ def run(
     dictionary_size: int = 10_000,
     dictionary_refresh: int = 250,
     seed: int = 0,
+    boost: bool = False,
+    boost_factor: float = 5.0,
     model_options: dict | None = None,
     settings: str = "",
+    resume: bool = False,
+    tuning: bool = False,
 ) -> dict:
     """Trains, evaluates on test and exports.
 
@@ -150,7 +159,7 @@ def run(
       workdir: gets every file of the run.
       schedule: of the method, from the logistic model on.
       initial_schedule: of the logistic model, not used with `init_from`.
-      method: "logistic" or "imcl".
+      method: one of `imcl_tf.multilabel.METHODS`.
       regime: "end_to_end"; or "fixed_features", w frozen and features stored
         (a CNN that has no weights yet is trained by the initial stage first).
       backbone: see `imcl_tf.backbones.make_backbone`.
@@ -168,17 +177,27 @@ def run(
       dictionary_size: M, 0 = candidates from the minibatch alone.
       dictionary_refresh: steps between refreshes of the stored features.
       seed: of masks, order and initialisation.
-      model_options: further arguments of `imcl_tf.IMCL`.
+      boost: classify each position of the CNN's last feature map and boost
+        positive logits there, see `MultiLabelModel` (end to end).
+      boost_factor: by which.
+      model_options: `OPTIONS` of the method.
       settings: text of `flags.cfg`, with which the run can be repeated.
+      resume: go on with a run of the same settings from its latest round. A
+        run that has finished is returned, one that never began begins.
+      tuning: the test split is not looked at, no model is exported or kept.
 
     Returns:
       what `results.json` holds.
 
     Raises:
       ValueError: for an unknown method, regime or graph, an `init_from` or a
-        graph that does not fit, or an evaluation split without positives.
+        graph that does not fit, an evaluation split without positives, a
+        backbone that cannot be boosted, or `resume` with other settings.
     """
+    workdir = Path(workdir)
     _check_choices(method=method, regime=regime)
+    if resume and (finished := _finished(workdir, settings)):
+        return finished
     for name in ("validation", "test"):
         if not (source.splits[name].labels.data > 0).any():
             raise ValueError(
@@ -203,29 +222,36 @@ def run(
         source, (cnn.image_size, cnn.image_size, 3), LabelTable(observed),
         batch_size, seed, augment, cnn.resizing,
     )  # fmt: skip
+    frozen = regime == "fixed_features"
+    body = cnn.model
+    if boost:
+        if frozen:
+            raise ValueError("boost: fixed features have no positions")
+        body = without_pooling(cnn.model)
+        options["boost_factor"] = boost_factor
     logistic = MultiLabelModel(cnn.model, len(source.label_names))
     logistic.build((None, *images.input_shape))
+    model = METHODS[method](
+        body, len(source.label_names), fixed_features=frozen, **options
+    )
+    model.build((None, *images.input_shape))
+    model.adapt(observed, source.label_names)
     if init_from:
         _load_initial(logistic, Path(init_from), source.label_names)
 
     # Nothing is written before all that a user may have got wrong is checked.
-    workdir = Path(workdir)
-    _start(workdir, settings, source.label_names, observed)
+    _start(workdir, settings, source.label_names, observed, resume)
     if not init_from:
         _train_initial(logistic, cnn, images, initial_schedule, regime, workdir)
     with replacing(workdir / "checkpoints/logistic.keras") as path:
         logistic.save(path)
-    logistic.fixed_features = False
-    initial, _ = evaluate(logistic, images.evaluation_batches("test"))
+    model.start_from(logistic)
 
     freeze_batch_statistics(cnn.model)
-    frozen = regime == "fixed_features"
     stage = images.with_features(cnn) if frozen else images
-    model = METHODS[method](
-        cnn.model, len(source.label_names), fixed_features=frozen, **options
-    )
-    model.build((None, *images.input_shape))
-    model.classifier.set_weights(logistic.classifier.get_weights())
+    logistic.fixed_features = frozen
+    if not tuning:  # now, for w may change
+        initial, _ = evaluate(logistic, stage.evaluation_batches("test"))
     callbacks = []
     if method == "imcl":
         callbacks = _prepare_similarities(
@@ -235,31 +261,61 @@ def run(
     _fit(model, stage, schedule, workdir, callbacks)
 
     validation, _ = evaluate(model, stage.evaluation_batches("validation"))
-    test, _ = evaluate(model, stage.evaluation_batches("test"))
-    _write_average_precision(test, source.label_names, workdir)
-    if method == "imcl":
-        save_label_graph(
-            workdir / "label_graph.npz", model.label_graph, source.label_names
-        )
-    export_saved_model(
-        model, source.label_names, cnn.image_size, workdir / "saved_model",
-        cnn.resizing,
-    )  # fmt: skip
     results = {
         "method": method,
         "dataset": source.name,
         "regime": regime,
         "seed": seed,
-        **_scores(test, observed),
         "validation_mAP": 100 * validation.mean(),
-        "initial_logistic": _scores(initial, observed),
         "num_labels": len(source.label_names),
         "num_train": observed.shape[0],
         "observed_labels": int(observed.nnz),
+        "settings": settings.splitlines(),
     }
+    if tuning:
+        for directory in (workdir, workdir / "initial"):  # large, and many
+            shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+    else:
+        test, _ = evaluate(model, stage.evaluation_batches("test"))
+        results |= _scores(test, observed)
+        results["initial_logistic"] = _scores(initial, observed)
+        _write_average_precision(test, source.label_names, workdir)
+        _export(model, cnn, source.label_names, workdir)
     with replacing(workdir / "results.json") as path:
         path.write_text(json.dumps(results, indent=2) + "\n")
     return results
+
+
+def _finished(workdir, settings) -> dict | None:
+    """The results of a run, if it is through.
+
+    Raises:
+      ValueError: if the run of `workdir` has other settings.
+    """
+    began = workdir / "flags.cfg"
+    if not began.is_file():
+        return None
+    before, now = began.read_text().splitlines(), settings.splitlines()
+    if before != now:
+        other = sorted(set(before) ^ set(now))
+        raise ValueError(
+            f"resume: {began} has other settings: {', '.join(other[:4])}"
+        )
+    file = workdir / "results.json"
+    results = json.loads(file.read_text()) if file.is_file() else {}
+    # Else it is that of an earlier run.
+    return results if results.get("settings") == now else None
+
+
+def _export(model, cnn, label_names, workdir):
+    if isinstance(model, IMCL):
+        save_label_graph(
+            workdir / "label_graph.npz", model.label_graph, label_names
+        )
+    export_saved_model(
+        model, label_names, cnn.image_size, workdir / "saved_model",
+        cnn.resizing,
+    )  # fmt: skip
 
 
 def _check_choices(**choices):
@@ -286,12 +342,14 @@ def _train_initial(logistic, cnn, images, schedule, regime, workdir):
     _fit(logistic, stage, schedule, workdir / "initial", [])
 
 
-def _start(workdir, settings, label_names, observed):
+def _start(workdir, settings, label_names, observed, resume):
     """Writes what is known before training."""
     (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
-    for name in ("tensorboard", "initial/tensorboard"):
-        # Curves of an earlier run would be drawn into those of this one.
-        shutil.rmtree(workdir / name, ignore_errors=True)
+    for stage in () if resume else (workdir, workdir / "initial"):
+        # Of an earlier run: its curves would be drawn into those of this one,
+        # and this one, resumed, would go on from its model.
+        shutil.rmtree(stage / "tensorboard", ignore_errors=True)
+        (stage / "checkpoints" / LATEST).unlink(missing_ok=True)
     for name, text in (
         ("flags.cfg", settings),
         ("labels.txt", "".join(f"{name}\n" for name in label_names)),
@@ -371,20 +429,27 @@ def _fit(model, stage, schedule, directory, callbacks):
     _compile(model, schedule)
     (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
     steps = schedule.evaluate_every or stage.steps_per_epoch
-    checkpoint = BestCheckpoint(directory / "checkpoints")
+    latest = directory / "checkpoints" / LATEST
+    first_step = 0
+    if latest.is_file():  # the run goes on
+        model.load_weights(latest)
+        first_step = steps_taken(model)
+    evaluation = Evaluation(
+        stage.evaluation_batches("validation"), directory / "metrics.csv",
+        stage.steps_per_epoch, first_step,
+    )  # fmt: skip
+    checkpoint = BestCheckpoint(directory / "checkpoints", evaluation.past)
     model.fit(
-        stage.training_batches(),
+        stage.training_batches(first_step),
         epochs=math.ceil(schedule.epochs * stage.steps_per_epoch / steps),
+        initial_epoch=first_step // steps,
         steps_per_epoch=steps,
         callbacks=[
             *callbacks,
-            Evaluation(
-                stage.evaluation_batches("validation"),
-                directory / "metrics.csv",
-                stage.steps_per_epoch,
-            ),
-            checkpoint,
-            RateDecay(),
+            EpochStart(stage.steps_per_epoch, stage.training_pass()),
+            evaluation,
+            RateDecay(past=evaluation.past),
+            checkpoint,  # with the rates of the next round
             *(
                 [RateDrop(schedule.rate_drop_epoch, stage.steps_per_epoch)]
                 if schedule.rate_drop_epoch

@@ -159,6 +159,7 @@ def test_resizing(resnet):
     assert resnet.resizing == found["resnet101"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method, regime", [("imcl", "end_to_end"), ("logistic", "fixed_features")]
 )

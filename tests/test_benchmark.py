@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from eval import benchmark
 from imcl_tf import records
+from imcl_tf.multilabel import METHODS
 from tests import programs
 
 SECTIONS = {
@@ -29,8 +30,9 @@ SECTIONS = {
 def test_all_sections(tmp_path):
     out = tmp_path / "out.json"
     done = programs.run(
-        "eval.benchmark", "--scale=0.001", "--repeats=1", f"--out={out}"
-    )
+        "eval.benchmark", *SECTIONS, "--scale=0.001", "--repeats=1",
+        f"--out={out}",
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
     assert found.keys() == SECTIONS.keys()
@@ -55,7 +57,9 @@ def test_unknown_section():
     assert done.returncode == 1 and "Traceback" not in done.stderr
     lines = [x for x in done.stderr.splitlines() if x.startswith("imcl_tf")]
     (told,) = lines
-    assert told.endswith("expected sections of records, graph, got 'nothing'")
+    assert told.endswith(
+        "expected sections of records, graph, methods, got 'nothing'"
+    )
 
 
 def test_bytes_of_labels(tmp_path):
@@ -79,3 +83,14 @@ def test_labels_of_the_graph():
     assert set(np.unique(labels.data)) == {-1, 1}
     often = np.bincount(labels.indices, minlength=5000)
     assert often[0] > often[10] > often[1000:1010].mean()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "dictionary"),
+    [*((name, 0) for name in sorted(METHODS)), ("imcl", 10_000)],
+)
+def test_steps_of_methods(name, dictionary, capsys):
+    benchmark.time_steps(name, dictionary, 2, 1, "small_cnn")
+    (ratio,) = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert ratio > 0

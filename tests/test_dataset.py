@@ -338,10 +338,10 @@ class TestAugmentation:
         index = np.arange(520, dtype=np.int32)
         images = np.tile(made.pixels, (40, 1, 1, 1))
         ds = tf.data.Dataset.from_tensor_slices((index, images)).batch(52)
-        ds = dataset.augmented(ds, S, seed=1, least_area=1.0)
         mirrored = np.zeros((2, 520), bool)
-        for epoch in mirrored:
-            for numbers, crops in ds.as_numpy_iterator():
+        for first_step, epoch in zip((0, 10), mirrored, strict=True):
+            made_anew = dataset.augmented(ds, S, 1, first_step, least_area=1.0)
+            for numbers, crops in made_anew.as_numpy_iterator():
                 for i, crop in zip(numbers, crops, strict=True):
                     epoch[i] = np.array_equal(crop, images[i][:, ::-1])
                     if not epoch[i]:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import resource
 import subprocess
 import sys
 from collections import Counter
@@ -21,13 +20,7 @@ FAST = ["--initial_epochs=1", "--epochs=1", "--image_size=32"]
 
 def run(arguments, limit=None, module="imcl_tf.main"):
     """Runs a program of the project; `limit` = largest file in bytes."""
-
-    def small_disk():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    return programs.run(
-        module, *arguments, preexec_fn=small_disk if limit else None
-    )
+    return programs.run(module, *arguments, limit=limit)
 
 
 def succeed(*arguments, **kwargs):
@@ -133,6 +126,8 @@ def test_flagfile_replays_the_run(finished, tmp_path):
     succeed(f"--flagfile={flagfile}", f"--workdir={tmp_path}")
     first = json.loads((finished[0] / "results.json").read_text())
     again = json.loads((tmp_path / "results.json").read_text())
+    changed = set(first.pop("settings")) ^ set(again.pop("settings"))
+    assert changed == {f"--workdir={finished[0]}", f"--workdir={tmp_path}"}
     assert again == first
 
 
@@ -181,6 +176,7 @@ def test_predict_bad_input(finished, folder, tmp_path):
     assert "no image" in fail(model, module=module)
 
 
+@pytest.mark.slow
 def test_fixed_features_from_an_earlier_run(finished, folder, tmp_path):
     common = [
         "--dataset=folder", f"--data_dir={folder}", "--observed_fraction=0.5",

@@ -12,7 +12,7 @@ import scipy.sparse
 import tensorflow as tf
 
 from imcl_tf import label_graph
-from tests import oracles
+from tests import oracles, programs
 from tests.test_wikipedia import write_dump, write_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,7 +33,7 @@ def run(command, **kwargs):
 
 
 def succeed(*arguments):
-    done = run([sys.executable, "-m", MODULE, *arguments])
+    done = programs.run(MODULE, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

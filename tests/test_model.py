@@ -47,6 +47,12 @@ def make_model(seed=0, compiled=True, **options):
     return model
 
 
+def forward(model, inputs, training=False):
+    """Features and logits."""
+    features = model.features_of(inputs, training=training)
+    return features, model.scores(features)
+
+
 def add_dictionary(model, size=20, seed=7):
     features, labels = problem(seed, size)
     table = LabelTable(scipy.sparse.csr_array(labels))
@@ -96,10 +102,7 @@ def expected_loss(model, features, labels, form, scale):
 def test_loss_is_the_papers(form, scale):
     features, labels = problem()
     model = make_model(reconstruction=form, loss_scale=scale)
-    _, logits = model.forward(features, training=False)
-    terms = model.loss_terms(
-        tf.constant(features), logits, batch_of(features, labels)
-    )
+    terms = model.loss_terms(tf.constant(features), batch_of(features, labels))
     expected = expected_loss(model, features, labels, form, scale)
     np.testing.assert_allclose(terms["loss"], expected, rtol=1e-4)
 
@@ -122,13 +125,13 @@ def test_no_gradient_through_the_solver():
 
     def gradient(similarities):
         with tf.GradientTape() as tape:
-            f, logits = model.forward(features, training=True)
+            f, logits = forward(model, features, training=True)
             if similarities is None:
                 similarities = model.find_similar(f, logits, batch)
-            terms = model.loss_terms(f, logits, batch, similarities)
+            terms = model.loss_terms(f, batch, logits, similarities)
         return tape.gradient(terms["loss"], model.classifier.kernel.value)
 
-    f, logits = model.forward(features, training=True)
+    f, logits = forward(model, features, training=True)
     constant = [x.numpy() for x in model.find_similar(f, logits, batch)]
     constant = imcl_tf.Similarities(*map(tf.constant, constant))
     np.testing.assert_allclose(
@@ -141,13 +144,13 @@ def test_gradient_flows_through_the_neighbours_too():
     features, labels = problem()
     model = make_model(loss_scale="absolute")
     batch = batch_of(features, labels)
-    f, logits = model.forward(features, training=False)
+    f, logits = forward(model, features)
     found = model.find_similar(f, logits, batch)
     kernel = model.classifier.kernel
 
     def loss():
-        f, logits = model.forward(features, training=False)
-        return model.loss_terms(f, logits, batch, found)["loss"]
+        f, logits = forward(model, features)
+        return model.loss_terms(f, batch, logits, found)["loss"]
 
     with tf.GradientTape() as tape:
         value = loss()
@@ -170,12 +173,12 @@ def test_one_step_lowers_the_loss_and_moves_graph_and_classifier(update):
     model = make_model(graph_update=update, loss_scale="absolute")
     model.compile(keras.optimizers.SGD(1e-3), keras.optimizers.SGD(1e-3))
     batch = batch_of(features, labels)
-    f, logits = model.forward(features, training=False)
+    f, logits = forward(model, features)
     found = model.find_similar(f, logits, batch)
 
     def loss():
-        f, logits = model.forward(features, training=False)
-        return float(model.loss_terms(f, logits, batch, found)["loss"])
+        f, logits = forward(model, features)
+        return float(model.loss_terms(f, batch, logits, found)["loss"])
 
     edges = model.label_graph.edge_weights.numpy()
     kernel = model.classifier.kernel.numpy()
@@ -193,7 +196,7 @@ def test_alternate_update_steps_on_the_graph_before_the_cnn():
     optimizers = [keras.optimizers.SGD(0.01), keras.optimizers.SGD(0.01)]
     model.compile(*optimizers)
     batch = batch_of(features, labels)
-    f, logits = model.forward(features, training=False)
+    f, logits = forward(model, features)
     found = model.find_similar(f, logits, batch)
     kernel = model.classifier.kernel.numpy()
     edges = model.label_graph.edge_weights
@@ -201,8 +204,8 @@ def test_alternate_update_steps_on_the_graph_before_the_cnn():
 
     def gradient(variable):
         with tf.GradientTape() as tape:
-            f, logits = model.forward(features, training=False)
-            loss = model.loss_terms(f, logits, batch, found)["loss"]
+            f, logits = forward(model, features)
+            loss = model.loss_terms(f, batch, logits, found)["loss"]
         return tape.gradient(loss, variable.value).numpy()
 
     new_edges = start - 0.01 * gradient(edges)
@@ -221,7 +224,7 @@ def test_lambda_zero_is_logistic():
     ours = make_model(lambda_y=0.0, lambda_f=0.0)
     logistic = MultiLabelModel(None, C)
     logistic.build((None, D))
-    logistic.set_weights(ours.classifier.get_weights())
+    logistic.start_from(ours)
     logistic.compile(keras.optimizers.RMSprop(0.1))
     for _ in range(3):
         ours.train_on_batch(features, labels)
@@ -266,7 +269,7 @@ def test_dictionary_supplies_candidates_and_never_the_image_itself():
     features, labels = add_dictionary(model)
     index = np.arange(5)
     batch = batch_of(features[:5], labels[:5], index)
-    f, logits = model.forward(batch.inputs, training=False)
+    f, logits = forward(model, batch.inputs)
     found = model.find_similar(f, logits, batch)
     indices = found.indices.numpy()
     assert (indices >= 5).any()
@@ -283,7 +286,7 @@ def test_dictionary_neighbours_bring_their_features_labels_and_logits():
     features, labels = add_dictionary(model)
     own, own_labels = problem(3, 4)
     batch = batch_of(own, own_labels)
-    f, logits = model.forward(own, training=False)
+    f, logits = forward(model, own)
     chosen = tf.constant([[2, 4 + 7, -1], [4, 0, -1], [5, -1, -1], [-1] * 3])
     weights = tf.zeros([4, 3])
     found = imcl_tf.Similarities(chosen, weights, weights)
@@ -318,9 +321,9 @@ def test_stored_dictionary_gives_gradient_to_theta_and_full_to_w():
         ones = tf.ones([2, 1])
         found = imcl_tf.Similarities(tf.constant([[2], [5]]), ones, ones)
         with tf.GradientTape() as tape:
-            f, logits = model.forward(batch.inputs, training=True)
+            f, logits = forward(model, batch.inputs, training=True)
             f, logits = tf.stop_gradient(f), tf.stop_gradient(logits)
-            loss = model.loss_terms(f, logits, batch, found)["loss"]
+            loss = model.loss_terms(f, batch, logits, found)["loss"]
         sources = [model.classifier.kernel.value, backbone.weights[0].value]
         gradients[kind] = tape.gradient(loss, sources)
     np.testing.assert_allclose(
@@ -333,7 +336,7 @@ def test_stored_dictionary_gives_gradient_to_theta_and_full_to_w():
 def test_released_reconstruction_writes_observed_labels_over_the_graph():
     model = make_model(imputation="released")
     features, labels = problem()
-    _, logits = model.forward(features, training=False)
+    _, logits = forward(model, features)
     graph = model.label_graph.to_scipy().toarray()
     imputed = oracles.impute_released(0 * labels, logits.numpy(), 2.0)
     expected = np.where(
@@ -357,7 +360,7 @@ def test_fixed_similarities_do_not_follow_the_model():
     batch = batch_of(features[:6], labels[:6], index[:6])
 
     def solve():
-        f, logits = model.forward(batch.inputs, training=False)
+        f, logits = forward(model, batch.inputs)
         return [x.numpy() for x in model.find_similar(f, logits, batch)]
 
     before = solve()
@@ -368,7 +371,7 @@ def test_fixed_similarities_do_not_follow_the_model():
     # Image 3's row is solved from image 3, whatever the order of the pass.
     expected = oracles.joint_nonnegative_omp  # computed from the stored atoms
     model.classifier.kernel.assign(-model.classifier.kernel)
-    _, logits = model.forward(batch.inputs, training=False)
+    _, logits = forward(model, batch.inputs)
     targets = oracles.impute_paper(labels[:6], logits.numpy(), 2.0)
     indices, c, _ = expected(
         targets[3], features[3], model.dictionary.label_atoms.numpy(),
@@ -562,7 +565,7 @@ def test_class_part_is_joined_to_y_in_solver_and_eq_5(source, form, dictionary):
     )  # fmt: skip
     _, labels = problem()
     batch = batch_of(features[:B], labels, NUMBERS)
-    f, z = model.forward(batch.inputs, training=False)
+    f, z = forward(model, batch.inputs)
     found = model.find_similar(f, z, batch)
     np.testing.assert_array_equal(found.indices, indices)
     np.testing.assert_allclose(found.label_weights, c, atol=1e-4)
@@ -584,7 +587,7 @@ def test_class_part_is_joined_to_y_in_solver_and_eq_5(source, form, dictionary):
         )
     )  # fmt: skip
     entropy = np.mean([*map(oracles.cross_entropy, labels, logits[:B])])
-    terms = model.loss_terms(f, z, batch, found)
+    terms = model.loss_terms(f, batch, z, found)
     for name, expected in {
         "logistic_loss": entropy,
         "label_smoothness": label,
@@ -600,8 +603,7 @@ def test_training_step_takes_classes_by_image_number():
     inputs = {"inputs": features, "image_index": NUMBERS}
     model = model_with_classes("full", label_similarity="fixed")
     terms = model.loss_terms(
-        *model.forward(features, training=False),
-        batch_of(features, labels, NUMBERS),
+        tf.constant(features), batch_of(features, labels, NUMBERS)
     )
     got = model.train_on_batch(inputs, labels, return_dict=True)
     for name in ("loss", "label_smoothness"):
@@ -617,9 +619,7 @@ def test_large_class_weight_selects_the_same_class_first():
     for weight in (0.0, 100.0):
         model = model_with_classes(class_weight=weight)
         batch = batch_of(features, labels, NUMBERS)
-        found = model.find_similar(
-            *model.forward(features, training=False), batch
-        )
+        found = model.find_similar(*forward(model, features), batch)
         first = found.indices.numpy()[shared, 0]
         same[weight] = (own[first] == own[shared]).mean()
     assert same[0.0] < 0.7
@@ -647,10 +647,10 @@ def test_class_part_itself_moves_nothing(scale, dictionary):
             model.label_graph.edge_weights.value,
         ]
         with tf.GradientTape() as tape:
-            f, z = model.forward(batch.inputs, training=True)
+            f, z = forward(model, batch.inputs, training=True)
             if not terms:
                 found = model.find_similar(f, z, batch)
-            terms.append(model.loss_terms(f, z, batch, found))
+            terms.append(model.loss_terms(f, batch, z, found))
         gradients.append(tape.gradient(terms[-1]["loss"], variables))
     for a, b in zip(*gradients, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
@@ -702,14 +702,14 @@ def test_fixed_similarities_use_classes():
         np.where(exclude[:, 1:] < 0, -1, exclude[:, 1:] - B),
     )  # fmt: skip
     batch = batch_of(features, labels, NUMBERS)
-    f, z = model.forward(batch.inputs, training=False)
+    f, z = forward(model, batch.inputs)
     found = model.find_similar(f, z, batch)
     indices = np.where(expected[0] < 0, -1, expected[0] + B)
     np.testing.assert_array_equal(found.indices.numpy()[known], indices[known])
     np.testing.assert_allclose(
         found.label_weights.numpy()[known], expected[1][known], atol=1e-4
     )
-    assert np.isfinite(float(model.loss_terms(f, z, batch)["loss"]))
+    assert np.isfinite(float(model.loss_terms(f, batch, z)["loss"]))
 
 
 def test_class_weight_is_saved_and_classes_are_not(tmp_path):

@@ -2,27 +2,32 @@
 
 import functools
 import http.server
-import os
+import json
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 import tarfile
 import threading
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
+from imcl_tf import multilabel, train
 from imcl_tf.backbones import make_backbone
+from imcl_tf.dataset import open_source
 from tests import (
+    programs,
     test_coco,
     test_cub,
     test_open_images,
     test_wikipedia,
     test_wordnet,
 )
+from tests.baselines.common import batch_of, build, problem
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -38,7 +43,8 @@ SHORTER = {
     "python -m data_prep.label_graph --graph": "--around='Goose, wild'",
     "python -m data_prep": "",
     "python -m wn": "",
-    "python -m eval.compare": SHORT,
+    "python -m eval.compare": f"{SHORT} --seeds=0 --regimes=fixed_features "
+    "--rows=Hill",
     "tensorboard": "--inspect",
     "make demo": "",
     "make test": "",
@@ -54,6 +60,13 @@ def commands():
     text = "".join(blocks).replace("\\\n", " ")
     lines = [line.strip() for line in text.splitlines()]
     return [re.sub(r"\s+", " ", line) for line in lines if line]
+
+
+def block(language, text=""):
+    """The one code block of a language that has `text` in it."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    (found,) = (block for block in blocks if text in block)
+    return found
 
 
 def make(target):
@@ -85,7 +98,9 @@ def test_make_demo_trains_on_scenes(tmp_path):
     assert runs
     (first,) = [line for line in runs if "--init_from" not in line]
     arguments = first.split("-m imcl_tf.main ")[1]
-    output = run(f"python -m imcl_tf.main {arguments} {SHORT}", tmp_path)
+    # Of 4,000 pictures an epoch is long, and a dictionary of them longer.
+    short = f"{SHORT} --epochs=0 --dictionary_size=100"
+    output = run(f"python -m imcl_tf.main {arguments} {short}", tmp_path)
     assert re.search(r"scenes test mAP: initial logistic \d+", output)
 
 
@@ -173,6 +188,8 @@ def place(tmp_path_factory, make_folder, sites):
     make_folder(path / "pictures", names=("0001.jpg",))
     small = make_backbone("small_cnn", image_size=32).model
     small.save_weights(path / "small_cnn.weights.h5")
+    search = json.loads(block("json")) | {"trials": 2}
+    (path / "search.json").write_text(json.dumps(search))
     return path
 
 
@@ -198,11 +215,36 @@ def test_commands_run(place, sites):
         elif program == "tar":
             subprocess.run([program, *arguments], cwd=place, check=True)
         else:
-            line = line.replace(
-                "eval.compare ",
-                "eval.compare --seeds=0 --regimes=fixed_features ",
-            )
             run(line, place)
+    assert len((place / "runs/tuned/trials.csv").read_text().split()) == 3
+
+
+def test_method_of_your_own(prepared, tmp_path, monkeypatch):
+    """The README's example trains, and its loss is what it says."""
+    code = block("python", "@method")
+    assert len(code.splitlines()) < 30
+    methods = dict(train.METHODS)
+    for module in (multilabel, train):
+        monkeypatch.setattr(module, "METHODS", methods)
+    names = {}
+    exec(compile(code, "expected_positive.py", "exec"), names)
+    results = train.run(
+        open_source(prepared), tmp_path, method="expected_positive",
+        schedule=train.Schedule(1, 0.1), regime="fixed_features", image_size=32,
+        initial_schedule=train.Schedule(0, 0.1),
+        model_options={"expected_positives": 2.0},
+    )  # fmt: skip
+    assert results["method"] == "expected_positive" and results["mAP"] > 0
+
+    features, labels = problem()
+    model = build(names["ExpectedPositive"], expected_weight=4.0)
+    loss = model.loss_terms(tf.constant(features), batch_of(features, labels))
+    z = model.scores(tf.constant(features)).numpy().astype(float)
+    p = 1 / (1 + np.exp(-z))
+    observed = -(np.log(p) * (labels > 0) + np.log(1 - p) * (labels < 0))
+    expected = observed.sum(1).mean()
+    expected += 4 * ((p.sum(1).mean() - 3) / labels.shape[1]) ** 2
+    assert float(loss["loss"]) == pytest.approx(expected, rel=1e-5)
 
 
 def download(arguments, place, sites):
@@ -220,13 +262,8 @@ def run(line, place):
     if program == "tensorboard":
         program, arguments = "python", ["-m", "tensorboard.main", *arguments]
     assert program == "python"
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=place,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
+    flag, module, *arguments = arguments
+    assert flag == "-m"
+    done = programs.run(module, *arguments, cwd=place, timeout=400)
     assert done.returncode == 0, f"{line}\n{done.stderr[-3000:]}"
     return done.stdout

@@ -95,6 +95,7 @@ def written(tmp_path_factory):
     shutil.rmtree(directory)  # 700 MB
 
 
+@pytest.mark.slow  # builds both of TF-Slim's networks, and writes 700 MB
 class TestAsTfSlim:
     @pytest.mark.parametrize(
         "name, size",

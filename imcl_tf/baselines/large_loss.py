@@ -1,0 +1,94 @@
+"""Large loss: Assume Negative without its least believable negatives."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from imcl_tf.baselines.assume_negative import entropy_assuming_negative
+from imcl_tf.multilabel import Batch, MultiLabelModel, Option, method
+from imcl_tf.pseudo_labels import PseudoLabels, complete
+
+
+def largest(
+    values: tf.Tensor, candidates: tf.Tensor, share: tf.Tensor
+) -> tf.Tensor:
+    """Marks the largest of the candidates of a minibatch.
+
+    Args:
+      values: [B, C] float32 >= 0.
+      candidates: [B, C] bool.
+      share: [] float64 >= 0, of the candidates; all from 1 on.
+
+    Returns:
+      [B, C] bool, true for exactly ceil(share * candidates) of them. Of equal
+      values the first in the order of images, then labels.
+    """
+    count = tf.cast(tf.math.count_nonzero(candidates), tf.float64)
+    # A product that is whole but for rounding must not become one more.
+    number = tf.math.ceil(tf.minimum(share, 1.0) * count - 1e-6)
+    values = tf.reshape(tf.where(candidates, values, -1.0), [-1])
+    found = tf.math.top_k(values, tf.cast(number, tf.int32)).indices
+    marks = tf.scatter_nd(
+        found[:, tf.newaxis],
+        tf.ones_like(found, tf.float32),
+        tf.shape(values),
+    )
+    return tf.reshape(marks > 0, tf.shape(candidates))
+
+
+@method("large_loss")
+class LargeLoss(MultiLabelModel):
+    """AN that rejects or corrects unobserved labels of large loss.
+
+    Kim, Kim, Akata, Lee, "Large Loss Matters in Weakly Supervised Multi-Label
+    Classification", CVPR 2022, sec. 3. Among the unobserved labels of a
+    minibatch those of largest loss are ignored (`reject`, LL-R), or count as
+    positive in this step (`correct_temporary`, LL-Ct), or from now on
+    (`correct_permanent`, LL-Cp). Their share is epoch * Delta_rel percent for
+    the first two, Delta_rel percent for the third, and 0 in the first epoch
+    for all. The default Delta_rel is the authors' of LL-R for COCO and
+    NUS-WIDE.
+
+    Differences: the loss is summed over labels and averaged over images, as
+    eq. (1). The share is of the unobserved labels, rounded up, as in the
+    paper; the released code takes it of all labels. A label that is flipped
+    for good is no longer unobserved. Observed negatives count, and stay.
+    """
+
+    OPTIONS = (
+        Option(
+            "large_loss", "reject", "What is done to large losses.",
+            choices=("reject", "correct_temporary", "correct_permanent"),
+        ),
+        Option(
+            "large_loss_delta", 0.4,
+            "Delta_rel, percent of the unobserved labels per epoch.",
+            least=0, most=100,
+        ),
+    )  # fmt: skip
+
+    def adapt(self, labels, label_names):
+        if self.large_loss == "correct_permanent":
+            self.pseudo_labels = PseudoLabels(*labels.shape)
+
+    def loss_terms(self, features, batch: Batch) -> dict:
+        labels = complete(batch.labels, self.pseudo_labels_of(batch))
+        logits = self.scores(features)
+        entropy = entropy_assuming_negative(labels, logits)
+        large = largest(entropy, labels == 0, self._share())
+        if self.large_loss == "reject":
+            entropy = tf.where(large, 0.0, entropy)
+        else:
+            labels = tf.where(large, tf.ones_like(labels), labels)
+            entropy = entropy_assuming_negative(labels, logits)
+        if self.pseudo_labels is not None:
+            flipped = tf.where(batch.labels == 0, labels, 0)
+            self.pseudo_labels.update(batch.image_index, flipped)
+        return {"loss": tf.reduce_mean(tf.reduce_sum(entropy, 1))}
+
+    def _share(self):
+        """Share of the unobserved labels, [] float64."""
+        epochs = tf.convert_to_tensor(self.epoch)
+        if self.large_loss == "correct_permanent":
+            epochs = tf.minimum(epochs, 1)
+        return tf.cast(epochs, tf.float64) * self.large_loss_delta / 100

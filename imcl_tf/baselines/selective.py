@@ -1,0 +1,107 @@
+"""CSL: unobserved labels that may well be present are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import tensorflow as tf
+
+from imcl_tf.baselines.asymmetric import Asymmetric
+from imcl_tf.multilabel import Batch, Option, method
+
+
+def likeliest_unobserved(labels, logits, count: int) -> tf.Tensor:
+    """Marks the unobserved labels of highest likelihood in each image.
+
+    Args:
+      labels: [B, C] int8 in {-1, 0, +1}, 0 = unobserved.
+      logits: [B, C] float32, z.
+      count: labels per image, >= 0.
+
+    Returns:
+      [B, C] bool; all unobserved ones of an image that has no more of them.
+    """
+    unobserved = labels == 0
+    likelihoods = tf.where(unobserved, logits, logits.dtype.min)
+    columns = tf.math.top_k(likelihoods, min(count, logits.shape[1])).indices
+    rows = tf.broadcast_to(
+        tf.range(tf.shape(columns)[0])[:, tf.newaxis], tf.shape(columns)
+    )
+    marks = tf.scatter_nd(
+        tf.stack([rows, columns], 2), tf.ones_like(columns), tf.shape(labels)
+    )
+    return unobserved & (marks > 0)
+
+
+@method("selective")
+class Selective(Asymmetric):
+    """P-ASL without the unobserved labels that are likely to be present.
+
+    The class-aware selective loss (CSL) of Ben-Baruch et al., "Multi-label
+    Classification with Partial Annotations using Class-aware Selective Loss",
+    CVPR 2022. An unobserved label is ignored if its p is among the highest of
+    its image or if its prior is high; else it is a negative. Observed labels
+    always count.
+
+    A label's prior is its mean p over the training images by a temporary model
+    that was trained on observed labels only. The logistic model of eq. (2) is
+    such a model, so the prior is what this model says before its first step,
+    once it has started from the logistic one. Without a first `begin_epoch`
+    the prior is 0, which ignores nothing.
+
+    Defaults are the authors' for COCO with half of all labels hidden at
+    random. Their code takes the likeliest K times B labels of a minibatch
+    rather than K of each image, and averages p while the temporary model still
+    trains.
+
+    Attributes:
+      prior: [C] float32 in [0, 1].
+    """
+
+    OPTIONS = (
+        *Asymmetric.OPTIONS,
+        Option(
+            "selective_top_k",
+            5,
+            "Unobserved labels of highest p to ignore in each image.",
+            least=0,
+        ),
+        Option(
+            "selective_prior_threshold",
+            0.5,
+            "Prior above which unobserved labels are ignored; 1 = never.",
+            least=0,
+            most=1,
+        ),
+    )
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.prior = self.add_weight(
+            shape=(self.num_labels,),
+            initializer="zeros",
+            name="prior",
+            dtype="float32",
+            trainable=False,
+        )
+
+    def begin_epoch(self, epoch: int, batches: Iterable):
+        super().begin_epoch(epoch, batches)
+        if epoch == 0 and self.selective_prior_threshold < 1:
+            self.prior.assign(self._mean_probabilities(batches))
+
+    def _mean_probabilities(self, batches):
+        total, images = 0.0, 0
+        for data in batches:
+            batch = Batch.unpack(data)
+            present = tf.sigmoid(self.score_step(batch.inputs))
+            total += tf.reduce_sum(tf.cast(present, tf.float64), 0)
+            images += len(present)
+        return total / images
+
+    def entropy(self, labels, logits) -> tf.Tensor:
+        ignored = likeliest_unobserved(labels, logits, self.selective_top_k)
+        ignored |= (labels == 0) & (
+            self.prior.value > self.selective_prior_threshold
+        )
+        return tf.where(ignored, 0.0, super().entropy(labels, logits))
