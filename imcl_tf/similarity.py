@@ -191,8 +191,9 @@ def _pursue(
     """Algorithm 2 for all images; `threshold` None = paper, else released."""
     nonnegative = threshold is None
     num_images, num_candidates = tf.shape(y)[0], tf.shape(atoms_y)[0]
-    squares_y = tf.reduce_sum(tf.square(atoms_y), 1)
-    squares_f = tf.reduce_sum(tf.square(atoms_f), 1)
+    # In one pass: tf.square would write a second copy of all atoms.
+    squares_y = tf.square(tf.math.reduce_euclidean_norm(atoms_y, 1))
+    squares_f = tf.square(tf.math.reduce_euclidean_norm(atoms_f, 1))
     scale_y = tf.math.divide_no_nan(lambda_y, squares_y)
     scale_f = tf.math.divide_no_nan(lambda_f, squares_f)
     taken = tf.reduce_any(
@@ -202,8 +203,8 @@ def _pursue(
     labels, visual = _Regression.start(y), _Regression.start(f)
     indices = []
     for t in range(k):
-        correlation_y = tf.matmul(labels.residual, atoms_y, transpose_b=True)
-        correlation_f = tf.matmul(visual.residual, atoms_f, transpose_b=True)
+        correlation_y = _correlations(labels.residual, atoms_y)
+        correlation_f = _correlations(visual.residual, atoms_f)
         score = (
             tf.square(correlation_y) * scale_y
             + tf.square(correlation_f) * scale_f
@@ -226,6 +227,14 @@ def _pursue(
         labels = labels.append(y, tf.gather(atoms_y, best), active, nonnegative)
         visual = visual.append(f, tf.gather(atoms_f, best), active, nonnegative)
     return Similarities(tf.stack(indices, 1), labels.weights, visual.weights)
+
+
+def _correlations(residual, atoms):
+    """Inner products [B, M] of residuals [B, n] and atoms [M, n].
+
+    With the large matrix on the left a CPU needs two thirds of the time.
+    """
+    return tf.transpose(tf.matmul(atoms, residual, transpose_b=True))
 
 
 def _correlates(correlation, best, targets, squares):
