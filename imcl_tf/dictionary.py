@@ -64,7 +64,7 @@ class Dictionary:
         """Returns the observed labels [n, C] int8 of entries `slots` [n]."""
         return self._labels.rows(tf.gather(self.image_index, slots))
 
-    def refresh(self, encode: Callable, batch_size: int = 256):
+    def refresh(self, encode: Callable, batch_size: int = 64):
         """Stores features and atoms of the current model.
 
         Args:

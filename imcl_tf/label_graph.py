@@ -189,7 +189,7 @@ class LabelGraph(keras.layers.Layer):
 
     @classmethod
     def _from_edges(cls, num_labels, rows, columns, weights):
-        # TF's sparse product wants its entries in row-major order.
+        # The product sums runs of edges of equal rows.
         order = np.lexsort((columns, rows))
         edges = np.stack([rows, columns], 1)[order]
         if (edges[1:] == edges[:-1]).all(1).any():
@@ -209,13 +209,10 @@ class LabelGraph(keras.layers.Layer):
           [B, C] float32, differentiable in y and in the edge weights.
         """
         label_targets = tf.cast(label_targets, tf.float32)
-        graph = tf.SparseTensor(
-            tf.cast(self.edges.value, tf.int64),
+        product = _product(
             tf.convert_to_tensor(self.edge_weights),
-            [self.num_labels, self.num_labels],
-        )
-        product = tf.sparse.sparse_dense_matmul(
-            graph, label_targets, adjoint_b=True
+            tf.transpose(label_targets),
+            self.edges.value,
         )
         return tf.ensure_shape(tf.transpose(product), label_targets.shape)
 
@@ -236,6 +233,32 @@ class LabelGraph(keras.layers.Layer):
             "num_labels": self.num_labels,
             "num_edges": self.num_edges,
         }
+
+
+@tf.custom_gradient
+def _product(weights, y, edges):
+    """A y, [C, B] of y [C, B], edge weights [E] and edges [E, 2], sorted.
+
+    A gather and sums of runs of rows: on a CPU less than half the time of
+    `tf.sparse.sparse_dense_matmul`, whose gradient gathers anyway. That of y
+    would add up rows in no order, where the sparse product is faster.
+    """
+    rows, columns = tf.unstack(edges, axis=1)
+    neighbors = tf.gather(y, columns)
+    sums = tf.math.segment_sum(weights[:, tf.newaxis] * neighbors, rows)
+    missing = tf.shape(y)[0] - tf.shape(sums)[0]  # last labels without edges
+    product = tf.pad(sums, [[0, missing], [0, 0]])
+
+    def gradient(upstream):
+        of_weights = tf.reduce_sum(tf.gather(upstream, rows) * neighbors, 1)
+        size = tf.cast(tf.shape(y)[0], tf.int64)
+        graph = tf.SparseTensor(
+            tf.cast(edges, tf.int64), weights, tf.stack([size, size])
+        )
+        of_y = tf.sparse.sparse_dense_matmul(graph, upstream, adjoint_a=True)
+        return of_weights, of_y, None
+
+    return product, gradient
 
 
 def save(path: str | Path, graph: LabelGraph, label_names: Sequence[str]):

@@ -73,7 +73,7 @@ def test_from_neighbors_by_hand():
 
 
 def test_edges_are_sorted_with_their_weights():
-    """Row-major order, which TF's sparse product asks for."""
+    """Row-major order, which the product asks for."""
     graph, a = random_graph()
     edges = graph.edges.numpy()
     keys = edges[:, 0] * 12 + edges[:, 1]
