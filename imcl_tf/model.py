@@ -287,23 +287,22 @@ class IMCL(MultiLabelModel):
             )
             known = (batch.image_index >= 0)[:, tf.newaxis] & (indices >= 0)
             return Similarities(tf.where(known, indices + size, -1), c, c_bar)
-        label_atoms = self.label_atoms(batch.labels, logits)
-        feature_atoms, exclude = features, own[:, tf.newaxis]
+        label_atoms = [self.label_atoms(batch.labels, logits)]
+        feature_atoms, numbers = [features], [batch.image_index]
+        exclude = [own]
         if self.dictionary is not None:
+            stored = self.dictionary
             # An image of the minibatch may stand in the dictionary as well.
-            slots = self.dictionary.slots_of(batch.image_index)
-            exclude = tf.stack([own, tf.where(slots < 0, -1, slots + size)], 1)
-            label_atoms = tf.concat(
-                [label_atoms, self.dictionary.label_atoms], 0
-            )
-            feature_atoms = tf.concat(
-                [feature_atoms, self.dictionary.features], 0
-            )
+            slots = stored.slots_of(batch.image_index)
+            exclude.append(tf.where(slots < 0, -1, slots + size))
+            label_atoms.append(stored.label_atoms)
+            feature_atoms.append(stored.features)
+            numbers.append(stored.image_index)
         targets = self.label_targets(batch.labels, logits)
         found = self._solve(
             self._join_classes(targets, batch.image_index), features,
-            self._join_classes(label_atoms, self._candidates(batch)),
-            feature_atoms, exclude,
+            tuple(map(self._join_classes, label_atoms, numbers)),
+            tuple(feature_atoms), tf.stack(exclude, 1),
         )  # fmt: skip
         return Similarities(*map(tf.stop_gradient, found))
 

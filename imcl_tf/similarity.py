@@ -58,8 +58,9 @@ def joint_nonnegative_omp(
     Args:
       label_targets: [B, C] float16, bfloat16, float32 or float64, y of eq. (3).
       features: [B, d], f.
-      label_atoms: [M, C], A y of the candidates, M >= 1.
-      feature_atoms: [M, d], f of the candidates.
+      label_atoms: [M, C], A y of the candidates, M >= 1; or a tuple of such,
+        none of them empty, whose candidates are numbered through.
+      feature_atoms: [M, d], f of the candidates, in as many parts.
       num_neighbors: k >= 1, most images that one image may select.
       lambda_y: weight >= 0 of the label term.
       lambda_f: weight >= 0 of the feature term.
@@ -134,27 +135,32 @@ def _solve(
     num_neighbors, lambda_y, lambda_f, exclude, threshold,
 ):  # fmt: skip
     """Checks at the door, then `_pursue` in one compiled function."""
-    y, f, atoms_y, atoms_f = (
-        tf.cast(x, tf.float32)
-        for x in (label_targets, features, label_atoms, feature_atoms)
-    )
-    for name, x in (
-        ("label_targets", y),
-        ("features", f),
+    y, f = (tf.cast(x, tf.float32) for x in (label_targets, features))
+    atoms_y, atoms_f = _blocks(label_atoms), _blocks(feature_atoms)
+    for name, arrays in (
+        ("label_targets", (y,)),
+        ("features", (f,)),
         ("label_atoms", atoms_y),
         ("feature_atoms", atoms_f),
     ):
-        if x.shape.rank != 2:
-            raise ValueError(f"{name} must have rank 2, got shape {x.shape}")
+        for x in arrays:
+            if x.shape.rank != 2:
+                raise ValueError(
+                    f"{name} must have rank 2, got shape {x.shape}"
+                )
     for name, a, b in (
-        ("labels", y.shape[1], atoms_y.shape[1]),
-        ("feature dimensions", f.shape[1], atoms_f.shape[1]),
+        ("blocks of atoms", len(atoms_y), len(atoms_f)),
+        *(("labels", y.shape[1], x.shape[1]) for x in atoms_y),
+        *(("feature dimensions", f.shape[1], x.shape[1]) for x in atoms_f),
         ("images", y.shape[0], f.shape[0]),
-        ("candidates", atoms_y.shape[0], atoms_f.shape[0]),
+        *(
+            ("candidates", a.shape[0], b.shape[0])
+            for a, b in zip(atoms_y, atoms_f, strict=False)
+        ),
     ):
         if a is not None and b is not None and a != b:
             raise ValueError(f"numbers of {name} must agree, got {a} and {b}")
-    if atoms_y.shape[0] == 0:
+    if all(x.shape[0] == 0 for x in atoms_y):
         raise ValueError("at least one candidate is needed, got none")
     if num_neighbors < 1:
         raise ValueError(f"num_neighbors must be >= 1, got {num_neighbors}")
@@ -184,16 +190,19 @@ def _solve(
     )  # fmt: skip
 
 
+def _blocks(atoms) -> tuple[tf.Tensor, ...]:
+    blocks = atoms if isinstance(atoms, tuple) else (atoms,)
+    return tuple(tf.cast(block, tf.float32) for block in blocks)
+
+
 @tf.function(autograph=False, reduce_retracing=True)
 def _pursue(
     y, f, atoms_y, atoms_f, exclude, lambda_y, lambda_f, k, threshold
 ):  # fmt: skip
     """Algorithm 2 for all images; `threshold` None = paper, else released."""
     nonnegative = threshold is None
-    num_images, num_candidates = tf.shape(y)[0], tf.shape(atoms_y)[0]
-    # In one pass: tf.square would write a second copy of all atoms.
-    squares_y = tf.square(tf.math.reduce_euclidean_norm(atoms_y, 1))
-    squares_f = tf.square(tf.math.reduce_euclidean_norm(atoms_f, 1))
+    squares_y, squares_f = _squares(atoms_y), _squares(atoms_f)
+    num_images, num_candidates = tf.shape(y)[0], tf.shape(squares_y)[0]
     scale_y = tf.math.divide_no_nan(lambda_y, squares_y)
     scale_f = tf.math.divide_no_nan(lambda_f, squares_f)
     taken = tf.reduce_any(
@@ -224,17 +233,42 @@ def _pursue(
             active &= (best_score >= threshold) & ((best > 0) | (t == 0))
         taken |= tf.one_hot(best, num_candidates, True, False, dtype=tf.bool)
         indices.append(tf.where(active, best, -1))
-        labels = labels.append(y, tf.gather(atoms_y, best), active, nonnegative)
-        visual = visual.append(f, tf.gather(atoms_f, best), active, nonnegative)
+        labels = labels.append(y, _rows(atoms_y, best), active, nonnegative)
+        visual = visual.append(f, _rows(atoms_f, best), active, nonnegative)
     return Similarities(tf.stack(indices, 1), labels.weights, visual.weights)
 
 
-def _correlations(residual, atoms):
-    """Inner products [B, M] of residuals [B, n] and atoms [M, n].
+# Atoms come in blocks [M_b, n], one after another: to join them would copy a
+# large dictionary in every step.
+
+
+def _squares(blocks):
+    """Squared norms [M]; tf.square would write a second copy of the atoms."""
+    norms = [tf.math.reduce_euclidean_norm(atoms, 1) for atoms in blocks]
+    return tf.square(tf.concat(norms, 0))
+
+
+def _correlations(residual, blocks):
+    """Inner products [B, M] of residuals [B, n] with all atoms.
 
     With the large matrix on the left a CPU needs two thirds of the time.
     """
-    return tf.transpose(tf.matmul(atoms, residual, transpose_b=True))
+    products = [
+        tf.matmul(atoms, residual, transpose_b=True) for atoms in blocks
+    ]
+    return tf.transpose(tf.concat(products, 0))
+
+
+def _rows(blocks, chosen):
+    """The atoms [B, n] of candidates [B]."""
+    rows, start = 0.0, 0
+    for atoms in blocks:
+        place = chosen - start
+        here = (place >= 0) & (place < tf.shape(atoms)[0])
+        found = tf.gather(atoms, tf.where(here, place, 0))
+        rows = tf.where(here[:, tf.newaxis], found, rows)
+        start += tf.shape(atoms)[0]
+    return rows
 
 
 def _correlates(correlation, best, targets, squares):
@@ -248,13 +282,12 @@ def _correlates(correlation, best, targets, squares):
 class _Regression(NamedTuple):
     """Least squares of each target on its t chosen atoms, by growing QR.
 
-    atoms, basis: [B, t, n]; triangle: [B, t, t], atoms = triangle^T basis;
+    basis: [B, t, n]; triangle: [B, t, t], atoms = triangle^T basis;
     projections: [B, t], basis times target; weights: [B, t]; residual: [B, n].
     A dependent or absent atom has a zero basis row and a 1 on the diagonal, so
     back substitution gives it weight 0.
     """
 
-    atoms: tf.Tensor
     basis: tf.Tensor
     triangle: tf.Tensor
     projections: tf.Tensor
@@ -266,7 +299,7 @@ class _Regression(NamedTuple):
         batch, size = tf.shape(targets)[0], tf.shape(targets)[1]
         none = tf.zeros([batch, 0, size])
         empty = tf.zeros([batch, 0])
-        return cls(none, none, tf.zeros([batch, 0, 0]), empty, empty, targets)
+        return cls(none, tf.zeros([batch, 0, 0]), empty, empty, targets)
 
     def append(self, targets, atom, active, nonnegative):
         atom = tf.where(active[:, tf.newaxis], atom, 0.0)
@@ -298,14 +331,12 @@ class _Regression(NamedTuple):
             ],
             1,
         )
-        atoms = tf.concat([self.atoms, atom[:, tf.newaxis]], 1)
         basis = tf.concat([self.basis, direction[:, tf.newaxis]], 1)
         weights = tf.linalg.triangular_solve(
             triangle, projections[:, :, tf.newaxis], lower=False
         )[:, :, 0]
         if nonnegative:
             weights = tf.maximum(weights, 0.0)
-        residual = targets - tf.linalg.matvec(atoms, weights, transpose_a=True)
-        return _Regression(
-            atoms, basis, triangle, projections, weights, residual
-        )
+        fitted = tf.linalg.matvec(triangle, weights)  # in the basis
+        residual = targets - tf.linalg.matvec(basis, fitted, transpose_a=True)
+        return _Regression(basis, triangle, projections, weights, residual)

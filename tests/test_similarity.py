@@ -705,7 +705,8 @@ def test_graph_does_not_grow_with_the_minibatch(threshold):
         concrete = tf.function(
             similarity._pursue.python_function, autograph=False
         ).get_concrete_function(
-            *spec, tf.TensorSpec([b, 1], tf.int32),
+            *spec[:2], *((x,) for x in spec[2:]),
+            tf.TensorSpec([b, 1], tf.int32),
             tf.TensorSpec([]), tf.TensorSpec([]), 5, threshold,
         )  # fmt: skip
         definition = concrete.graph.as_graph_def()
@@ -762,6 +763,33 @@ def arguments(**changed):
 def test_errors_at_the_door(name, changed, message):
     with pytest.raises(ValueError, match=message):
         SOLVERS[name][0](**arguments(**changed))
+
+
+@both
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_atoms_in_parts_are_those_in_one(name, dtype):
+    """Of any type."""
+    y, f, *atoms = problem(18, b=6, m=20)
+    atoms = [x.astype(dtype) for x in atoms]
+    exclude = np.arange(6, dtype=np.int32) + 5
+    solver = SOLVERS[name][0]
+    whole = solver(y, f, *atoms, 5, exclude=exclude)
+    assert len(np.unique(whole.indices)) > 6
+    parts = [tuple(np.split(x, [3, 11])) for x in atoms]
+    for got, expected in zip(
+        solver(y, f, *parts, 5, exclude=exclude), whole, strict=True
+    ):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_parts_of_the_atoms_must_agree():
+    y, f, atoms_y, atoms_f = problem(17, b=3, m=5)
+    with pytest.raises(ValueError, match="blocks of atoms .* 2 and 1"):
+        joint_nonnegative_omp(y, f, (atoms_y, atoms_y), atoms_f)
+    with pytest.raises(ValueError, match="candidates must agree, got 2 and 3"):
+        joint_nonnegative_omp(
+            y, f, tuple(np.split(atoms_y, [2])), tuple(np.split(atoms_f, [3]))
+        )
 
 
 @both
