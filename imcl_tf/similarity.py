@@ -183,6 +183,7 @@ def _solve(
         )
     if exclude.shape.rank == 1:
         exclude = exclude[:, tf.newaxis]
+    (y, atoms_y), (f, atoms_f) = _shorten(y, atoms_y), _shorten(f, atoms_f)
     return _pursue(
         y, f, atoms_y, atoms_f, exclude,
         tf.constant(lambda_y, tf.float32), tf.constant(lambda_f, tf.float32),
@@ -193,6 +194,37 @@ def _solve(
 def _blocks(atoms) -> tuple[tf.Tensor, ...]:
     blocks = atoms if isinstance(atoms, tuple) else (atoms,)
     return tuple(tf.cast(block, tf.float32) for block in blocks)
+
+
+def _shorten(targets, blocks):
+    """Targets [B, n] and atoms [M, n] in B + M dimensions, where fewer than n.
+
+    Algorithm 2 depends on inner products alone, so it may run on any vectors
+    that have the same: with G = V S V^T the Gram matrix of all of them, on the
+    rows of V sqrt(S). In float64 their error is below that of float32.
+    """
+    if len(blocks) > 1:  # a dictionary is no short one
+        return targets, blocks
+    (atoms,), size = blocks, tf.shape(targets)[0]
+
+    def shortened():
+        rows = tf.cast(tf.concat([targets, atoms], 0), tf.float64)
+        # eigh fails on what is not finite, where training diverges.
+        rows = tf.where(tf.math.is_finite(rows), rows, 0.0)
+        norms = tf.norm(rows, axis=1, keepdims=True)
+        rows = tf.math.divide_no_nan(rows, norms)
+        gram = tf.matmul(rows, rows, transpose_b=True)
+        values, vectors = tf.linalg.eigh(gram)
+        rows = norms * vectors * tf.sqrt(tf.maximum(values, 0.0))
+        rows = tf.cast(rows, tf.float32)
+        return rows[:size], rows[size:]
+
+    targets, atoms = tf.cond(
+        size + tf.shape(atoms)[0] < tf.shape(targets)[1],
+        shortened,
+        lambda: (targets, atoms),
+    )
+    return targets, (atoms,)
 
 
 @tf.function(autograph=False, reduce_retracing=True)

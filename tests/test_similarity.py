@@ -782,6 +782,59 @@ def test_atoms_in_parts_are_those_in_one(name, dtype):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
 
 
+@both
+@pytest.mark.parametrize("compiled", [False, True])
+def test_more_dimensions_than_vectors(name, compiled):
+    """Within a minibatch: run in another basis, to the same result."""
+    y, f, atoms_y, atoms_f = problem(19, b=7, m=9, c=200, d=60)
+    atoms_y[3] = atoms_f[3] = 0
+    exclude = np.arange(7, dtype=np.int32)
+    solver, reference = SOLVERS[name]
+
+    def solve(*arrays):
+        return solver(*arrays, 5, 1.0, 0.5, exclude)
+
+    if compiled:  # of unknown sizes
+        spec = [tf.TensorSpec([None, x.shape[1]]) for x in (y, f) * 2]
+        solve = tf.function(solve, input_signature=spec, autograph=False)
+    found = solve(*map(tf.constant, (y, f, atoms_y, atoms_f)))
+    assert (found.indices.numpy()[:, 1] >= 0).any()
+    expected = oracles.solve_all(
+        reference, y, f, atoms_y, atoms_f, 5, 1.0, 0.5, exclude
+    )
+    assert_same(found, expected)
+
+
+def test_shortened_vectors_keep_their_inner_products():
+    y, _, atoms, _ = problem(20, b=4, m=6, c=50)
+    atoms[1] *= 1e4
+    short_y, (short,) = similarity._shorten(
+        tf.constant(y), (tf.constant(atoms),)
+    )
+    assert short_y.shape == (4, 10) and short.shape == (6, 10)
+    vectors = np.concatenate([y, atoms]).astype(float)
+    short = np.concatenate([short_y, short]).astype(float)
+    norms = np.linalg.norm(vectors, axis=1)
+    np.testing.assert_allclose(
+        (short @ short.T) / np.outer(norms, norms),
+        (vectors @ vectors.T) / np.outer(norms, norms),
+        atol=1e-6,
+    )
+    same_y, (same,) = similarity._shorten(
+        tf.constant(y[:, :10]), (tf.constant(atoms[:, :10]),)
+    )
+    np.testing.assert_array_equal(same_y, y[:, :10])
+    np.testing.assert_array_equal(same, atoms[:, :10])
+
+
+def test_what_is_not_finite_does_not_raise():
+    """Training tells of it by its scores."""
+    y, f, atoms_y, atoms_f = problem(21, b=3, m=4, c=50, d=40)
+    y[1, 0] = atoms_y[2, 3] = np.nan
+    found = joint_nonnegative_omp(y, f, atoms_y, atoms_f)
+    assert found.indices.shape == (3, 5)
+
+
 def test_parts_of_the_atoms_must_agree():
     y, f, atoms_y, atoms_f = problem(17, b=3, m=5)
     with pytest.raises(ValueError, match="blocks of atoms .* 2 and 1"):
