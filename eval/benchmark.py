@@ -1,16 +1,24 @@
 """Measures what the project costs against its bars.
 
-    python -m eval.benchmark [records] [graph] [methods] [--out=FILE]
+    python -m eval.benchmark [SECTION ...] [--out=FILE]
 
 What is measured runs in a process of its own, on two cores; a ratio is the
 median over pairs of runs. Files are written to the system's temporary
 directory shortly before they are read, so that they come from memory.
 
-records  1 million rows of Open Images' annotations and their images, tiny
-         ones, become records; and what a label costs on disk.
-graph    Co-occurrences of 5,000 labels over 3.6 million images.
-methods  A training step of each method: ResNet-101 of 224 pixels, 32 images,
-         5,000 labels, against that of logistic regression.
+records     1 million rows of Open Images' annotations and their images, tiny
+            ones, become records; and what a label costs on disk.
+graph       Co-occurrences of 5,000 labels over 3.6 million images; the product
+            A y of 50 neighbours each, its gradients and a step on A, against
+            a dense A.
+similarity  Algorithm 2 of 32 images, 5,000 labels, 2,048 features, k = 5,
+            against the products of residuals and atoms alone, and against
+            the same algorithm written for one image.
+average_precision
+            Of 125,436 images, 5,000 labels, 9 observed each, against
+            scikit-learn, label by label on dense arrays.
+methods     A training step of each method: ResNet-101 of 224 pixels, 32
+            images, 5,000 labels, against that of logistic regression.
 """
 
 from __future__ import annotations
@@ -23,6 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,13 +48,16 @@ from imcl_tf.dictionary import Dictionary
 from imcl_tf.files import fail, parse_or_fail, replacing
 from imcl_tf.label_graph import LabelGraph
 from imcl_tf.labels import LabelTable
+from imcl_tf.metrics import AveragePrecision
 from imcl_tf.multilabel import METHODS
+from imcl_tf.similarity import joint_nonnegative_omp
 
 FLAGS = flags.FLAGS
 ROOT = Path(__file__).resolve().parents[1]
 _LABELS = 5000
 _LABELS_PER_IMAGE = 9
 _DICTIONARY = 10_000
+_BATCH, _FEATURES, _NEIGHBORS = 32, 2048, 5
 # Runs a command and tells its seconds and its peak memory in bytes. Not from
 # the benchmark itself, whose own memory Linux would count as the command's.
 _LAUNCHER = """
@@ -189,7 +201,7 @@ def _label_bytes(files: list[str]) -> tuple[int, int]:
 
 
 def graph(scale: float, repeats: int) -> list[Figure]:
-    """`LabelGraph.from_cooccurrence` of Open Images' size."""
+    """`LabelGraph.from_cooccurrence` of Open Images' size, and A y."""
     with tempfile.TemporaryDirectory() as scratch:
         file = os.path.join(scratch, "labels.npz")
         scipy.sparse.save_npz(file, _skewed_labels(scale), compressed=False)
@@ -201,7 +213,216 @@ def graph(scale: float, repeats: int) -> list[Figure]:
         Figure(
             "time to that of the sparse product", statistics.median(ratios), "x"
         ),
+        _called("step on A to that of a dense A", 0.2, "time_product", repeats),
     ]
+
+
+def time_product(repeats: int):
+    """Prints seconds of A y, gradients and step on A, over those of dense A."""
+    rng = np.random.default_rng(0)
+    neighbors = np.argsort(rng.random((_LABELS, 200)), 1)[:, :50]
+    neighbors = (neighbors + np.arange(_LABELS)[:, np.newaxis]) % _LABELS
+    sparse = LabelGraph.from_neighbors(
+        neighbors, np.full(neighbors.shape, 1 / 50)
+    )
+    dense = keras.layers.Dense(_LABELS, use_bias=False)
+    targets = tf.random.stateless_uniform([_BATCH, _LABELS], [0, 1], -0.5)
+    dense.build(targets.shape)
+
+    def step_of(layer):
+        optimizer = keras.optimizers.RMSprop(0.01, rho=0.9, momentum=0.9)
+        optimizer.build(layer.trainable_variables)
+
+        @tf.function(autograph=False)
+        def step():
+            with tf.GradientTape() as tape:
+                tape.watch(targets)
+                loss = tf.reduce_sum(tf.square(layer(targets)))
+            variables = layer.trainable_variables
+            *own, of_targets = tape.gradient(loss, [*variables, targets])
+            optimizer.apply(own, variables)
+            return loss, of_targets
+
+        return step
+
+    _print_ratios(step_of(sparse), step_of(dense), repeats)
+
+
+def _print_ratios(run, floor, repeats: int):
+    """Prints seconds of `run` over those of `floor`, in pairs."""
+
+    def seconds(function) -> float:
+        start = time.perf_counter()
+        tf.nest.map_structure(np.asarray, function())
+        return time.perf_counter() - start
+
+    run(), floor()
+    print(json.dumps([seconds(run) / seconds(floor) for _ in range(repeats)]))
+
+
+def _called(what: str, bar: float, function: str, *arguments) -> Figure:
+    """The median ratio that a function of this module prints."""
+    ratios = json.loads(call(function, *arguments).output.splitlines()[-1])
+    return Figure(what, statistics.median(ratios), "x", bar)
+
+
+def similarity(scale: float, repeats: int) -> list[Figure]:
+    """`joint_nonnegative_omp`; the figures are of time."""
+    sizes = [max(int(size * scale), _NEIGHBORS) for size in (2_000, 10_000)]
+    return [
+        *(
+            _called(
+                f"{size:,} candidates to the products alone",
+                1.4, "time_solver", size, 5 * repeats,
+            )
+            for size in sizes
+        ),
+        _called(
+            "within the minibatch to one image at a time",
+            1 / 20, "time_minibatch", 5 * repeats,
+        ),
+    ]  # fmt: skip
+
+
+def _solver_problem(size: int):
+    """y, f of `_BATCH` images, atoms of `size` candidates."""
+    rng = np.random.default_rng(0)
+    return [
+        tf.constant(rng.random(shape, np.float32) - low)
+        for shape, low in (
+            ((_BATCH, _LABELS), 0.3), ((_BATCH, _FEATURES), 0.0),
+            ((size, _LABELS), 0.3), ((size, _FEATURES), 0.0),
+        )
+    ]  # fmt: skip
+
+
+def time_solver(size: int, repeats: int):
+    """Prints seconds of Algorithm 2 over those of its k products."""
+    y, f, atoms_y, atoms_f = arrays = _solver_problem(size)
+
+    @tf.function(autograph=False)
+    def products(y, f):
+        return [
+            # Of other residuals each time, as in the algorithm.
+            tf.matmul(residual + t, atoms, transpose_b=True)
+            for t in range(_NEIGHBORS)
+            for residual, atoms in ((y, atoms_y), (f, atoms_f))
+        ]
+
+    _print_ratios(
+        lambda: joint_nonnegative_omp(*arrays, _NEIGHBORS),
+        lambda: products(y, f),
+        repeats,
+    )
+
+
+def time_minibatch(repeats: int):
+    """Prints seconds of Algorithm 2 over those of `one_by_one`.
+
+    Raises:
+      ValueError: if they select other images.
+    """
+    arrays = _solver_problem(_BATCH)
+
+    def batched():
+        own = tf.range(_BATCH)
+        return joint_nonnegative_omp(*arrays, _NEIGHBORS, exclude=own)
+
+    if (batched().indices != one_by_one(*arrays)).numpy().any():
+        raise ValueError("the two forms of Algorithm 2 differ")
+    _print_ratios(batched, lambda: one_by_one(*arrays), repeats)
+
+
+@tf.function(autograph=False)
+def one_by_one(y, f, atoms_y, atoms_f) -> tf.Tensor:
+    """Algorithm 2 as the paper has it, image after image; the indices."""
+    norms = [tf.reduce_sum(tf.square(x), 1) for x in (atoms_y, atoms_f)]
+    size = atoms_y.shape[0]
+
+    def one(image):
+        number, *targets = image
+        residuals, support, going = targets, [], tf.constant(True)
+        taken = tf.one_hot(number, size, True, False, dtype=tf.bool)
+        for _ in range(_NEIGHBORS):
+            found = [
+                tf.linalg.matvec(atoms, residual)
+                for atoms, residual in zip(
+                    (atoms_y, atoms_f), residuals, strict=True
+                )
+            ]
+            score = found[0] ** 2 / norms[0] + 0.5 * found[1] ** 2 / norms[1]
+            best = tf.argmax(
+                tf.where(taken, -np.inf, score), output_type=tf.int32
+            )
+            going &= (found[0][best] > 0) & (found[1][best] > 0)
+            support.append(tf.where(going, best, -1))
+            taken |= tf.one_hot(best, size, True, False, dtype=tf.bool)
+            residuals = [
+                _residual(target, tf.gather(atoms, tf.stack(support)))
+                for target, atoms in zip(
+                    targets, (atoms_y, atoms_f), strict=True
+                )
+            ]
+        return tf.stack(support)
+
+    return tf.map_fn(
+        one, (tf.range(_BATCH), y, f), fn_output_signature=tf.int32
+    )
+
+
+def _residual(target, chosen):
+    """Of the least squares of a target [n] on rows [t, n], cut at 0."""
+    weights = tf.linalg.lstsq(tf.transpose(chosen), target[:, tf.newaxis])
+    weights = tf.maximum(weights, 0.0)
+    return target - tf.linalg.matvec(chosen, weights[:, 0], transpose_a=True)
+
+
+def average_precision(scale: float, repeats: int) -> list[Figure]:
+    """`AveragePrecision` of Open Images' test set."""
+    images = max(int(125_436 * scale), 100)
+    runs = [call("time_average_precision", images) for _ in range(repeats)]
+    found = np.array([json.loads(r.output.splitlines()[-1]) for r in runs])
+    ratio, difference, _ = np.median(found, 0)
+    return [
+        Figure("time to that of scikit-learn", ratio, "x", 1 / 30),
+        Figure("largest difference", difference, "", 1e-12),
+        Figure("memory", found[:, 2].max() / 1e6, "MB", 200),
+    ]
+
+
+def time_average_precision(images: int):
+    """Prints seconds over scikit-learn's, the difference, bytes of memory."""
+    from sklearn.metrics import average_precision_score
+
+    rng = np.random.default_rng(0)
+    labels = np.zeros((images, _LABELS), np.int8)
+    observed = rng.integers(0, _LABELS, (images, _LABELS_PER_IMAGE))
+    values = rng.choice(np.array([-1, 1], np.int8), observed.shape)
+    np.put_along_axis(labels, observed, values, 1)
+    scores = rng.random((images, _LABELS), np.float32)
+
+    def ours():
+        precision = AveragePrecision(_LABELS)
+        for i in range(0, images, 128):
+            precision.update(labels[i : i + 128], scores[i : i + 128])
+        return precision.per_label()
+
+    start = time.perf_counter()
+    found = ours()
+    middle = time.perf_counter()
+    expected = np.full(_LABELS, np.nan)
+    for j in range(_LABELS):
+        known = labels[:, j] != 0
+        present = labels[known, j] > 0
+        if present.any():
+            expected[j] = average_precision_score(present, scores[known, j])
+    end = time.perf_counter()
+    tracemalloc.start()
+    ours()
+    _, memory = tracemalloc.get_traced_memory()
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+    difference = float(np.nanmax(np.abs(found - expected)))
+    print(json.dumps([(middle - start) / (end - middle), difference, memory]))
 
 
 def _skewed_labels(scale: float) -> scipy.sparse.csr_array:
@@ -322,7 +543,10 @@ def _ratio(what: str, runs: list[Measured], floors: list[Measured]) -> Figure:
     return Figure(what, ratio, "x")
 
 
-SECTIONS = {"records": records, "graph": graph, "methods": methods}
+SECTIONS = {
+    function.__name__: function
+    for function in (records, graph, similarity, average_precision, methods)
+}
 
 
 def table(section: str, figures: list[Figure]) -> str:

@@ -42,7 +42,8 @@ class LabelGraph(keras.layers.Layer):
 
     Attributes:
       weights of the layer: `edge_weights` [E] float32, trainable; `edges`
-      [E, 2] int32, rows (j, j'), sorted.
+      [E, 2] int32, rows (j, j'), sorted; `by_neighbor` [E] int32, the order
+      that sorts them by (j', j).
     """
 
     def __init__(self, num_labels: int, num_edges: int, **kwargs):
@@ -59,6 +60,13 @@ class LabelGraph(keras.layers.Layer):
             shape=(self.num_edges, 2),
             initializer="zeros",
             name="edges",
+            dtype="int32",
+            trainable=False,
+        )
+        self.by_neighbor = self.add_weight(
+            shape=(self.num_edges,),
+            initializer="zeros",
+            name="by_neighbor",
             dtype="int32",
             trainable=False,
         )
@@ -196,6 +204,7 @@ class LabelGraph(keras.layers.Layer):
             raise ValueError("a label may name a neighbour only once")
         graph = cls(num_labels, len(edges))
         graph.edges.assign(edges)
+        graph.by_neighbor.assign(np.lexsort(edges.T))
         graph.edge_weights.assign(weights[order])
         return graph
 
@@ -213,6 +222,7 @@ class LabelGraph(keras.layers.Layer):
             tf.convert_to_tensor(self.edge_weights),
             tf.transpose(label_targets),
             self.edges.value,
+            self.by_neighbor.value,
         )
         return tf.ensure_shape(tf.transpose(product), label_targets.shape)
 
@@ -236,29 +246,31 @@ class LabelGraph(keras.layers.Layer):
 
 
 @tf.custom_gradient
-def _product(weights, y, edges):
-    """A y, [C, B] of y [C, B], edge weights [E] and edges [E, 2], sorted.
+def _product(weights, y, edges, by_neighbor):
+    """A y, [C, B] of y [C, B], edge weights [E] and edges [E, 2].
 
-    A gather and sums of runs of rows: on a CPU less than half the time of
-    `tf.sparse.sparse_dense_matmul`, whose gradient gathers anyway. That of y
-    would add up rows in no order, where the sparse product is faster.
+    Gathers, and sums over runs of equal labels: on a CPU twice as fast as
+    `tf.sparse.sparse_dense_matmul` and its gradients.
     """
     rows, columns = tf.unstack(edges, axis=1)
     neighbors = tf.gather(y, columns)
-    sums = tf.math.segment_sum(weights[:, tf.newaxis] * neighbors, rows)
-    missing = tf.shape(y)[0] - tf.shape(sums)[0]  # last labels without edges
-    product = tf.pad(sums, [[0, missing], [0, 0]])
 
     def gradient(upstream):
         of_weights = tf.reduce_sum(tf.gather(upstream, rows) * neighbors, 1)
-        size = tf.cast(tf.shape(y)[0], tf.int64)
-        graph = tf.SparseTensor(
-            tf.cast(edges, tf.int64), weights, tf.stack([size, size])
-        )
-        of_y = tf.sparse.sparse_dense_matmul(graph, upstream, adjoint_a=True)
-        return of_weights, of_y, None
+        targets, sources = tf.unstack(tf.gather(edges, by_neighbor), axis=1)
+        of_y = tf.gather(weights, by_neighbor)[:, tf.newaxis]
+        of_y *= tf.gather(upstream, targets)
+        return of_weights, _sum_runs(of_y, sources, tf.shape(y)[0]), None, None
 
-    return product, gradient
+    products = weights[:, tf.newaxis] * neighbors
+    return _sum_runs(products, rows, tf.shape(y)[0]), gradient
+
+
+def _sum_runs(values, labels, num_labels):
+    """Sums [C, B] of values [E, B] by their labels [E], which are sorted."""
+    sums = tf.math.segment_sum(values, labels)
+    missing = num_labels - tf.shape(sums)[0]  # the last ones without edges
+    return tf.pad(sums, [[0, missing], [0, 0]])
 
 
 def save(path: str | Path, graph: LabelGraph, label_names: Sequence[str]):

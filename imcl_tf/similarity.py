@@ -22,6 +22,9 @@ _CORRELATION_TOLERANCE = 1e-6
 # An atom this close to the span of the atoms already chosen, relative to its
 # norm, counts as dependent: it stays in the support with weight 0.
 _DEPENDENCE_TOLERANCE = 1e-4
+# Of the Gram matrix of unit vectors: above the rounding of float64, and far
+# below the square of the tolerance.
+_LITTLE = tf.constant(1e-12, tf.float64)
 
 
 class Similarities(NamedTuple):
@@ -200,8 +203,8 @@ def _shorten(targets, blocks):
     """Targets [B, n] and atoms [M, n] in B + M dimensions, where fewer than n.
 
     Algorithm 2 depends on inner products alone, so it may run on any vectors
-    that have the same: with G = V S V^T the Gram matrix of all of them, on the
-    rows of V sqrt(S). In float64 their error is below that of float32.
+    that have the same: with G = L L^T the Gram matrix of all of them, on the
+    rows of L. In float64 their error is below that of float32.
     """
     if len(blocks) > 1:  # a dictionary is no short one
         return targets, blocks
@@ -209,14 +212,14 @@ def _shorten(targets, blocks):
 
     def shortened():
         rows = tf.cast(tf.concat([targets, atoms], 0), tf.float64)
-        # eigh fails on what is not finite, where training diverges.
+        # Cholesky fails on what is not finite, where training diverges.
         rows = tf.where(tf.math.is_finite(rows), rows, 0.0)
         norms = tf.norm(rows, axis=1, keepdims=True)
         rows = tf.math.divide_no_nan(rows, norms)
         gram = tf.matmul(rows, rows, transpose_b=True)
-        values, vectors = tf.linalg.eigh(gram)
-        rows = norms * vectors * tf.sqrt(tf.maximum(values, 0.0))
-        rows = tf.cast(rows, tf.float32)
+        # And on dependent vectors, but for a little on the diagonal.
+        little = tf.linalg.diag(tf.fill(tf.shape(gram)[:1], _LITTLE))
+        rows = tf.cast(norms * tf.linalg.cholesky(gram + little), tf.float32)
         return rows[:size], rows[size:]
 
     targets, atoms = tf.cond(
