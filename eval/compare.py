@@ -6,8 +6,9 @@
 Takes the flags of `imcl_tf.main`. For each seed a logistic model is trained;
 every row starts from it and gets the same further epochs. On the first seed
 each row tries as many settings as any other and keeps the best on validation
-for all seeds: with fixed features the four of its `grid`; end to end the
-learning rate so chosen and a third of it. The final runs alone look at test.
+for all seeds: with fixed features the four of its `grid`; end to end the one
+so chosen, with a tenth and a hundredth of its learning rate for the CNN. The
+final runs alone look at test.
 What has finished is not run again.
 
 Writes WORKDIR/table.json and WORKDIR/table.md: test mAP in percent, mean and
@@ -94,7 +95,7 @@ ROWS = {
         {**_TWO, "entropy_maximisation_alpha": (0.1, 0.2)},
         end_to_end={
             "entropy_maximisation_warmup": "2",
-            "entropy_maximisation_rounds": "2",
+            "entropy_maximisation_rounds": "1",
         },
     ),
 }
@@ -139,8 +140,9 @@ class Comparison:
         settings, trials = {}, _trials(row.grid)
         if regime == "end_to_end":
             settings = self._best(name, "fixed_features", {}, trials)
-            rate = float(settings.pop("learning_rate"))
-            trials = _trials({"learning_rate": (rate, f"{rate / 3:.3g}")})
+            rate = float(settings["learning_rate"])
+            rates = f"{rate / 10:.3g}", f"{rate / 100:.3g}"
+            trials = _trials({"backbone_learning_rate": rates})
             settings |= row.end_to_end
         if boost:
             settings |= {"boost": "true"}
@@ -206,7 +208,7 @@ def table(entries: list[dict]) -> str:
     for entry in entries:
         boosted = ", boosted" if "boost" in entry["settings"] else ""
         best = ", ".join(
-            f"{flag.removeprefix('learning_')} {value}"
+            f"{flag.replace('learning_', '')} {value}"
             for flag, value in entry["settings"].items()
             if flag != "boost"
         )
@@ -267,7 +269,7 @@ if __name__ == "__main__":
     )
     flags.DEFINE_list("rows", [], "Rows; none = all.")
     flags.DEFINE_integer(
-        "end_to_end_epochs", 4, "Epochs end to end; --epochs is for fixed "
+        "end_to_end_epochs", 3, "Epochs end to end; --epochs is for fixed "
         "features.", lower_bound=1,
     )  # fmt: skip
     app.run(main, flags_parser=parse_or_fail(program.parse_flags))
