@@ -24,7 +24,7 @@ def read_trials(file: Path) -> list[dict[str, str]]:
     The file is JSON: {"grid": {FLAG: [VALUE, ...], ...}}, all combinations; or
     {"random": {FLAG: [VALUE, ...] or {"low": x, "high": y, "log": true}, ...},
     "trials": n, "seed": 0}, n independent draws, of numbers uniform or, with
-    "log", uniform in the logarithm.
+    "log", uniform in the logarithm; between two whole numbers, of whole ones.
 
     Args:
       file: to read.
@@ -46,16 +46,22 @@ def read_trials(file: Path) -> list[dict[str, str]]:
     if len(kinds) != 1 or not spec[kinds[0]] or set(spec) - _KEYS:
         raise ValueError(f"{file}: expected {_FORMS}")
     axes = spec[kinds[0]]
+    if not isinstance(axes, dict):
+        raise ValueError(f"{file}: expected {_FORMS}")
     if kinds == ["grid"]:
         for name, values in axes.items():
             if not isinstance(values, list) or not values:
                 raise ValueError(f"{file}: {name} must be a list of values")
         choices = itertools.product(*axes.values())
     else:
-        rng = np.random.default_rng(spec.get("seed", 0))
+        number, seed = spec.get("trials", 10), spec.get("seed", 0)
+        for name, value, least in (("trials", number, 1), ("seed", seed, 0)):
+            if not (isinstance(value, int) and value >= least):
+                raise ValueError(f"{file}: {name} must be a number >= {least}")
+        rng = np.random.default_rng(seed)
         choices = (
             [_draw(file, rng, name, axis) for name, axis in axes.items()]
-            for _ in range(int(spec.get("trials", 10)))
+            for _ in range(number)
         )
     trials = [dict(zip(axes, map(_text, c), strict=True)) for c in choices]
     return [t for i, t in enumerate(trials) if t not in trials[:i]]
@@ -65,23 +71,24 @@ def _draw(file, rng, name, axis):
     if isinstance(axis, list) and axis:
         return axis[rng.integers(len(axis))]
     try:
-        low, high = axis["low"], axis["high"]
-        if not axis.get("log"):
-            return float(rng.uniform(low, high))
-        return float(np.exp(rng.uniform(np.log(low), np.log(high))))
-    except (TypeError, KeyError) as error:
+        low, high, log = axis["low"], axis["high"], axis.get("log")
+        if log and not low > 0:
+            raise ValueError(f"{file}: {name}: low must be > 0 with log")
+        if isinstance(low, int) and isinstance(high, int) and not log:
+            return int(rng.integers(low, high, endpoint=True))
+        bounds = np.log([low, high]) if log else (low, high)
+        value = rng.uniform(*bounds)
+    except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"{file}: {name} must be a list of values or low and high"
         ) from error
+    # Four digits of a drawn number are enough.
+    return float(f"{np.exp(value) if log else value:.4g}")
 
 
 def _text(value) -> str:
-    """As on a command line; four digits of a drawn number are enough."""
-    return (
-        f"{value:.4g}"
-        if isinstance(value, float)
-        else json.dumps(value).strip('"')
-    )
+    """As on a command line."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def search(

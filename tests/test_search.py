@@ -44,6 +44,21 @@ def test_random_draws_are_in_bounds_and_reproduced(tmp_path):
     assert {t["list"] for t in trials} == {"a", "b"}
 
 
+def test_whole_numbers_are_drawn_between_whole_numbers(tmp_path):
+    spec = {"random": {"a": {"low": 2, "high": 4}}, "trials": 100}
+    assert {t["a"] for t in search.read_trials(write(tmp_path, spec))} == {
+        "2", "3", "4",
+    }  # fmt: skip
+
+
+def test_listed_values_stay_as_they_are(tmp_path):
+    values = [0.00012345, 12345.0, "é", 'x"y', False]
+    spec = {"grid": {"a": values}}
+    assert [t["a"] for t in search.read_trials(write(tmp_path, spec))] == [
+        "0.00012345", "12345.0", "é", 'x"y', "false",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
@@ -56,6 +71,13 @@ def test_random_draws_are_in_bounds_and_reproduced(tmp_path):
         ({"grid": {"a": 1}}, "a must be a list"),
         ({"random": {"a": {"low": 1}}}, "a must be a list of values or low"),
         ({"random": {"a": []}}, "a must be a list"),
+        ({"random": {"a": 3}}, "a must be a list"),
+        ({"grid": ["a"]}, "expected"),
+        ({"random": ["a"]}, "expected"),
+        ({"random": {"a": [1]}, "trials": 0}, "trials must be a number >= 1"),
+        ({"random": {"a": [1]}, "trials": "x"}, "trials must be a number"),
+        ({"random": {"a": [1]}, "seed": "x"}, "seed must be a number"),
+        ({"random": {"a": {"low": 0, "high": 1, "log": True}}}, "low must be"),
     ],
 )
 def test_other_files_are_refused(spec, message, tmp_path):

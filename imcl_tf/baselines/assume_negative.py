@@ -27,7 +27,8 @@ class AssumeNegative(MultiLabelModel):
 
     The naive AN of Kim et al., "Large Loss Matters in Weakly Supervised
     Multi-Label Classification", CVPR 2022, sec. 3.1. The loss is summed over
-    labels and averaged over images, as eq. (1), not averaged over labels.
+    labels and averaged over images, as eq. (1) of the IMCL paper; theirs is
+    also averaged over labels, so a rate of theirs is C times one here.
     """
 
     def loss_terms(self, features, batch: Batch) -> dict:

@@ -65,13 +65,14 @@ class Asymmetric(MultiLabelModel):
     Multi-Label Classification", ICCV 2021. An unobserved label is a negative
     here.
 
-    Defaults are the authors' for COCO with half of all labels hidden at
-    random; with 1,000 labels per class of each sign observed they take
+    Defaults are those of the authors' commands for COCO with half of all labels
+    hidden at random (the table beside them has asymmetric_gamma_positive = 1);
+    with 1,000 labels per class of each sign observed they take
     asymmetric_gamma_negative = 3. Their code for partial labels has no margin
-    and weighs the three kinds of labels alike, so weights are left out; it
-    does not differentiate the focal weights, nor does this. It cuts logarithms
-    at log(1e-8), where the gradient ends; here they are exact. The loss is
-    summed over labels, as theirs, and averaged over images.
+    and weighs the three kinds of labels alike, so weights are left out; it does
+    not differentiate the focal weights, nor does this. It cuts logarithms at
+    log(1e-8), where the gradient ends; here they are exact. The loss is summed
+    over labels, as theirs, and averaged over images.
     """
 
     OPTIONS = (

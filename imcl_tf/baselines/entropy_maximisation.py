@@ -86,12 +86,13 @@ class EntropyMaximisation(MultiLabelModel):
     5 of them before the first marks; alpha and beta are the authors' for COCO.
 
     Differences: the loss is summed over labels and averaged over images, as
-    eq. (1). The paper has a single positive per image; here observed negatives
-    count, with the weight of positives. The released code keeps p of the time
-    of marking as each pseudo-label's soft value; here a label has one, the
-    mean of these. As the loss is linear in it, its sum over images of equal
-    prediction is the same. Scores are ranked to 1/32, so that two passes over
-    the training set without its score matrix are enough.
+    eq. (1) of the IMCL paper, not averaged over labels. The paper has a single
+    positive per image; here observed negatives count, with the weight of
+    positives. The released code keeps p of the time of marking as each
+    pseudo-label's soft value, which takes a byte or more per pair; here a label
+    has one, the mean of these, so marked images of a label are drawn to one
+    score where theirs stay apart. Scores are ranked to 1/32, so that two passes
+    over the training set without its score matrix are enough.
 
     Attributes:
       soft_labels: [C] float32, mean p of each label's marked images.

@@ -47,12 +47,14 @@ class LargeLoss(MultiLabelModel):
     (`correct_permanent`, LL-Cp). Their share is epoch * Delta_rel percent for
     the first two, Delta_rel percent for the third, and 0 in the first epoch
     for all. The default Delta_rel is the authors' of LL-R for COCO and
-    NUS-WIDE.
+    NUS-WIDE; of LL-Ct and LL-Cp theirs is 0.2 there, and with BoostLU 0.5,
+    0.2 and 0.1.
 
-    Differences: the loss is summed over labels and averaged over images, as
-    eq. (1). The share is of the unobserved labels, rounded up, as in the
-    paper; the released code takes it of all labels. A label that is flipped
-    for good is no longer unobserved. Observed negatives count, and stay.
+    Differences: the loss is summed over labels and averaged over images, as eq.
+    (1) of the IMCL paper, not averaged over labels. The share is of the
+    unobserved labels, rounded up, as in the paper; the released code takes it
+    of all labels. A label that is flipped for good is no longer unobserved.
+    Observed negatives count, and stay.
     """
 
     OPTIONS = (

@@ -46,8 +46,8 @@ class Selective(Asymmetric):
     A label's prior is its mean p over the training images by a temporary model
     that was trained on observed labels only. The logistic model of eq. (2) is
     such a model, so the prior is what this model says before its first step,
-    once it has started from the logistic one. Without a first `begin_epoch`
-    the prior is 0, which ignores nothing.
+    once it has started from the logistic one (with --boost, boosted). Without a
+    first `begin_epoch` the prior is 0, which ignores nothing.
 
     Defaults are the authors' for COCO with half of all labels hidden at
     random. Their code takes the likeliest K times B labels of a minibatch

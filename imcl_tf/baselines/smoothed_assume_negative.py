@@ -14,8 +14,8 @@ class SmoothedAssumeNegative(MultiLabelModel):
     The "assume negative loss with label smoothing" L_AN-LS of Cole et al.,
     "Multi-Label Learning from Single Positive Labels", CVPR 2021, with the
     coefficient as in the authors' code. An unobserved label is a negative
-    here. The loss is summed over labels and averaged over images, as eq. (1),
-    not averaged over labels.
+    here. The loss is summed over labels and averaged over images, as eq. (1)
+    of the IMCL paper; theirs is also averaged over labels.
     """
 
     OPTIONS = (

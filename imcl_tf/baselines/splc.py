@@ -30,12 +30,13 @@ class SPLC(MultiLabelModel):
     """Self-paced loss correction of the focal margin loss.
 
     Zhang et al., "Simple and Robust Loss Design for Multi-Label Learning with
-    Missing Labels", 2021 (arXiv 2112.07368), with the authors' values for all
-    data sets. An unobserved label is a negative here, but after the first
-    passes over the training set a positive wherever the model itself says
-    p > tau at that step. The paper has no observed negatives; such are never
-    corrected. As in the authors' code a corrected label has no margin. The
-    loss is summed over labels, as theirs, and averaged over images.
+    Missing Labels", 2021 (arXiv 2112.07368), with the authors' values (tau is
+    0.65 in theirs where COCO has 75 % of its positives left). An unobserved
+    label is a negative here, but after the first passes over the training set a
+    positive wherever the model itself says p > tau at that step. The paper has
+    no observed negatives; such are never corrected. As in the authors' code a
+    corrected label has no margin. The loss is summed over labels, as theirs,
+    and averaged over images.
     """
 
     OPTIONS = (

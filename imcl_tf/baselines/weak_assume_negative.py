@@ -16,7 +16,8 @@ class WeakAssumeNegative(MultiLabelModel):
     from Single Positive Labels", CVPR 2021. An unobserved label is a negative
     here. The paper has one observed positive per image and no observed
     negatives; such count in full, as observed positives do. The loss is summed
-    over labels and averaged over images, as eq. (1), not averaged over labels.
+    over labels and averaged over images, as eq. (1) of the IMCL paper; theirs
+    is also averaged over labels.
     """
 
     def loss_terms(self, features, batch: Batch) -> dict:

@@ -24,6 +24,10 @@ def truncated_svd(matrix, rank: int) -> tuple:
     Returns:
       U [m, r], values [r], V^T [r, n].
     """
+    rows, columns = matrix.shape
+    if not (matrix != 0).sum():  # svds raises for a matrix of zeros
+        shapes = (rows, rank), rank, (rank, columns)
+        return tuple(np.zeros(shape, matrix.dtype) for shape in shapes)
     if rank < min(matrix.shape):
         start = np.random.default_rng(0).normal(size=min(matrix.shape))
         return scipy.sparse.linalg.svds(

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import scipy.sparse
 import tensorflow as tf
 
 from imcl_tf.baselines.wsabie import (
@@ -223,3 +224,11 @@ def test_truncated_svd_is_the_same_each_time():
     first, second = truncated_svd(matrix, 7), truncated_svd(matrix, 7)
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_truncated_svd_of_zeros():
+    for matrix in (np.zeros((30, 20)), scipy.sparse.csr_array((30, 20))):
+        left, values, right = truncated_svd(matrix, 4)
+        assert (left.shape, right.shape) == ((30, 4), (4, 20))
+        np.testing.assert_array_equal(values, np.zeros(4))
+        assert not left.any() and not right.any()
