@@ -24,7 +24,7 @@ _CORRELATION_TOLERANCE = 1e-6
 _DEPENDENCE_TOLERANCE = 1e-4
 # Of the Gram matrix of unit vectors: above the rounding of float64, and far
 # below the square of the tolerance.
-_LITTLE = tf.constant(1e-12, tf.float64)
+_LITTLE = 1e-12
 
 
 class Similarities(NamedTuple):
@@ -218,7 +218,7 @@ def _shorten(targets, blocks):
         rows = tf.math.divide_no_nan(rows, norms)
         gram = tf.matmul(rows, rows, transpose_b=True)
         # And on dependent vectors, but for a little on the diagonal.
-        little = tf.linalg.diag(tf.fill(tf.shape(gram)[:1], _LITTLE))
+        little = _LITTLE * tf.eye(tf.shape(gram)[0], dtype=tf.float64)
         rows = tf.cast(norms * tf.linalg.cholesky(gram + little), tf.float32)
         return rows[:size], rows[size:]
 
