@@ -324,6 +324,7 @@ def time_minibatch(repeats: int):
     """
     arrays = _solver_problem(_BATCH)
 
+    @tf.function(autograph=False)  # as a training step is
     def batched():
         own = tf.range(_BATCH)
         return joint_nonnegative_omp(*arrays, _NEIGHBORS, exclude=own)

@@ -200,15 +200,16 @@ def _blocks(atoms) -> tuple[tf.Tensor, ...]:
 
 
 def _shorten(targets, blocks):
-    """Targets [B, n] and atoms [M, n] in B + M dimensions, where fewer than n.
+    """Targets [B, n] and atoms [M, n], M <= B, in B + M dimensions, if fewer.
 
     Algorithm 2 depends on inner products alone, so it may run on any vectors
     that have the same: with G = L L^T the Gram matrix of all of them, on the
     rows of L. In float64 their error is below that of float32.
     """
-    if len(blocks) > 1:  # a dictionary is no short one
+    if len(blocks) > 1:
         return targets, blocks
     (atoms,), size = blocks, tf.shape(targets)[0]
+    number = tf.shape(atoms)[0]
 
     def shortened():
         rows = tf.cast(tf.concat([targets, atoms], 0), tf.float64)
@@ -223,7 +224,8 @@ def _shorten(targets, blocks):
         return rows[:size], rows[size:]
 
     targets, atoms = tf.cond(
-        size + tf.shape(atoms)[0] < tf.shape(targets)[1],
+        # Of more candidates G would cost more than the algorithm.
+        (number <= size) & (size + number < tf.shape(targets)[1]),
         shortened,
         lambda: (targets, atoms),
     )

@@ -786,9 +786,9 @@ def test_atoms_in_parts_are_those_in_one(name, dtype):
 @pytest.mark.parametrize("compiled", [False, True])
 def test_more_dimensions_than_vectors(name, compiled):
     """Within a minibatch: run in another basis, to the same result."""
-    y, f, atoms_y, atoms_f = problem(19, b=7, m=9, c=200, d=60)
+    y, f, atoms_y, atoms_f = problem(19, b=9, m=9, c=200, d=60)
     atoms_y[3] = atoms_f[3] = 0
-    exclude = np.arange(7, dtype=np.int32)
+    exclude = np.arange(9, dtype=np.int32)
     solver, reference = SOLVERS[name]
 
     def solve(*arrays):
@@ -806,12 +806,12 @@ def test_more_dimensions_than_vectors(name, compiled):
 
 
 def test_shortened_vectors_keep_their_inner_products():
-    y, _, atoms, _ = problem(20, b=4, m=6, c=50)
+    y, _, atoms, _ = problem(20, b=6, m=4, c=50)
     atoms[1] *= 1e4
     short_y, (short,) = similarity._shorten(
         tf.constant(y), (tf.constant(atoms),)
     )
-    assert short_y.shape == (4, 10) and short.shape == (6, 10)
+    assert short_y.shape == (6, 10) and short.shape == (4, 10)
     vectors = np.concatenate([y, atoms]).astype(float)
     short = np.concatenate([short_y, short]).astype(float)
     norms = np.linalg.norm(vectors, axis=1)
@@ -820,19 +820,21 @@ def test_shortened_vectors_keep_their_inner_products():
         (vectors @ vectors.T) / np.outer(norms, norms),
         atol=1e-6,
     )
-    same_y, (same,) = similarity._shorten(
-        tf.constant(y[:, :10]), (tf.constant(atoms[:, :10]),)
-    )
-    np.testing.assert_array_equal(same_y, y[:, :10])
-    np.testing.assert_array_equal(same, atoms[:, :10])
+    # But not in as many dimensions, nor of more atoms than targets.
+    for targets, many in ((y[:, :10], atoms[:, :10]), (y[:3], atoms)):
+        same_y, (same,) = similarity._shorten(
+            tf.constant(targets), (tf.constant(many),)
+        )
+        np.testing.assert_array_equal(same_y, targets)
+        np.testing.assert_array_equal(same, many)
 
 
 def test_what_is_not_finite_does_not_raise():
     """Training tells of it by its scores."""
-    y, f, atoms_y, atoms_f = problem(21, b=3, m=4, c=50, d=40)
+    y, f, atoms_y, atoms_f = problem(21, b=4, m=4, c=50, d=40)
     y[1, 0] = atoms_y[2, 3] = np.nan
     found = joint_nonnegative_omp(y, f, atoms_y, atoms_f)
-    assert found.indices.shape == (3, 5)
+    assert found.indices.shape == (4, 5)
 
 
 def test_parts_of_the_atoms_must_agree():
