@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from eval import benchmark
+from eval.benchmark import graph, step
+from eval.benchmark import records as records_section
 from imcl_tf import records
 from imcl_tf.multilabel import METHODS
 from tests import programs
@@ -82,11 +83,11 @@ def test_bytes_of_labels(tmp_path):
     numbers = (1 + 2) + 2 + 0 + 1  # bytes as varints
     names = 2 * (len("positives") + len("negatives"))
     lists = 3 * 10 + 8  # an empty list has no numbers, nor their tag
-    assert benchmark._label_bytes([file]) == (numbers + names + lists, 4)
+    assert records_section._label_bytes([file]) == (numbers + names + lists, 4)
 
 
 def test_labels_of_the_graph():
-    labels = benchmark._skewed_labels(0.001)
+    labels = graph.skewed_labels(0.001)
     assert labels.shape == (3600, 5000) and labels.dtype == np.int8
     assert labels.has_canonical_format
     assert 19_000 < labels.nnz < 21_000
@@ -97,7 +98,7 @@ def test_labels_of_the_graph():
 
 @pytest.mark.slow
 def test_steps_of_methods(capsys):
-    benchmark.time_methods(2, 1, "small_cnn")
+    step.time_methods(2, 1, "small_cnn")
     ratios = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {name.partition(",")[0] for name in ratios} == METHODS.keys()
     assert ratios.keys() - METHODS.keys() == {"imcl, dictionary of 10,000"}

@@ -1,0 +1,1 @@
+"""What the project costs, against bars: `python -m eval.benchmark`."""

@@ -1,0 +1,98 @@
+"""How things are measured: in processes of their own, as ratios of pairs."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+ROOT = Path(__file__).resolve().parents[2]
+# What most sections share: the size of Open Images.
+LABELS, LABELS_PER_IMAGE = 5000, 9
+BATCH, FEATURES, NEIGHBORS = 32, 2048, 5
+DICTIONARY = 10_000
+# Runs a command and tells its seconds and its peak memory in bytes. Not from
+# the benchmark itself, whose own memory Linux would count as the command's.
+_LAUNCHER = """
+import json, os, resource, subprocess, sys, time
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+start = time.perf_counter()
+done = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE)
+seconds = time.perf_counter() - start
+peak = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+print(json.dumps([seconds, peak, done.stdout.decode()]))
+sys.exit(done.returncode)
+"""
+
+
+class Figure(NamedTuple):
+    """Attributes: what: was measured; value; unit; bar: the most it may be,
+    None = without."""
+
+    what: str
+    value: float
+    unit: str
+    bar: float | None = None
+
+
+class Measured(NamedTuple):
+    """Attributes: seconds; peak: memory in bytes; output: printed."""
+
+    seconds: float
+    peak: int
+    output: str
+
+
+def measure(*arguments: str) -> Measured:
+    """Runs Python with `arguments` on two cores.
+
+    Raises:
+      ChildProcessError: if it fails.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", _LAUNCHER, sys.executable, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+    )
+    if done.returncode:
+        raise ChildProcessError(f"python {' '.join(arguments)} failed")
+    return Measured(*json.loads(done.stdout))
+
+
+def call(function: Callable, *arguments: str | float) -> Measured:
+    """Runs a function of a module by `measure`; it prints its result."""
+    module, name = function.__module__, function.__name__
+    given = ", ".join(map(repr, arguments))
+    return measure("-c", f"import {module} as m; m.{name}({given})")
+
+
+def called(what: str, bar: float | None, function: Callable, *arguments):
+    """`Figure` of the median ratio that a function prints in its process."""
+    ratios = json.loads(call(function, *arguments).output.splitlines()[-1])
+    return Figure(what, statistics.median(ratios), "x", bar)
+
+
+def print_ratios(run, floor, repeats: int):
+    """Prints seconds of `run` over those of `floor`, in pairs."""
+
+    def seconds(function) -> float:
+        start = time.perf_counter()
+        tf.nest.map_structure(np.asarray, function())
+        return time.perf_counter() - start
+
+    run(), floor()
+    print(json.dumps([seconds(run) / seconds(floor) for _ in range(repeats)]))
+
+
+def ratio(what: str, runs: list[Measured], floors: list[Measured]) -> Figure:
+    pairs = zip(runs, floors, strict=True)
+    median = statistics.median(a.seconds / b.seconds for a, b in pairs)
+    return Figure(what, median, "x")

@@ -1,0 +1,127 @@
+"""Algorithm 2 against its products, and against one image at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from eval.benchmark.measure import (
+    BATCH,
+    FEATURES,
+    LABELS,
+    NEIGHBORS,
+    Figure,
+    called,
+    print_ratios,
+)
+from imcl_tf.similarity import joint_nonnegative_omp
+
+
+def similarity(scale: float, repeats: int) -> list[Figure]:
+    """`joint_nonnegative_omp`; the figures are of time."""
+    sizes = [max(int(size * scale), NEIGHBORS) for size in (2_000, 10_000)]
+    return [
+        *(
+            called(
+                f"{size:,} candidates to the products alone",
+                1.4, time_solver, size, 5 * repeats,
+            )
+            for size in sizes
+        ),
+        called(
+            "within the minibatch to one image at a time",
+            1 / 20, time_minibatch, 5 * repeats,
+        ),
+    ]  # fmt: skip
+
+
+def _solver_problem(size: int):
+    """y, f of `BATCH` images, atoms of `size` candidates."""
+    rng = np.random.default_rng(0)
+    return [
+        tf.constant(rng.random(shape, np.float32) - low)
+        for shape, low in (
+            ((BATCH, LABELS), 0.3), ((BATCH, FEATURES), 0.0),
+            ((size, LABELS), 0.3), ((size, FEATURES), 0.0),
+        )
+    ]  # fmt: skip
+
+
+def time_solver(size: int, repeats: int):
+    """Prints seconds of Algorithm 2 over those of its k products."""
+    y, f, atoms_y, atoms_f = arrays = _solver_problem(size)
+
+    @tf.function(autograph=False)
+    def products(y, f):
+        return [
+            # Of other residuals each time, as in the algorithm.
+            tf.matmul(residual + t, atoms, transpose_b=True)
+            for t in range(NEIGHBORS)
+            for residual, atoms in ((y, atoms_y), (f, atoms_f))
+        ]
+
+    print_ratios(
+        lambda: joint_nonnegative_omp(*arrays, NEIGHBORS),
+        lambda: products(y, f),
+        repeats,
+    )
+
+
+def time_minibatch(repeats: int):
+    """Prints seconds of Algorithm 2 over those of `one_by_one`.
+
+    Raises:
+      ValueError: if they select other images.
+    """
+    arrays = _solver_problem(BATCH)
+
+    @tf.function(autograph=False)  # as a training step is
+    def batched():
+        own = tf.range(BATCH)
+        return joint_nonnegative_omp(*arrays, NEIGHBORS, exclude=own)
+
+    if (batched().indices != one_by_one(*arrays)).numpy().any():
+        raise ValueError("the two forms of Algorithm 2 differ")
+    print_ratios(batched, lambda: one_by_one(*arrays), repeats)
+
+
+@tf.function(autograph=False)
+def one_by_one(y, f, atoms_y, atoms_f) -> tf.Tensor:
+    """Algorithm 2 as the paper has it, image after image; the indices."""
+    norms = [tf.reduce_sum(tf.square(x), 1) for x in (atoms_y, atoms_f)]
+    size = atoms_y.shape[0]
+
+    def one(image):
+        number, *targets = image
+        residuals, support, going = targets, [], tf.constant(True)
+        taken = tf.one_hot(number, size, True, False, dtype=tf.bool)
+        for _ in range(NEIGHBORS):
+            found = [
+                tf.linalg.matvec(atoms, residual)
+                for atoms, residual in zip(
+                    (atoms_y, atoms_f), residuals, strict=True
+                )
+            ]
+            score = found[0] ** 2 / norms[0] + 0.5 * found[1] ** 2 / norms[1]
+            best = tf.argmax(
+                tf.where(taken, -np.inf, score), output_type=tf.int32
+            )
+            going &= (found[0][best] > 0) & (found[1][best] > 0)
+            support.append(tf.where(going, best, -1))
+            taken |= tf.one_hot(best, size, True, False, dtype=tf.bool)
+            residuals = [
+                _residual(target, tf.gather(atoms, tf.stack(support)))
+                for target, atoms in zip(
+                    targets, (atoms_y, atoms_f), strict=True
+                )
+            ]
+        return tf.stack(support)
+
+    return tf.map_fn(one, (tf.range(BATCH), y, f), fn_output_signature=tf.int32)
+
+
+def _residual(target, chosen):
+    """Of the least squares of a target [n] on rows [t, n], cut at 0."""
+    weights = tf.linalg.lstsq(tf.transpose(chosen), target[:, tf.newaxis])
+    weights = tf.maximum(weights, 0.0)
+    return target - tf.linalg.matvec(chosen, weights[:, 0], transpose_a=True)
