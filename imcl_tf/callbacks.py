@@ -268,24 +268,25 @@ class EpochStart(_Stepping):
 
 
 class DictionaryRefresh(_Stepping):
-    """Brings the stored features of the dictionary up to date.
+    """Brings a part of the dictionary up to date after each step, in turn.
+
+    All of it at once, every so often, would cost the same and leave it older
+    at times.
 
     Args:
-      every: steps between refreshes, >= 1.
+      every: steps >= 1 in which every entry has its turn.
     """
 
     def __init__(self, every: int):
         super().__init__()
         self._every = every
 
-    def on_train_begin(self, logs=None):
-        super().on_train_begin(logs)
-        self.model.refresh_dictionary()
-
     def on_train_batch_end(self, batch, logs=None):
+        size = len(self.model.dictionary)
+        number = math.ceil(size / self._every)
+        turn = number * self._step + np.arange(number)
+        self.model.refresh_dictionary(turn % size)
         self._step += 1
-        if self._step % self._every == 0:
-            self.model.refresh_dictionary()
 
 
 class Pictures(keras.callbacks.Callback):

@@ -2,7 +2,8 @@
 
 A minibatch of a large set seldom contains similar images, so the released code
 matches it against some training images whose features are stored and refreshed
-now and then. `--dictionary_size=0` is the paper's text: the minibatch alone.
+now and then, here a few in each step. `--dictionary_size=0` is the paper's
+text: the minibatch alone.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ class Dictionary:
       num_features: d.
 
     Attributes:
-      features: [M, d] float32, f at the last refresh.
-      label_atoms: [M, C] float32, A y at the last refresh.
+      features: [M, d] float16, f when last refreshed.
+      label_atoms: [M, C] float16, A y when last refreshed.
     """
 
     def __init__(
@@ -42,11 +43,11 @@ class Dictionary:
         slots = np.full(labels.num_images + 1, -1, np.int32)
         slots[image_index] = np.arange(size)
         self._slots = tf.constant(slots)
-        self.features = tf.Variable(
-            tf.zeros([size, num_features]), trainable=False
-        )
-        self.label_atoms = tf.Variable(
-            tf.zeros([size, labels.num_labels]), trainable=False
+        # Half precision halves what a large dictionary takes. Everything that
+        # is computed from it is computed in float32.
+        self.features, self.label_atoms = (
+            tf.Variable(tf.zeros([size, n], tf.float16), trainable=False)
+            for n in (num_features, labels.num_labels)
         )
 
     def __len__(self):
@@ -64,25 +65,26 @@ class Dictionary:
         """Returns the observed labels [n, C] int8 of entries `slots` [n]."""
         return self._labels.rows(tf.gather(self.image_index, slots))
 
-    def refresh(self, encode: Callable, batch_size: int = 64):
-        """Stores features and atoms of the current model.
+    def refresh(self, encode: Callable, slots: tf.Tensor):
+        """Stores features and atoms of some entries under the current model.
 
         Args:
           encode: (inputs [n, ...], labels [n, C]) -> features [n, d], label
             atoms [n, C].
-          batch_size: images at a time.
+          slots: [n] int32, distinct entries.
         """
-        features, atoms = [], []
-        for start in range(0, len(self), batch_size):
-            slots = tf.range(start, min(start + batch_size, len(self)))
-            part = encode(
-                self.inputs[start : start + batch_size], self.labels(slots)
-            )
-            features.append(part[0])
-            atoms.append(part[1])
-        # Whole: a variable mirrored over devices has no slices to assign to.
-        self.features.assign(tf.concat(features, 0))
-        self.label_atoms.assign(tf.concat(atoms, 0))
+        encoded = encode(tf.gather(self.inputs, slots), self.labels(slots))
+        # Each copy, where a strategy mirrors the variables over devices.
+        update = tf.distribute.get_strategy().extended.update
+        for stored, rows in zip(
+            (self.features, self.label_atoms), encoded, strict=True
+        ):
+            rows = tf.saturate_cast(rows, stored.dtype)
+            update(stored, _write, (slots, rows))
+
+
+def _write(stored, slots, rows):
+    return stored.scatter_update(tf.IndexedSlices(rows, slots))
 
 
 def class_balanced_subset(

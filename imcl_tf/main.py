@@ -120,7 +120,10 @@ flags.DEFINE_integer(
     lower_bound=0,
 )
 flags.DEFINE_integer(
-    "dictionary_refresh", 250, "Steps between refreshes.", lower_bound=1
+    "dictionary_refresh",
+    1000,
+    "Steps in which the whole dictionary is refreshed, a part in each.",
+    lower_bound=1,
 )
 flags.DEFINE_bool(
     "boost",

@@ -30,6 +30,7 @@ class Neighbors(NamedTuple):
     logits: tf.Tensor
 
 
+_REFRESHED = 64  # entries of the dictionary at a time
 _SIMILARITY = ("learned", "fixed", "none")
 _FORM = ("paper", "released")
 
@@ -70,7 +71,8 @@ class IMCL(MultiLabelModel):
           eq. (5) is of the labels alone: it cannot reach a > 1.
 
     Attributes:
-      dictionary: `Dictionary` or None; further candidates. Not saved.
+      dictionary: `Dictionary` or None; further candidates. What it stores is
+        saved with the weights, to be loaded into one of the same size.
       classes: [N] int, class in [0, K) of each training image, -1 = unknown,
         or None; see `class_weight`. Images of no number or class have a zero
         vector in place of the one-hot. Not saved.
@@ -192,6 +194,14 @@ class IMCL(MultiLabelModel):
 
     def _optimizer_names(self):
         return (*super()._optimizer_names(), "graph_optimizer")
+
+    def training_state(self):
+        if self.dictionary is None:
+            return super().training_state()
+        return super().training_state() | {
+            "dictionary_features": self.dictionary.features,
+            "dictionary_label_atoms": self.dictionary.label_atoms,
+        }
 
     def train_step(self, data):
         """Algorithm 1 on one minibatch."""
@@ -341,7 +351,8 @@ class IMCL(MultiLabelModel):
         """y or A y of images, [n, C], with their class part: [n, C + K]."""
         if not self.class_weight:
             return vectors
-        return tf.concat([vectors, self._class_part(image_index)], 1)
+        classes = tf.cast(self._class_part(image_index), vectors.dtype)
+        return tf.concat([vectors, classes], 1)
 
     def _class_smoothness(self, similarities: Similarities, batch: Batch):
         """The class part of eq. (5), without tanh, [B]."""
@@ -410,7 +421,8 @@ class IMCL(MultiLabelModel):
     def _dictionary_features(self, slots):
         """Features [B, k, d] of dictionary entries [B, k]."""
         if self.fixed_features or self.dictionary_gradient == "stored":
-            return tf.gather(self.dictionary.features, slots)
+            stored = tf.gather(self.dictionary.features, slots)
+            return tf.cast(stored, tf.float32)
         distinct, position = tf.unique(tf.reshape(slots, [-1]))
         # Inference mode: these images must not move the batch statistics.
         features = self.features_of(
@@ -424,10 +436,18 @@ class IMCL(MultiLabelModel):
         features = self.features_of(inputs, training=False)
         return features, self.label_atoms(labels, self.scores(features))
 
-    def refresh_dictionary(self):
-        """Brings the dictionary, if any, up to date with the model."""
-        if self.dictionary is not None:
-            self.dictionary.refresh(self.encode)
+    def refresh_dictionary(self, slots=None):
+        """Brings entries of the dictionary, if any, up to date with the model.
+
+        Args:
+          slots: [n] int, distinct entries; None = all.
+        """
+        if self.dictionary is None:
+            return
+        if slots is None:
+            slots = np.arange(len(self.dictionary))
+        for part in np.array_split(slots, -(-len(slots) // _REFRESHED)):
+            self.dictionary.refresh(self.encode, tf.constant(part, tf.int32))
 
     def fix_similarities(self, batches):
         """Solves the similarities of all training images once and keeps them.

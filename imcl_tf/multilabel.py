@@ -20,7 +20,7 @@ from imcl_tf.pseudo_labels import PseudoLabels
 
 # The columns of metrics.csv; "loss" is what is minimised.
 TERMS = ("loss", "logistic_loss", "label_smoothness", "feature_smoothness")
-_PSEUDO_LABELS = "pseudo_labels"
+_STATE = "state_"
 METHODS: dict[str, type[MultiLabelModel]] = {}
 
 
@@ -343,17 +343,30 @@ class MultiLabelModel(keras.Model):
             mean.update_state(terms.get(mean.name, 0.0))
         return {mean.name: mean.result() for mean in self._term_means}
 
+    def training_state(self) -> dict[str, tf.Variable]:
+        """Returns what a run that goes on needs beside weights, by name.
+
+        It is saved with the weights and loaded where a model has it; it is not
+        exported.
+        """
+        if self.pseudo_labels is None:
+            return {}
+        return {"pseudo_labels": self.pseudo_labels.packed}
+
     def save_own_variables(self, store):
         super().save_own_variables(store)
-        if self.pseudo_labels is not None:
-            store[_PSEUDO_LABELS] = self.pseudo_labels.packed.numpy()
+        for name, variable in self.training_state().items():
+            store[_STATE + name] = variable.numpy()
 
     def load_own_variables(self, store):
         own = {name: store[name] for name in store.keys()}  # noqa: SIM118
-        packed = own.pop(_PSEUDO_LABELS, None)
+        state = {
+            name: own.pop(name) for name in [*own] if name.startswith(_STATE)
+        }
         super().load_own_variables(own)
-        if self.pseudo_labels is not None and packed is not None:
-            self.pseudo_labels.packed.assign(packed[()])
+        for name, variable in self.training_state().items():
+            if _STATE + name in state:
+                variable.assign(state[_STATE + name][()])
 
     @property
     def metrics(self):

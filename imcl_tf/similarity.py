@@ -288,11 +288,10 @@ def _squares(blocks):
 def _correlations(residual, blocks):
     """Inner products [B, M] of residuals [B, n] with all atoms.
 
-    With the large matrix on the left a CPU needs two thirds of the time.
+    With the large matrix on the left, and by `einsum`, a CPU needs half the
+    time that `matmul(residual, atoms, transpose_b=True)` takes.
     """
-    products = [
-        tf.matmul(atoms, residual, transpose_b=True) for atoms in blocks
-    ]
+    products = [tf.einsum("mn,bn->mb", atoms, residual) for atoms in blocks]
     return tf.transpose(tf.concat(products, 0))
 
 

@@ -197,23 +197,53 @@ def test_dropped_rate_is_used_and_reported_from_the_next_pass_on(
     assert moved == [True, True, False, False]
 
 
-def test_dictionary_follows_the_model_every_few_steps(data):
+def test_each_step_refreshes_the_next_part_of_the_dictionary(data):
+    """24 entries in 5 steps: five at a time, from the first again after 23."""
     features, labels = data
     model = model_of(imcl_tf.IMCL)
     table = LabelTable(scipy.sparse.csr_array(labels))
     model.dictionary = Dictionary(np.arange(N), features, table, D)
-    atoms = []
+    model.refresh_dictionary()
+    np.testing.assert_array_equal(
+        model.dictionary.features, features.astype(np.float16)
+    )
+    stored = [model.dictionary.label_atoms.numpy()]
+    current = []
 
     class Watch(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
-            atoms.append(model.dictionary.label_atoms.numpy())
+            stored.append(model.dictionary.label_atoms.numpy())
+            logits = model.scores(tf.constant(features))
+            atoms = model.label_atoms(tf.constant(labels), logits)
+            current.append(atoms.numpy().astype(np.float16))
 
     model.fit(
-        batches(features, labels), verbose=0, shuffle=False,
-        callbacks=[DictionaryRefresh(3), Watch()],
+        batches(features, labels).repeat(2), verbose=0, shuffle=False,
+        callbacks=[DictionaryRefresh(5), Watch()],
     )  # fmt: skip
-    assert np.abs(atoms[0]).sum() > 0  # filled before training
-    np.testing.assert_array_equal(atoms[0], atoms[1])
-    assert not np.array_equal(atoms[1], atoms[2])  # after step 3
-    np.testing.assert_array_equal(atoms[2], atoms[3])
-    np.testing.assert_array_equal(model.dictionary.features, features)
+    assert len(current) == 8
+    for step, new in enumerate(current):
+        turn = [i % N for i in range(5 * step, 5 * step + 5)]
+        others = np.setdiff1d(np.arange(N), turn)
+        before, after = stored[step : step + 2]
+        assert (before[turn] != new[turn]).any(1).all()
+        np.testing.assert_allclose(after[turn], new[turn], rtol=2e-3, atol=1e-3)
+        np.testing.assert_array_equal(after[others], before[others])
+
+
+def test_refresh_of_all_in_each_step(data):
+    """More entries asked for than there are: each once."""
+    features, labels = data
+    model = model_of(imcl_tf.IMCL)
+    table = LabelTable(scipy.sparse.csr_array(labels))
+    model.dictionary = Dictionary(np.arange(N), features, table, D)
+    model.fit(
+        batches(features, labels), verbose=0, shuffle=False,
+        callbacks=[DictionaryRefresh(1)],
+    )  # fmt: skip
+    atoms = model.label_atoms(
+        tf.constant(labels), model.scores(tf.constant(features))
+    )
+    np.testing.assert_allclose(
+        model.dictionary.label_atoms, atoms, rtol=2e-3, atol=1e-3
+    )

@@ -20,7 +20,9 @@ B, C, D, K = 12, 9, 6, 3
 
 def problem(seed=0, num_images=B):
     rng = np.random.default_rng(seed)
-    features = np.abs(rng.normal(size=(num_images, D))).astype(np.float32)
+    # Numbers that a dictionary, in half precision, holds as they are.
+    features = np.abs(rng.normal(size=(num_images, D))).astype(np.float16)
+    features = features.astype(np.float32)
     labels = rng.choice([-1, 0, 0, 1], size=(num_images, C)).astype(np.int8)
     return features, labels
 
@@ -306,6 +308,8 @@ def test_dictionary_neighbours_bring_their_features_labels_and_logits():
 def test_stored_dictionary_gives_gradient_to_theta_and_full_to_w():
     keras.utils.set_random_seed(0)
     backbone = keras.Sequential([keras.Input((D,)), keras.layers.Dense(D)])
+    # Its features are such numbers, too.
+    backbone.set_weights([2.0 * np.roll(np.eye(D), 1, 0), np.zeros(D)])
     gradients = {}
     for kind in ("stored", "full"):
         keras.utils.set_random_seed(1)
@@ -541,6 +545,7 @@ def joined_problem(model):
         targets = oracles.impute_released(labels, logits)
         imputed = oracles.impute_released(0 * labels, logits)
         atoms = np.where(labels == 0, imputed @ graph.T, targets)
+    atoms[B:] = atoms[B:].astype(np.float16)  # as they are stored
     # K is 4 though no image is of class 2.
     targets, atoms = (
         oracles.join_classes(x, classes_of(numbers), 4, model.class_weight)
