@@ -213,11 +213,11 @@ def _shorten(targets, blocks):
 
     def shortened():
         rows = tf.cast(tf.concat([targets, atoms], 0), tf.float64)
-        # Cholesky fails on what is not finite, where training diverges.
-        rows = tf.where(tf.math.is_finite(rows), rows, 0.0)
-        norms = tf.norm(rows, axis=1, keepdims=True)
-        rows = tf.math.divide_no_nan(rows, norms)
         gram = tf.matmul(rows, rows, transpose_b=True)
+        # Cholesky fails on what is not finite, where training diverges.
+        gram = tf.where(tf.math.is_finite(gram), gram, 0.0)
+        norms = tf.sqrt(tf.linalg.diag_part(gram))[:, tf.newaxis]
+        gram = tf.math.divide_no_nan(gram, norms * tf.transpose(norms))
         # And on dependent vectors, but for a little on the diagonal.
         little = _LITTLE * tf.eye(tf.shape(gram)[0], dtype=tf.float64)
         rows = tf.cast(norms * tf.linalg.cholesky(gram + little), tf.float32)
