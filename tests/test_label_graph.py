@@ -441,7 +441,7 @@ def test_trainable_variables():
     graph, _ = random_graph(6)
     assert [v.name for v in graph.trainable_variables] == ["edge_weights"]
     fixed = [v.name for v in graph.non_trainable_variables]
-    assert fixed == ["edges", "by_neighbor"]
+    assert fixed == ["edges"]
     assert graph.edge_weights.shape == (graph.num_edges,)
     graph.trainable = False
     assert not graph.trainable_variables
@@ -468,10 +468,18 @@ def test_memory_at_full_size():
     # What a gradient needs: one number per edge and image. C x C is 25 times
     # more: 25,000,000.
     most = b * c * k_a
+    at_edges = label_graph._at_edges.get_concrete_function(
+        tf.TensorSpec([c, b]),
+        tf.TensorSpec([c, b]),
+        tf.TensorSpec([c * k_a, 2], tf.int64),
+    )
     operations = concrete.graph.get_operations()
+    calls = [o for o in operations if "Call" in o.type or "While" in o.type]
+    (call,) = calls
+    assert "at_edges" in call.get_attr("f").name
+    operations += at_edges.graph.get_operations()
     types = {operation.type for operation in operations}
-    assert not {t for t in types if "Call" in t or "While" in t}
-    assert any("SegmentSum" in t for t in types)
+    assert "SparseMatrixMatMul" in types
     for operation in operations:
         for output in operation.outputs:
             assert output.shape.rank is not None, operation
