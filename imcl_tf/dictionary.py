@@ -16,6 +16,8 @@ import tensorflow as tf
 
 from imcl_tf.labels import LabelTable
 
+_PART = 256  # images
+
 
 class Dictionary:
     """M training images with their stored features and label atoms.
@@ -23,8 +25,8 @@ class Dictionary:
     Args:
       image_index: [M] int, numbers of the images in the training set, sorted
         and distinct.
-      inputs: [M, H, W, 3] uint8 images or [M, d] float32 features: what the
-        model's `fit` takes.
+      inputs: array [M, H, W, 3] uint8 of images or [M, d] float32 of features:
+        what the model's `fit` takes.
       labels: observed labels of the training set.
       num_features: d.
 
@@ -38,7 +40,15 @@ class Dictionary:
     ):
         size = len(image_index)
         self.image_index = tf.constant(image_index, tf.int32)
-        self.inputs = tf.convert_to_tensor(inputs)
+        # On the host, for a step needs few of them; and in parts, for to
+        # convert them at once would take three times their memory.
+        with tf.device("CPU:0"):
+            self.inputs = tf.Variable(
+                tf.zeros(inputs.shape, inputs.dtype), trainable=False
+            )
+        for start in range(0, size, _PART):
+            part = tf.constant(inputs[start : start + _PART])
+            _store(self.inputs, start + tf.range(len(part)), part)
         self._labels = labels
         slots = np.full(labels.num_images + 1, -1, np.int32)
         slots[image_index] = np.arange(size)
@@ -74,17 +84,21 @@ class Dictionary:
           slots: [n] int32, distinct entries.
         """
         encoded = encode(tf.gather(self.inputs, slots), self.labels(slots))
-        # Each copy, where a strategy mirrors the variables over devices.
-        update = tf.distribute.get_strategy().extended.update
         for stored, rows in zip(
             (self.features, self.label_atoms), encoded, strict=True
         ):
-            rows = tf.saturate_cast(rows, stored.dtype)
-            update(stored, _write, (slots, rows))
+            _store(stored, slots, tf.saturate_cast(rows, stored.dtype))
 
 
-def _write(stored, slots, rows):
-    return stored.scatter_update(tf.IndexedSlices(rows, slots))
+def _store(variable, slots, rows):
+    """Writes rows to each copy that a strategy has of a variable."""
+    tf.distribute.get_strategy().extended.update(
+        variable, _write, (tf.IndexedSlices(rows, slots),)
+    )
+
+
+def _write(copy, rows):
+    return copy.scatter_update(rows)
 
 
 def class_balanced_subset(
