@@ -1,104 +1,256 @@
-"""Training steps of all methods."""
+"""Training steps: IMCL's and those of all methods, against logistic's."""
 
 from __future__ import annotations
 
 import json
 import statistics
 import time
+from collections.abc import Callable
 
 import keras
 import numpy as np
+import scipy.sparse
 import tensorflow as tf
 
 import imcl_tf.baselines  # noqa: F401, registers them
 from eval.benchmark.graph import skewed_labels
-from eval.benchmark.measure import DICTIONARY, LABELS, Figure, call
+from eval.benchmark.measure import (
+    BATCH,
+    DICTIONARY,
+    FEATURES,
+    LABELS,
+    Figure,
+    call,
+    called,
+    print_ratios,
+)
 from imcl_tf.backbones import freeze_batch_statistics, make_backbone
+from imcl_tf.callbacks import DictionaryRefresh
 from imcl_tf.dictionary import Dictionary
 from imcl_tf.label_graph import LabelGraph
 from imcl_tf.labels import LabelTable
 from imcl_tf.multilabel import METHODS
 
+_REFRESH = 1000  # steps, as by default
+
+
+def step(scale: float, repeats: int) -> list[Figure]:
+    """IMCL's step and what its dictionary takes."""
+    batch_size, size = max(int(BATCH * scale), 2), int(DICTIONARY * scale)
+    size = max(size, batch_size)
+    ratios = _ratios(time_steps, batch_size, size, repeats)
+    large = call(take_step, batch_size, 5 * size)
+    return [
+        *(
+            Figure(f"ResNet-101, {what}", ratio, "x", bar)
+            for (what, ratio), bar in zip(
+                ratios.items(), (1.05, 1.25), strict=True
+            )
+        ),
+        Figure(
+            f"peak memory, dictionary of {5 * size:,}", large.peak / 1e9,
+            "GB", 24,
+        ),
+        called("fixed features, minibatch", 1.5, time_fixed, 0, 5 * repeats),
+        called(
+            f"fixed features, dictionary of {size:,}",
+            6, time_fixed, size, 5 * repeats,
+        ),
+        called(
+            f"memory of a dictionary of {size:,} to float32",
+            0.6, weigh_dictionary, size,
+        ),
+    ]  # fmt: skip
+
 
 def methods(scale: float, repeats: int) -> list[Figure]:
     """`train_step` of each method against logistic's."""
-    run = call(time_methods, max(int(32 * scale), 2), repeats)
+    ratios = _ratios(time_methods, max(int(BATCH * scale), 2), repeats)
     return [
         Figure(
             f"step of {name}", ratio, "x", None if name == "cnn_rnn" else 1.3
         )
-        for name, ratio in json.loads(run.output.splitlines()[-1]).items()
+        for name, ratio in ratios.items()
     ]
 
 
-def time_methods(batch_size: int, repeats: int, cnn: str = "resnet101"):
-    """Prints each method's seconds per step over those of logistic.
+def _ratios(function: Callable, *arguments) -> dict[str, float]:
+    return json.loads(call(function, *arguments).output.splitlines()[-1])
 
-    Steps differ in what comes after the features alone, by less than two
-    steps of a ResNet differ by chance. So that part is timed by itself, in
-    pairs with logistic's, and the difference added to logistic's whole step.
+
+class Problem:
+    """Data of Open Images' size, random, and a CNN.
+
+    Two steps of a ResNet differ by chance more than two methods do after the
+    features. So that part is timed by itself, in pairs with logistic's, and
+    the difference added to logistic's whole step.
     """
-    rng = np.random.default_rng(0)
-    backbone = make_backbone(cnn)
-    freeze_batch_statistics(backbone.model)
-    labels = skewed_labels(DICTIONARY / 3.6e6)
-    index = rng.permutation(labels.shape[0])[:batch_size].astype(np.int32)
-    size = backbone.image_size
-    images = rng.integers(0, 256, (batch_size, size, size, 3)).astype(np.uint8)
-    num_features = backbone.model.output_shape[-1]
-    features = rng.random((batch_size, num_features), np.float32)
 
-    def step(name, inputs, cnn, dictionary=0):
-        data = (
-            {"inputs": tf.constant(inputs), "image_index": tf.constant(index)},
-            LabelTable(labels).rows(index),
+    def __init__(self, batch_size: int, cnn: str = "resnet101"):
+        rng = np.random.default_rng(0)
+        self.backbone = make_backbone(cnn).model
+        freeze_batch_statistics(self.backbone)
+        self.num_features = self.backbone.output_shape[-1]
+        self.labels = skewed_labels(DICTIONARY / 3.6e6)
+        index = rng.permutation(self.labels.shape[0])[:batch_size]
+        self.index = index.astype(np.int32)
+        images = rng.integers(
+            0, 256, (batch_size, *self.backbone.input_shape[1:])
         )
-        return _step(METHODS[name], cnn, labels, data, dictionary)
+        self.images = images.astype(np.uint8)
+        self.features = rng.random((batch_size, self.num_features), np.float32)
 
-    whole = step("logistic", images, backbone.model)
-    seconds = statistics.median(whole() for _ in range(repeats))
-    del whole
-    head = step("logistic", features, _trainable(num_features))
-    ratios = {}
-    for name in METHODS:
-        for dictionary in (0, DICTIONARY) if name == "imcl" else (0,):
-            own = step(name, features, _trainable(num_features), dictionary)
-            more = statistics.median(own() - head() for _ in range(5 * repeats))
-            within = f", dictionary of {dictionary:,}" if dictionary else ""
-            ratios[name + within] = 1 + more / seconds
-    print(json.dumps(ratios))
+    def model(self, name: str, size: int = 0) -> keras.Model:
+        model = make_model(name, self.backbone, self.labels)
+        if size:
+            images = np.zeros((size, *self.images.shape[1:]), np.uint8)
+            add_dictionary(model, images, self.labels)
+        return model
+
+    def step_of(self, model: keras.Model, inputs: np.ndarray) -> Callable:
+        """A function that takes a training step and returns its seconds."""
+        train = tf.function(model.train_step, autograph=False)
+        named = {
+            "inputs": tf.constant(inputs),
+            "image_index": tf.constant(self.index),
+        }
+        labels = LabelTable(self.labels).rows(self.index)
+
+        def step() -> float:
+            start = time.perf_counter()
+            train((named, labels))["loss"].numpy()
+            return time.perf_counter() - start
+
+        step()
+        return step
+
+    def seconds(self, repeats: int) -> float:
+        """Of logistic's whole step."""
+        step = self.step_of(self.model("logistic"), self.images)
+        return statistics.median(step() for _ in range(repeats))
+
+    def more_seconds(self, name: str, repeats: int, size: int = 0) -> float:
+        """Of a method's step than of logistic's, after the features."""
+        steps = []
+        for method, entries in ((name, size), ("logistic", 0)):
+            cnn = keras.Sequential(  # next to none: features have a gradient
+                [
+                    keras.Input((self.num_features,)),
+                    keras.layers.LayerNormalization(),
+                ]
+            )
+            model = make_model(method, cnn, self.labels)
+            if entries:  # their images are for a refresh alone
+                nothing = np.zeros((entries, 1), np.float32)
+                add_dictionary(model, nothing, self.labels)
+            steps.append(self.step_of(model, self.features))
+        own, logistic = steps
+        return statistics.median(own() - logistic() for _ in range(repeats))
 
 
-def _trainable(num_features: int) -> keras.Model:
-    """A next to empty CNN: the features get a gradient, as they have one."""
-    return keras.Sequential(
-        [keras.Input((num_features,)), keras.layers.LayerNormalization()]
+def make_model(name, cnn, labels, **options) -> keras.Model:
+    if name == "imcl":
+        options["label_graph"] = LabelGraph.from_cooccurrence(labels, 50)
+    model = METHODS[name](cnn, LABELS, **options)
+    model.build((None, *(cnn.input_shape[1:] if cnn else [FEATURES])))
+    model.adapt(labels, tuple(map(str, range(LABELS))))
+    model.compile(keras.optimizers.RMSprop(1e-6, rho=0.9, momentum=0.9))
+    return model
+
+
+def add_dictionary(model, inputs: np.ndarray, labels: scipy.sparse.csr_array):
+    """Of the first images, with random features and atoms."""
+    numbers = np.arange(len(inputs))
+    table = LabelTable(labels[numbers % labels.shape[0]])
+    num_features = model.classifier.kernel.shape[0]
+    model.dictionary = Dictionary(numbers, inputs, table, num_features)
+    for stored in (model.dictionary.features, model.dictionary.label_atoms):
+        stored.assign(
+            tf.random.stateless_uniform(stored.shape, [0, 1], dtype=tf.float16)
+        )
+
+
+def time_steps(batch_size: int, size: int, repeats: int, cnn="resnet101"):
+    """Prints seconds of IMCL's step over those of logistic's."""
+    problem = Problem(batch_size, cnn)
+    seconds = problem.seconds(repeats)
+    turn = np.arange(-(-size // _REFRESH))
+    model = problem.model("imcl", len(turn))
+
+    def refresh() -> float:
+        start = time.perf_counter()
+        model.refresh_dictionary(turn)
+        model.dictionary.features[0, 0].numpy()
+        return time.perf_counter() - start
+
+    refresh()
+    more = problem.more_seconds
+    minibatch = more("imcl", 5 * repeats)
+    dictionary = more("imcl", 5 * repeats, size)
+    dictionary += statistics.median(refresh() for _ in range(5 * repeats))
+    print(
+        json.dumps(
+            {
+                "minibatch": 1 + minibatch / seconds,
+                f"dictionary of {size:,}": 1 + dictionary / seconds,
+            }
+        )
     )
 
 
-def _step(cls, backbone, labels, data, dictionary: int = 0):
-    """A function that takes a training step and returns its seconds."""
-    options = {}
-    if cls is METHODS["imcl"]:
-        options["label_graph"] = LabelGraph.from_cooccurrence(labels, 50)
-    model = cls(backbone, LABELS, **options)
-    model.build((None, *data[0]["inputs"].shape[1:]))
-    model.adapt(labels, tuple(map(str, range(LABELS))))
-    if dictionary:
-        # A step takes its stored features; images are for a refresh alone.
-        model.dictionary = Dictionary(
-            np.arange(dictionary), np.zeros((dictionary, 1), np.float32),
-            LabelTable(labels), model.classifier.kernel.shape[0],
-        )  # fmt: skip
-        for stored in (model.dictionary.features, model.dictionary.label_atoms):
-            stored.assign(tf.random.stateless_uniform(stored.shape, [0, 1]))
-    model.compile(keras.optimizers.RMSprop(1e-6, rho=0.9, momentum=0.9))
-    train = tf.function(model.train_step, autograph=False)
-
-    def step() -> float:
-        start = time.perf_counter()
-        train(data)["loss"].numpy()
-        return time.perf_counter() - start
-
+def take_step(batch_size: int, size: int, cnn: str = "resnet101"):
+    """Two steps of IMCL with a dictionary, and a turn of its refresh."""
+    problem = Problem(batch_size, cnn)
+    model = problem.model("imcl", size)
+    step = problem.step_of(model, problem.images)
+    model.refresh_dictionary(np.arange(-(-size // _REFRESH)))
     step()
-    return step
+
+
+def time_fixed(size: int, repeats: int, steps: int = 10):
+    """Prints seconds of IMCL's `fit` on fixed features over logistic's."""
+    rng = np.random.default_rng(0)
+    labels = skewed_labels(DICTIONARY / 3.6e6)
+    index = np.arange(BATCH * steps, dtype=np.int32) % labels.shape[0]
+    features = rng.random((len(index), FEATURES), np.float32)
+    inputs = {"inputs": features, "image_index": index}
+    table = LabelTable(labels)
+    batches = (
+        tf.data.Dataset.from_tensor_slices(inputs)
+        .batch(BATCH)
+        .map(lambda named: (named, table.rows(named["image_index"])))
+        .prefetch(2)
+    )
+
+    def epoch(name):
+        model = make_model(name, None, labels, fixed_features=True)
+        callbacks = []
+        if name == "imcl" and size:
+            stored = rng.random((size, FEATURES), np.float32)
+            add_dictionary(model, stored, labels)
+            callbacks.append(DictionaryRefresh(_REFRESH))
+        return lambda: (
+            model.fit(
+                batches, shuffle=False, verbose=0, callbacks=callbacks
+            ).history
+        )
+
+    print_ratios(epoch("imcl"), epoch("logistic"), repeats)
+
+
+def weigh_dictionary(size: int):
+    """Prints the bytes of stored features and atoms over those in float32."""
+    labels = skewed_labels(DICTIONARY / 3.6e6)
+    model = make_model("imcl", None, labels, fixed_features=True)
+    add_dictionary(model, np.zeros((size, 1), np.float32), labels)
+    stored = model.dictionary.features, model.dictionary.label_atoms
+    taken = sum(variable.numpy().nbytes for variable in stored)
+    print(json.dumps([taken / (4 * size * (FEATURES + LABELS))]))
+
+
+def time_methods(batch_size: int, repeats: int, cnn: str = "resnet101"):
+    """Prints each method's seconds per step over those of logistic."""
+    problem = Problem(batch_size, cnn)
+    seconds = problem.seconds(repeats)
+    more = {name: problem.more_seconds(name, 5 * repeats) for name in METHODS}
+    print(json.dumps({name: 1 + x / seconds for name, x in more.items()}))
