@@ -39,8 +39,9 @@ def average_precision(labels: Any, scores: Any) -> np.ndarray:
 class AveragePrecision:
     """Streaming average precision; keeps the observed entries only.
 
-    Kept per observed entry: label index (int32), score (in its own floating
-    dtype) and whether it is positive (bool), 9 bytes with float32 scores.
+    Kept per observed entry: label index (in the smallest unsigned dtype), score
+    (in its own floating dtype) and whether it is positive (bool); 7 bytes with
+    257 to 65,536 labels and float32 scores.
 
     Args:
         num_labels: C, at least 1.
@@ -53,8 +54,9 @@ class AveragePrecision:
         if num_labels < 1:
             raise ValueError(f"num_labels must be at least 1, got {num_labels}")
         self.num_labels = num_labels
+        self._index = np.min_scalar_type(num_labels - 1)
         self._chunks = [
-            (np.empty(0, "i4"), np.empty(0, "f2"), np.empty(0, "?"))
+            (np.empty(0, self._index), np.empty(0, "f2"), np.empty(0, "?"))
         ]
 
     def update(self, labels: Any, scores: Any) -> None:
@@ -98,7 +100,7 @@ class AveragePrecision:
                 f"{row[i]}, label {label[i]}"
             )
         if label.size:
-            self._chunks.append((label.astype(np.int32), score, value == 1))
+            self._chunks.append((label.astype(self._index), score, value == 1))
 
     def positives(self) -> np.ndarray:
         """Number of observed positives of each label, [C] int64."""
@@ -117,7 +119,10 @@ class AveragePrecision:
             [C] float64 in [0, 1], NaN where a label has no observed positive.
         """
         label, score, positive = self._observed()
-        order = np.lexsort((-score, label))
+        # A fifth of the time of np.lexsort: scores need no stable sort, and
+        # that of 8 or 16 bit labels is a radix sort.
+        order = np.argsort(-score)
+        order = order[np.argsort(label[order], kind="stable")]
         label, score, positive = label[order], score[order], positive[order]
         # A threshold is a run of equal scores within a label; `last` is the
         # position of its last entry.
@@ -156,7 +161,7 @@ class AveragePrecision:
         return float(ap[defined].sum() / count) if count else float("nan")
 
     def _observed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """All observed entries: label int32, score, positive bool, each [M]."""
+        """All observed entries: label, score, positive bool, each [M]."""
         # Kept merged, so that the next read need not copy them again.
         if len(self._chunks) > 1:
             columns = zip(*self._chunks, strict=True)
