@@ -118,26 +118,23 @@ class AveragePrecision:
         Returns:
             [C] float64 in [0, 1], NaN where a label has no observed positive.
         """
-        label, score, positive = self._observed()
-        # A fifth of the time of np.lexsort: scores need no stable sort, and
-        # that of 8 or 16 bit labels is a radix sort.
-        order = np.argsort(-score)
-        order = order[np.argsort(label[order], kind="stable")]
-        label, score, positive = label[order], score[order], positive[order]
-        # A threshold is a run of equal scores within a label; `last` is the
-        # position of its last entry.
+        label, score, positive = self._sorted()
+        every = np.arange(self.num_labels, dtype=label.dtype)
+        first = np.searchsorted(label, every)
+        # A threshold is a run of equal scores within a label.
         ends = np.ones(label.size, bool)
         ends[:-1] = (label[1:] != label[:-1]) | (score[1:] != score[:-1])
         last = np.flatnonzero(ends)
+        # From here on an element for each positive; `last` is where its
+        # threshold ends.
+        hit = np.flatnonzero(positive)
+        label = label[hit]
+        last = last[np.searchsorted(last, hit)]
         # Counts run on from label to label, so take off the earlier labels'.
-        positives = self.positives()
-        observed = np.bincount(label, minlength=self.num_labels)
-        label = label[last]
-        found = np.cumsum(positive)[last]
-        hits = np.diff(found, prepend=0)
-        found -= (np.cumsum(positives) - positives)[label]
-        ranked = last + 1 - (np.cumsum(observed) - observed)[label]
-        total = np.bincount(label, hits * (found / ranked), self.num_labels)
+        found = np.cumsum(positive)[last] - np.searchsorted(hit, first)[label]
+        ranked = last + 1 - first[label]
+        total = np.bincount(label, found / ranked, self.num_labels)
+        positives = np.bincount(label, minlength=self.num_labels)
         result = np.full(self.num_labels, np.nan)
         return np.divide(total, positives, out=result, where=positives > 0)
 
@@ -168,6 +165,15 @@ class AveragePrecision:
             self._chunks = [tuple(np.concatenate(each) for each in columns)]
         return self._chunks[0]
 
+    def _sorted(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`_observed` by label, then by decreasing score."""
+        label, score, positive = self._observed()
+        # A quarter of the time of np.lexsort: scores need no stable sort, and
+        # that of labels of up to 16 bits is a radix sort.
+        order = np.argsort(-score)
+        order = order[np.argsort(label[order], kind="stable")]
+        return label[order], score[order], positive[order]
+
 
 def _matrices(labels: Any, scores: Any) -> tuple[Any, np.ndarray]:
     """Labels (still sparse if they were) and scores, of one shape [N, C]."""
@@ -191,14 +197,27 @@ def _matrices(labels: Any, scores: Any) -> tuple[Any, np.ndarray]:
 
 def _nonzero(labels: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Row, column and value of each nonzero entry (NaN is one), each [M]."""
-    if not hasattr(labels, "tocoo"):
-        # Of booleans in one dimension: ten times as fast as np.nonzero(labels).
-        place = np.flatnonzero(labels != 0)
-        row, column = np.divmod(place, labels.shape[1])
-        return row, column, labels[row, column]
-    # Sums entries stored twice and drops stored zeros, as toarray() would;
-    # a copy, since that works in place.
-    coo = labels.tocoo(copy=True)
-    coo.sum_duplicates()
-    stored = coo.data != 0
-    return coo.row[stored], coo.col[stored], coo.data[stored]
+    if hasattr(labels, "tocoo"):
+        # Sums entries stored twice and drops stored zeros, as toarray() would;
+        # a copy, since that works in place.
+        coo = labels.tocoo(copy=True)
+        coo.sum_duplicates()
+        stored = coo.data != 0
+        return coo.row[stored], coo.col[stored], coo.data[stored]
+    place = _nonzero_places(labels)
+    row = place // labels.shape[1]  # faster than np.divmod
+    column = place - row * labels.shape[1]
+    return row, column, labels[row, column]
+
+
+def _nonzero_places(labels: np.ndarray) -> np.ndarray:
+    """Position of each nonzero entry of [N, C] labels, row after row, [M]."""
+    # Of booleans in one dimension: ten times as fast as np.nonzero(labels).
+    eights = labels.itemsize == 1 and labels.size % 8 == 0
+    if not (eights and labels.flags.c_contiguous):
+        return np.flatnonzero(labels != 0)
+    # Few are: look for words of eight, then within those.
+    words = labels.reshape(-1).view(np.int64)
+    word = np.flatnonzero(words != 0)
+    place = np.flatnonzero(words[word].view(labels.dtype) != 0)
+    return 8 * word[place // 8] + place % 8
