@@ -138,6 +138,9 @@ flags.DEFINE_enum(
 flags.DEFINE_enum(
     "mixed_precision", "none", ("none", "bfloat16"), "Of the CNN."
 )
+flags.DEFINE_bool(
+    "jit", False, "Compile the CNN with XLA, for accelerators; slower on CPUs."
+)
 flags.DEFINE_enum(
     "strategy", "none", ("none", "mirrored"), "tf.distribute strategy."
 )
@@ -185,7 +188,7 @@ _RUN_FLAGS = (
 )  # fmt: skip
 _NOT_SEARCHED = (
     "dataset", "workdir", "data_dir", "search", "resume", "seed", "strategy",
-    "mixed_precision", "on_bad_image",
+    "mixed_precision", "jit", "on_bad_image",
 )  # fmt: skip
 # What does not change the initial logistic model.
 _AFTER_INITIAL = {
@@ -355,6 +358,7 @@ def _schedule(prefix: str) -> train.Schedule:
         weight_decay=FLAGS[prefix + "weight_decay"].value,
         rate_drop_epoch=0 if prefix else FLAGS.rate_drop_epoch,
         evaluate_every=FLAGS.evaluate_every,
+        jit=FLAGS.jit,
     )
 
 

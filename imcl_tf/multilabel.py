@@ -169,6 +169,7 @@ class MultiLabelModel(keras.Model):
         )
         self.pseudo_labels: PseudoLabels | None = None
         self.backbone_optimizer = None
+        self._xla_backbone = None
         self._term_means = [keras.metrics.Mean(name) for name in TERMS]
 
     def build(self, input_shape):
@@ -196,7 +197,8 @@ class MultiLabelModel(keras.Model):
         if not self.fixed_features:
             if not self.built:  # `fit` never calls the model itself
                 self.build(inputs.shape)
-            inputs = self.backbone(inputs, training=training)
+            cnn = self._xla_backbone or self.backbone
+            inputs = cnn(inputs, training=training)
         return tf.cast(inputs, tf.float32)
 
     def scores(self, features) -> tf.Tensor:
@@ -302,18 +304,27 @@ class MultiLabelModel(keras.Model):
         """Every optimizer in use."""
         return [optimizer for optimizer, _ in self.variable_groups()]
 
-    def compile(self, optimizer="rmsprop", backbone_optimizer=None, **kwargs):
+    def compile(
+        self,
+        optimizer="rmsprop",
+        backbone_optimizer=None,
+        jit_compile: bool = False,
+        **kwargs,
+    ):
         """Sets the optimizers.
 
         Args:
           optimizer: of theta, and of w where `backbone_optimizer` is None.
           backbone_optimizer: of w.
+          jit_compile: compile the CNN with XLA. What comes after it never is:
+            XLA has no sparse product, which A needs.
           **kwargs: of `keras.Model.compile`; the loss is the model's own.
         """
-        # XLA has no sparse product, which A needs, and no ragged labels.
-        kwargs.setdefault("jit_compile", False)
-        super().compile(optimizer=optimizer, **kwargs)
+        super().compile(optimizer=optimizer, jit_compile=False, **kwargs)
         self.backbone_optimizer = _optimizer(backbone_optimizer)
+        self._xla_backbone = jit_compile and tf.function(
+            self.backbone.__call__, autograph=False, jit_compile=True
+        )
 
     def get_compile_config(self):
         if not self.compiled:

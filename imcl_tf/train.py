@@ -65,6 +65,7 @@ class Schedule(NamedTuple):
       rate_drop_epoch: passes after which all rates are divided by 10, 0 =
         never.
       evaluate_every: steps between evaluations, 0 = once per epoch.
+      jit: compile the CNN with XLA.
     """
 
     epochs: int
@@ -75,6 +76,7 @@ class Schedule(NamedTuple):
     weight_decay: float = 0.0
     rate_drop_epoch: int = 0
     evaluate_every: int = 0
+    jit: bool = False
 
 
 class _Stage(NamedTuple):
@@ -483,7 +485,7 @@ def _compile(model, schedule):
         optimizers["graph_optimizer"] = rmsprop(
             schedule.graph_learning_rate, 0.0
         )
-    model.compile(**optimizers)
+    model.compile(**optimizers, jit_compile=schedule.jit)
     # Built now, so that a checkpoint of the untrained model has their state.
     for optimizer, variables in model.variable_groups():
         optimizer.build(variables)

@@ -276,3 +276,10 @@ def test_label_graph_of_other_labels_is_refused(fail, folder, tmp_path, change):
         "--dataset=folder", f"--data_dir={folder.path}", f"--label_graph={path}"
     )
     assert line.startswith(f"{path}: a graph of {len(names)} labels, the data")
+
+
+def test_both_stages_are_compiled_by_xla_if_asked(parse):
+    for argument, expected in (("--nojit", False), ("--jit", True)):
+        parse("--dataset=folder", "--workdir=x", argument)
+        stages = main._schedule(""), main._schedule("initial_")
+        assert [stage.jit for stage in stages] == [expected] * 2
