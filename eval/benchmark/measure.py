@@ -69,9 +69,12 @@ def measure(*arguments: str) -> Measured:
 
 def call(function: Callable, *arguments: str | float) -> Measured:
     """Runs a function of a module by `measure`; it prints its result."""
-    module, name = function.__module__, function.__name__
+    # Not __module__: of the program itself that is __main__.
+    module = sys.modules[function.__module__].__spec__.name
     given = ", ".join(map(repr, arguments))
-    return measure("-c", f"import {module} as m; m.{name}({given})")
+    return measure(
+        "-c", f"import {module} as m; m.{function.__name__}({given})"
+    )
 
 
 def called(what: str, bar: float | None, function: Callable, *arguments):
