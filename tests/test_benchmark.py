@@ -39,6 +39,9 @@ SECTIONS = {
         "largest difference": ("", 1e-12),
         "memory": ("MB", 200),
     },
+    "start": {
+        "start to first step of scenes to importing TensorFlow": ("x", 3),
+    },
 }
 
 

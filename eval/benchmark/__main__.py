@@ -19,6 +19,9 @@ input       Minibatches of 32 from records of JPEGs of 500 x 375 pixels, at 224
 average_precision
             Of 125,436 images, 5,000 labels, 9 observed each, against
             scikit-learn, label by label on dense arrays.
+start       From the start of `imcl_tf.main --dataset=scenes`, whose records
+            exist, to the end of its first training step, against a process
+            that imports TensorFlow alone.
 methods     A training step of each method: ResNet-101 of 224 pixels, 32
             images, 5,000 labels, against that of logistic regression.
 """
@@ -36,6 +39,7 @@ from eval.benchmark.input import input_pipeline
 from eval.benchmark.measure import Figure
 from eval.benchmark.records import records
 from eval.benchmark.similarity import similarity
+from eval.benchmark.start import start
 from eval.benchmark.step import methods
 from imcl_tf.files import fail, parse_or_fail, replacing
 
@@ -46,6 +50,7 @@ SECTIONS = {
     "similarity": similarity,
     "input": input_pipeline,
     "average_precision": average_precision,
+    "start": start,
     "methods": methods,
 }
 
