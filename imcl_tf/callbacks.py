@@ -268,23 +268,19 @@ class EpochStart(_Stepping):
 
 
 class DictionaryRefresh(_Stepping):
-    """Brings a part of the dictionary up to date after each step, in turn.
-
-    All of it at once, every so often, would cost the same and leave it older
-    at times.
+    """Brings some of the dictionary up to date after each step, in turn.
 
     Args:
-      every: steps >= 1 in which every entry has its turn.
+      number: of images in each step, >= 1; all if there are fewer.
     """
 
-    def __init__(self, every: int):
+    def __init__(self, number: int):
         super().__init__()
-        self._every = every
+        self._number = number
 
     def on_train_batch_end(self, batch, logs=None):
         size = len(self.model.dictionary)
-        number = math.ceil(size / self._every)
-        turn = number * self._step + np.arange(number)
+        turn = self._number * self._step + np.arange(min(self._number, size))
         self.model.refresh_dictionary(turn % size)
         self._step += 1
 

@@ -121,8 +121,8 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer(
     "dictionary_refresh",
-    1000,
-    "Steps in which the whole dictionary is refreshed, a part in each.",
+    10,
+    "Images of the dictionary, in turn, whose features each step renews.",
     lower_bound=1,
 )
 flags.DEFINE_bool(

@@ -141,7 +141,7 @@ def run(
     label_graph: str = "cooccurrence",
     graph_neighbors: int = 50,
     dictionary_size: int = 10_000,
-    dictionary_refresh: int = 1000,
+    dictionary_refresh: int = 10,
     seed: int = 0,
     boost: bool = False,
     boost_factor: float = 5.0,
@@ -177,8 +177,7 @@ def run(
         `imcl_tf.label_graph.save`.
       graph_neighbors: k_a.
       dictionary_size: M, 0 = candidates from the minibatch alone.
-      dictionary_refresh: steps in which all stored features are refreshed, a
-        part in each.
+      dictionary_refresh: images of it that each step brings up to date.
       seed: of masks, order and initialisation.
       boost: classify each position of the CNN's last feature map and boost
         positive logits there, see `MultiLabelModel` (end to end).

@@ -198,7 +198,7 @@ def test_dropped_rate_is_used_and_reported_from_the_next_pass_on(
 
 
 def test_each_step_refreshes_the_next_part_of_the_dictionary(data):
-    """24 entries in 5 steps: five at a time, from the first again after 23."""
+    """Of 24 entries five at a time, from the first again after the last."""
     features, labels = data
     model = model_of(imcl_tf.IMCL)
     table = LabelTable(scipy.sparse.csr_array(labels))
@@ -239,7 +239,7 @@ def test_refresh_of_all_in_each_step(data):
     model.dictionary = Dictionary(np.arange(N), features, table, D)
     model.fit(
         batches(features, labels), verbose=0, shuffle=False,
-        callbacks=[DictionaryRefresh(1)],
+        callbacks=[DictionaryRefresh(100)],
     )  # fmt: skip
     atoms = model.label_atoms(
         tf.constant(labels), model.scores(tf.constant(features))

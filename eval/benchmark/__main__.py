@@ -14,6 +14,8 @@ graph       Co-occurrences of 5,000 labels over 3.6 million images; the product
 similarity  Algorithm 2 of 32 images, 5,000 labels, 2,048 features, k = 5,
             against the products of residuals and atoms alone, and against
             the same algorithm written for one image.
+input       Minibatches of 32 from records of JPEGs of 500 x 375 pixels, at 224
+            pixels, against decoding and resizing the same bytes alone.
 average_precision
             Of 125,436 images, 5,000 labels, 9 observed each, against
             scikit-learn, label by label on dense arrays.
@@ -22,6 +24,9 @@ step        A training step of IMCL, ResNet-101 of 224 pixels, 32 images, 5,000
             and an epoch on fixed features. With a dictionary of 10,000 images
             a step includes its part of the dictionary's refresh.
 methods     A training step of each method against that of logistic.
+start       From the start of `imcl_tf.main --dataset=scenes`, whose records
+            exist, to the end of its first training step, against a process
+            that imports TensorFlow alone.
 """
 
 from __future__ import annotations
@@ -33,23 +38,24 @@ from absl import app, flags
 
 from eval.benchmark.average_precision import average_precision
 from eval.benchmark.graph import graph
+from eval.benchmark.input import input_pipeline
 from eval.benchmark.measure import Figure
 from eval.benchmark.records import records
 from eval.benchmark.similarity import similarity
+from eval.benchmark.start import start
 from eval.benchmark.step import methods, step
 from imcl_tf.files import fail, parse_or_fail, replacing
 
 FLAGS = flags.FLAGS
 SECTIONS = {
-    function.__name__: function
-    for function in (
-        records,
-        graph,
-        similarity,
-        average_precision,
-        step,
-        methods,
-    )
+    "records": records,
+    "graph": graph,
+    "similarity": similarity,
+    "input": input_pipeline,
+    "average_precision": average_precision,
+    "step": step,
+    "methods": methods,
+    "start": start,
 }
 
 

@@ -31,7 +31,7 @@ from imcl_tf.label_graph import LabelGraph
 from imcl_tf.labels import LabelTable
 from imcl_tf.multilabel import METHODS
 
-_REFRESH = 1000  # steps, as by default
+_REFRESH = 10  # images in each step, as by default
 
 
 def step(scale: float, repeats: int) -> list[Figure]:
@@ -174,7 +174,7 @@ def time_steps(batch_size: int, size: int, repeats: int, cnn="resnet101"):
     """Prints seconds of IMCL's step over those of logistic's."""
     problem = Problem(batch_size, cnn)
     seconds = problem.seconds(repeats)
-    turn = np.arange(-(-size // _REFRESH))
+    turn = np.arange(_REFRESH)
     model = problem.model("imcl", len(turn))
 
     def refresh() -> float:
@@ -203,7 +203,7 @@ def take_step(batch_size: int, size: int, cnn: str = "resnet101"):
     problem = Problem(batch_size, cnn)
     model = problem.model("imcl", size)
     step = problem.step_of(model, problem.images)
-    model.refresh_dictionary(np.arange(-(-size // _REFRESH)))
+    model.refresh_dictionary(np.arange(min(_REFRESH, size)))
     step()
 
 
