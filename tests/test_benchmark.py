@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from eval.benchmark import graph, step
+from eval import growth
+from eval.benchmark import __main__ as benchmark
+from eval.benchmark import graph, measure, step
 from eval.benchmark import records as records_section
 from imcl_tf import records
 from imcl_tf.multilabel import METHODS
@@ -28,7 +30,10 @@ SECTIONS = {
     "similarity": {
         "5 candidates to the products alone": ("x", 1.4),
         "10 candidates to the products alone": ("x", 1.4),
-        "within the minibatch to one image at a time": ("x", 0.05),
+        **{
+            f"within the minibatch to one image at a time, {how}": ("x", 0.05)
+            for how in ("compiled", "as written")
+        },
     },
     "input": {
         f"{what} to bare decode and resize": ("x", 1.11)
@@ -76,7 +81,8 @@ def test_unknown_section():
     assert done.returncode == 1 and "Traceback" not in done.stderr
     lines = [x for x in done.stderr.splitlines() if x.startswith("imcl_tf")]
     (told,) = lines
-    names = ", ".join([*SECTIONS, "methods"])
+    names = ", ".join(benchmark.SECTIONS)
+    assert benchmark.SECTIONS.keys() - SECTIONS.keys() == {"step", "methods"}
     assert told.endswith(f"expected sections of {names}, got 'nothing'")
 
 
@@ -103,10 +109,76 @@ def test_labels_of_the_graph():
     assert often[0] > often[10] > often[1000:1010].mean()
 
 
+def printed(capsys):
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
 @pytest.mark.slow
-def test_steps_of_methods(capsys):
+def test_steps(capsys):
+    """Of a small CNN: of a ResNet-101 the section takes minutes."""
     step.time_methods(2, 1, "small_cnn")
-    ratios = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert {name.partition(",")[0] for name in ratios} == METHODS.keys()
-    assert ratios.keys() - METHODS.keys() == {"imcl, dictionary of 10,000"}
+    ratios = printed(capsys)
+    assert ratios.keys() == METHODS.keys()
     assert all(ratio > 0 for ratio in ratios.values())
+    step.time_steps(2, 30, 1, "small_cnn")
+    ratios = printed(capsys)
+    assert list(ratios) == ["minibatch", "dictionary of 30"]
+    # A step on A and ten images more, at two images and a small CNN.
+    assert 1 < ratios["minibatch"] < ratios["dictionary of 30"]
+    step.take_step(2, 5, "small_cnn")
+
+
+@pytest.mark.parametrize("size", [0, 50])
+def test_epochs_on_fixed_features(capsys, size):
+    step.time_fixed(size, 2, steps=2)
+    ratios = printed(capsys)
+    assert len(ratios) == 2 and min(ratios) > 0
+
+
+def test_weight_of_a_dictionary(capsys):
+    step.weigh_dictionary(7)
+    assert printed(capsys) == [0.5]
+
+
+def test_growth(tmp_path, monkeypatch):
+    """Runs that take and hold what their counts say have their exponents."""
+    calls = []
+
+    def call(function, m, c, b, k, repeats):
+        assert function is growth.solve
+        calls.append((m, c, b, k))
+        size = growth.Size(m, c, b, k)
+        held = 0 if m == 1 else 40 * size.numbers
+        seconds = f"{3 * size.operations}"
+        return measure.Measured(0.0, 1000 + held, seconds)
+
+    monkeypatch.setattr(growth, "call", call)
+    points = growth.curves(1.0, 2)
+    assert len(points) == len(calls) - 1 == 20
+    assert (32_000, 5000, 32, 5) in calls and (8000, 5000, 32, 16) in calls
+    for _, time, operations, memory, numbers in growth.fits(points):
+        assert time == pytest.approx(operations, abs=1e-9)
+        assert memory == pytest.approx(numbers, abs=1e-3)
+    times = {name: time for name, time, *_ in growth.fits(points)}
+    assert times["M"] == pytest.approx(1) and times["k"] == pytest.approx(1)
+    assert times["C"] < 1  # features take their part
+
+
+def test_solved_problem_tells_its_seconds(capsys):
+    growth.solve(40, 9, 3, 2, 3)
+    assert 0 < printed(capsys) < 60
+
+
+@pytest.mark.slow
+def test_growth_program(tmp_path):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "curves.csv"
+    done = programs.run(
+        "eval.growth", f"--out={out}", "--scale=0.002", "--repeats=1"
+    )
+    assert done.returncode == 0, done.stderr
+    lines = out.read_text().splitlines()
+    assert lines[0] == "name,M,C,B,k,seconds,bytes" and len(lines) == 21
+    assert len(done.stdout.splitlines()) == 2 + 4
+    png = out.with_suffix(".png").read_bytes()
+    assert png.startswith(b"\x89PNG")

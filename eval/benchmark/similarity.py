@@ -28,9 +28,12 @@ def similarity(scale: float, repeats: int) -> list[Figure]:
             )
             for size in sizes
         ),
-        called(
-            "within the minibatch to one image at a time",
-            1 / 20, time_minibatch, 5 * repeats,
+        *(
+            called(
+                f"within the minibatch to one image at a time, {how}",
+                1 / 20, time_minibatch, compiled, 5 * repeats,
+            )
+            for how, compiled in (("compiled", True), ("as written", False))
         ),
     ]  # fmt: skip
 
@@ -67,22 +70,27 @@ def time_solver(size: int, repeats: int):
     )
 
 
-def time_minibatch(repeats: int):
+def time_minibatch(compiled: bool, repeats: int):
     """Prints seconds of Algorithm 2 over those of `one_by_one`.
+
+    Args:
+      compiled: `one_by_one` too; else it runs as Python has it.
+      repeats: pairs.
 
     Raises:
       ValueError: if they select other images.
     """
     arrays = _solver_problem(BATCH)
+    peer = one_by_one if compiled else one_by_one.python_function
 
     @tf.function(autograph=False)  # as a training step is
     def batched():
         own = tf.range(BATCH)
         return joint_nonnegative_omp(*arrays, NEIGHBORS, exclude=own)
 
-    if (batched().indices != one_by_one(*arrays)).numpy().any():
+    if (batched().indices != peer(*arrays)).numpy().any():
         raise ValueError("the two forms of Algorithm 2 differ")
-    print_ratios(batched, lambda: one_by_one(*arrays), repeats)
+    print_ratios(batched, lambda: peer(*arrays), repeats)
 
 
 @tf.function(autograph=False)

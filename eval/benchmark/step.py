@@ -161,7 +161,8 @@ def make_model(name, cnn, labels, **options) -> keras.Model:
 def add_dictionary(model, inputs: np.ndarray, labels: scipy.sparse.csr_array):
     """Of the first images, with random features and atoms."""
     numbers = np.arange(len(inputs))
-    table = LabelTable(labels[numbers % labels.shape[0]])
+    images = np.arange(max(len(inputs), labels.shape[0]))
+    table = LabelTable(labels[images % labels.shape[0]])
     num_features = model.classifier.kernel.shape[0]
     model.dictionary = Dictionary(numbers, inputs, table, num_features)
     for stored in (model.dictionary.features, model.dictionary.label_atoms):
