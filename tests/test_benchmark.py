@@ -82,7 +82,9 @@ def test_unknown_section():
     lines = [x for x in done.stderr.splitlines() if x.startswith("imcl_tf")]
     (told,) = lines
     names = ", ".join(benchmark.SECTIONS)
-    assert benchmark.SECTIONS.keys() - SECTIONS.keys() == {"step", "methods"}
+    assert benchmark.SECTIONS.keys() - SECTIONS.keys() == {
+        "step", "methods", "variants",
+    }  # fmt: skip
     assert told.endswith(f"expected sections of {names}, got 'nothing'")
 
 
@@ -126,6 +128,8 @@ def test_steps(capsys):
     # A step on A and ten images more, at two images and a small CNN.
     assert 1 < ratios["minibatch"] < ratios["dictionary of 30"]
     step.take_step(2, 5, "small_cnn")
+    step.time_variant("small_cnn", "float32", False, 2, 1)
+    assert 0 < printed(capsys) < 60
 
 
 @pytest.mark.parametrize("size", [0, 50])

@@ -24,6 +24,8 @@ step        A training step of IMCL, ResNet-101 of 224 pixels, 32 images, 5,000
             and an epoch on fixed features. With a dictionary of 10,000 images
             a step includes its part of the dictionary's refresh.
 methods     A training step of each method against that of logistic.
+variants    That of logistic with --mixed_precision=bfloat16, with --jit and
+            with both against that with neither.
 start       From the start of `imcl_tf.main --dataset=scenes`, whose records
             exist, to the end of its first training step, against a process
             that imports TensorFlow alone.
@@ -43,7 +45,7 @@ from eval.benchmark.measure import Figure
 from eval.benchmark.records import records
 from eval.benchmark.similarity import similarity
 from eval.benchmark.start import start
-from eval.benchmark.step import methods, step
+from eval.benchmark.step import methods, step, variants
 from imcl_tf.files import fail, parse_or_fail, replacing
 
 FLAGS = flags.FLAGS
@@ -55,6 +57,7 @@ SECTIONS = {
     "average_precision": average_precision,
     "step": step,
     "methods": methods,
+    "variants": variants,
     "start": start,
 }
 

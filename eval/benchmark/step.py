@@ -74,6 +74,42 @@ def methods(scale: float, repeats: int) -> list[Figure]:
     ]
 
 
+def variants(scale: float, repeats: int) -> list[Figure]:
+    """Logistic's step in half precision and by XLA against the plain one."""
+    batch_size = max(int(BATCH * scale), 2)
+    cnns = ("small_cnn", "resnet101") if scale == 1 else ("small_cnn",)
+    return [
+        Figure(f"{cnn}, {variant}", ratio, "x")
+        for cnn in cnns
+        for variant, ratio in _variants(cnn, batch_size, repeats).items()
+    ]
+
+
+def _variants(cnn, batch_size, repeats) -> dict[str, float]:
+    def seconds(policy, jit) -> float:
+        run = call(time_variant, cnn, policy, jit, batch_size, repeats)
+        return json.loads(run.output.splitlines()[-1])
+
+    plain = seconds("float32", False)
+    return {
+        "bfloat16": seconds("mixed_bfloat16", False) / plain,
+        "XLA": seconds("float32", True) / plain,
+        "bfloat16 and XLA": seconds("mixed_bfloat16", True) / plain,
+    }
+
+
+def time_variant(
+    cnn: str, policy: str, jit: bool, batch_size: int, repeats: int
+):
+    """Prints the median seconds of logistic's step."""
+    keras.mixed_precision.set_global_policy(policy)
+    problem = Problem(batch_size, cnn)
+    model = problem.model("logistic")
+    model.compile(keras.optimizers.RMSprop(1e-6), jit_compile=jit)
+    step = problem.step_of(model, problem.images)
+    print(json.dumps(statistics.median(step() for _ in range(repeats))))
+
+
 def _ratios(function: Callable, *arguments) -> dict[str, float]:
     return json.loads(call(function, *arguments).output.splitlines()[-1])
 
