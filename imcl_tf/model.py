@@ -211,11 +211,13 @@ class IMCL(MultiLabelModel):
             logits = self.scores(features)
             # Adaptive similarity learning: the CNN is fixed (steps 3 to 6).
             with tape.stop_recording():
-                similarities = self.find_similar(features, logits, batch)
-                if self.graph_update == "alternate":
-                    self._step_on_graph(features, logits, batch, similarities)
+                similar = self.find_similar(features, logits, batch)
+            found = similar, self.neighbors(similar, features, logits, batch)
+            if self.graph_update == "alternate":
+                with tape.stop_recording():
+                    self._step_on_graph(features, batch, logits, *found)
             # Constrained CNN learning: the similarities are fixed (7 to 9).
-            terms = self.loss_terms(features, batch, logits, similarities)
+            terms = self.loss_terms(features, batch, logits, *found)
         self.initial_ratios.assign(terms.pop("ratios"))
         groups = self.variable_groups()
         if self.graph_update == "alternate":
@@ -223,23 +225,26 @@ class IMCL(MultiLabelModel):
         self.minimize(tape, terms["loss"], groups)
         return self.track(terms)
 
-    def _step_on_graph(self, features, logits, batch, similarities):
+    def _step_on_graph(self, *state):
         """One gradient step on eq. (7) with respect to A."""
         edges = self.label_graph.trainable_variables
         if not edges:
             return
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([edge.value for edge in edges])
-            terms = self.loss_terms(features, batch, logits, similarities)
+            terms = self.loss_terms(*state)
         self.graph_optimizer.apply(tape.gradient(terms["loss"], edges), edges)
 
-    def loss_terms(self, features, batch, logits=None, similarities=None):
+    def loss_terms(
+        self, features, batch, logits=None, similarities=None, neighbors=None
+    ):
         """Eqs. (1), (2), (5) to (7) of a minibatch; also the new `ratios`."""
         if logits is None:
             logits = self.scores(features)
         if similarities is None:
             similarities = self.find_similar(features, logits, batch)
-        neighbors = self.neighbors(similarities, features, logits, batch)
+        if neighbors is None:
+            neighbors = self.neighbors(similarities, features, logits, batch)
         logistic = losses.cross_entropy(batch.labels, logits)
         label = losses.label_smoothness(
             self.label_targets(batch.labels, logits),
