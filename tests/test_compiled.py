@@ -63,7 +63,7 @@ def losses(jit, policy, strategy):
             model.refresh_dictionary()
             return model.fit(
                 batches, epochs=2, shuffle=False, verbose=0,
-                callbacks=[DictionaryRefresh(2)],
+                callbacks=[DictionaryRefresh(5)],
             ).history["loss"]  # fmt: skip
     finally:
         keras.mixed_precision.set_global_policy("float32")
