@@ -81,26 +81,28 @@ class AveragePrecision:
                 f"expected C = {self.num_labels} labels (num_labels), got "
                 f"shape {tuple(labels.shape)}"
             )
-        row, label, value = _nonzero(labels)
+        place, value = _nonzero(labels)
         wrong = (value != 1) & (value != -1)
         if wrong.any():
             i = wrong.argmax()
+            row, label = divmod(place[i], self.num_labels)
             raise ValueError(
                 f"labels must be -1, 0 or +1, got {value[i]} at image "
-                f"{row[i]}, label {label[i]}"
+                f"{row}, label {label}"
             )
-        score = scores[row, label]
+        score = scores.reshape(-1)[place]  # in less time than by two indices
         if score.dtype.name == "bfloat16":
             score = score.astype(np.float32)
         wrong = np.isnan(score)
         if wrong.any():
-            i = wrong.argmax()
+            row, label = divmod(place[wrong.argmax()], self.num_labels)
             raise ValueError(
                 "scores of observed entries must be numbers, got NaN at image "
-                f"{row[i]}, label {label[i]}"
+                f"{row}, label {label}"
             )
-        if label.size:
-            self._chunks.append((label.astype(self._index), score, value == 1))
+        if place.size:
+            label = (place % self.num_labels).astype(self._index)
+            self._chunks.append((label, score, value == 1))
 
     def positives(self) -> np.ndarray:
         """Number of observed positives of each label, [C] int64."""
@@ -212,28 +214,27 @@ def _matrices(labels: Any, scores: Any) -> tuple[Any, np.ndarray]:
     return labels, scores
 
 
-def _nonzero(labels: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row, column and value of each nonzero entry (NaN is one), each [M]."""
+def _nonzero(labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Place, row after row, and value of each nonzero entry, each [M].
+
+    NaN is one.
+    """
     if hasattr(labels, "tocoo"):
         # Sums entries stored twice and drops stored zeros, as toarray() would;
         # a copy, since that works in place.
         coo = labels.tocoo(copy=True)
         coo.sum_duplicates()
         stored = coo.data != 0
-        return coo.row[stored], coo.col[stored], coo.data[stored]
-    place = _nonzero_places(labels)
-    row = place // labels.shape[1]  # faster than np.divmod
-    column = place - row * labels.shape[1]
-    return row, column, labels[row, column]
-
-
-def _nonzero_places(labels: np.ndarray) -> np.ndarray:
-    """Position of each nonzero entry of [N, C] labels, row after row, [M]."""
+        row = coo.row[stored].astype(np.int64)
+        return row * labels.shape[1] + coo.col[stored], coo.data[stored]
+    labels = labels.reshape(-1)
     if labels.itemsize > 1 or labels.size % 8:
-        # Of booleans in one dimension: ten times as fast as np.nonzero(labels).
-        return np.flatnonzero(labels != 0)
+        # Of booleans: ten times as fast as np.nonzero(labels).
+        place = np.flatnonzero(labels != 0)
+        return place, labels[place]
     # Few are nonzero: look for such words of eight, then within those.
-    words = np.ascontiguousarray(labels).reshape(-1).view(np.int64)
+    words = np.ascontiguousarray(labels).view(np.int64)
     word = np.flatnonzero(words != 0)
-    place = np.flatnonzero(words[word].view(labels.dtype) != 0)
-    return 8 * word[place // 8] + place % 8
+    found = words[word].view(labels.dtype)
+    within = np.flatnonzero(found != 0)
+    return 8 * word[within // 8] + within % 8, found[within]
