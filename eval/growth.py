@@ -43,10 +43,9 @@ class Size(NamedTuple):
 
     @property
     def numbers(self) -> int:
-        """Held at once: atoms, k orthogonal rows per image, correlations."""
-        return (self.M + self.B * self.k) * (self.C + FEATURES) + (
-            2 * self.B * self.M
-        )
+        """Held: atoms, and the growing QR of each image, at each of k sizes."""
+        rows = self.M + self.B * self.k * (self.k + 1) // 2
+        return rows * (self.C + FEATURES)
 
 
 class Point(NamedTuple):
@@ -90,10 +89,11 @@ def solve(m: int, c: int, b: int, k: int, repeats: int):
     """Prints the median seconds of Algorithm 2 on random numbers."""
 
     def random(*shape):
-        return tf.random.stateless_uniform(shape, [0, len(shape)], -0.3)
+        # tf.random scales the numbers, in a second array of the size.
+        return tf.raw_ops.StatelessRandomUniform(shape=shape, seed=shape)
 
-    problem = random(b, c), random(b, FEATURES), random(m, c)
-    problem += (random(m, FEATURES),)
+    problem = random(b, c), random(b, FEATURES)
+    problem += random(m, c), random(m, FEATURES)
 
     def run() -> float:
         start = time.perf_counter()
@@ -147,6 +147,8 @@ def plot(points: list[Point], path: Path):
             axis.loglog(of, values, "o-", label="measured")
             axis.loglog(of, counts, "--", label=f"as {counted} grow")
             axis.set(xlabel=name, ylabel=label)
+            axis.set_xticks(of, map(str, of))
+            axis.minorticks_off()
             axis.legend()
     figure.savefig(path, format="png")
 
