@@ -1,5 +1,9 @@
 """How a training step is compiled: traced once, without the host, by XLA."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -15,6 +19,7 @@ from imcl_tf.labels import LabelTable
 from imcl_tf.model import IMCL
 from imcl_tf.multilabel import METHODS
 
+ROOT = Path(__file__).resolve().parents[1]
 C, SIZE, N = 6, 8, 20
 
 
@@ -87,6 +92,43 @@ def test_combinations_train_alike(jit, policy, strategy, plain):
         # In time other rounding chooses other images.
         assert found[0] == pytest.approx(plain[0], rel=1e-2)
         assert found[1] < 0.99 * found[0]
+
+
+def train_on_two_devices():
+    """In a process of its own: devices are made before TensorFlow starts."""
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+    images, labels = images_and_labels()
+    inputs = {"inputs": images, "image_index": np.arange(N, dtype=np.int32)}
+    batches = tf.data.Dataset.from_tensor_slices((inputs, labels)).batch(8)
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        model = small_model()
+        model.compile(keras.optimizers.RMSprop(0.01, epsilon=1))
+        for optimizer, variables in model.variable_groups():
+            optimizer.build(variables)
+        model.refresh_dictionary()
+        before = model.dictionary.label_atoms.numpy()
+        model.fit(
+            batches, shuffle=False, verbose=0,
+            callbacks=[DictionaryRefresh(3)],
+        )  # fmt: skip
+    for stored in (model.dictionary.features, model.dictionary.label_atoms):
+        first, second = (copy.numpy() for copy in stored.values)
+        np.testing.assert_array_equal(first, second)
+        assert np.isfinite(first).all() and first.any(1).all()
+    changed = (before != model.dictionary.label_atoms.numpy()).any(1)
+    assert changed[:9].all() and not changed[9:].any()
+
+
+def test_two_devices():
+    """Each has the whole dictionary, and both the same."""
+    code = "from tests import test_compiled as t; t.train_on_two_devices()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.parametrize("method", ["imcl", "logistic", "selective"])

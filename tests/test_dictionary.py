@@ -240,23 +240,6 @@ def test_what_half_precision_does_not_hold_is_kept_within_its_range():
     )
 
 
-def test_refresh_writes_every_copy_of_a_mirrored_dictionary():
-    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
-        dictionary, *_ = make()
-        dictionary.refresh(
-            lambda x, y: (tf.ones([2, D]), 2 * tf.ones([2, C])),
-            tf.constant([1, 4]),
-        )
-    for stored, value in (
-        (dictionary.features, 1),
-        (dictionary.label_atoms, 2),
-    ):
-        np.testing.assert_array_equal(
-            stored.numpy().sum(1),
-            [0, value * stored.shape[1]] * 1 + [0, 0, value * stored.shape[1]],
-        )
-
-
 def test_stored_arrays_are_not_trained():
     dictionary, *_ = make()
     with tf.GradientTape() as tape:
