@@ -311,7 +311,7 @@ def training_batches(
     ds = tf.data.Dataset.counter(first_epoch).flat_map(epoch)
     if augment:
         ds = augmented(ds, input_shape[0], seed, first_step)
-    return _ahead(with_labels(ds, labels))
+    return ahead(with_labels(ds, labels))
 
 
 def one_pass(
@@ -323,11 +323,11 @@ def one_pass(
 ) -> tf.data.Dataset:
     """Minibatches as those of training, once, in the order of the records."""
     ds = with_inputs(numbered(split), input_shape, batch_size, resizing)
-    return _ahead(with_labels(ds, labels))
+    return ahead(with_labels(ds, labels))
 
 
-def _ahead(ds: tf.data.Dataset) -> tf.data.Dataset:
-    """The data set with minibatches made ahead, on all cores."""
+def ahead(ds: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns the data set with its elements made ahead, on all cores."""
     options = tf.data.Options()
     # The tuner sleeps for up to a minute at a time, and what ends waits until
     # it wakes. Without it a map has a call for each core, 16 at most.

@@ -238,7 +238,14 @@ class IMCL(MultiLabelModel):
     def loss_terms(
         self, features, batch, logits=None, similarities=None, neighbors=None
     ):
-        """Eqs. (1), (2), (5) to (7) of a minibatch; also the new `ratios`."""
+        """Eqs. (1), (2), (5) to (7) of a minibatch; also the new `ratios` [2].
+
+        Args:
+          features: [B, d] float32.
+          batch: of B images.
+          logits: [B, C], similarities and neighbors: of these images; what is
+            None is found here.
+        """
         if logits is None:
             logits = self.scores(features)
         if similarities is None:
@@ -457,7 +464,8 @@ class IMCL(MultiLabelModel):
     def fix_similarities(self, batches):
         """Solves the similarities of all training images once and keeps them.
 
-        For `image_similarity="fixed"`: the candidates are the dictionary.
+        For `image_similarity="fixed"`: the candidates are the dictionary, as
+        last refreshed.
 
         Args:
           batches: iterable of the training set, ({"inputs", "image_index"},
@@ -468,7 +476,6 @@ class IMCL(MultiLabelModel):
         """
         if self.dictionary is None:
             raise ValueError("image_similarity=fixed needs a dictionary")
-        self.refresh_dictionary()
         # Plain dictionary positions: the minibatch changes from step to step.
         rows, parts = [], []
         for data in batches:

@@ -322,9 +322,11 @@ class MultiLabelModel(keras.Model):
         """
         super().compile(optimizer=optimizer, jit_compile=False, **kwargs)
         self.backbone_optimizer = _optimizer(backbone_optimizer)
-        self._xla_backbone = jit_compile and tf.function(
-            self.backbone.__call__, autograph=False, jit_compile=True
-        )
+        self._xla_backbone = None
+        if jit_compile:
+            self._xla_backbone = tf.function(
+                self.backbone.__call__, autograph=False, jit_compile=True
+            )
 
     def get_compile_config(self):
         if not self.compiled:

@@ -26,7 +26,7 @@ from eval.benchmark.measure import (
 )
 from imcl_tf.backbones import freeze_batch_statistics, make_backbone
 from imcl_tf.callbacks import DictionaryRefresh
-from imcl_tf.dataset import with_labels
+from imcl_tf.dataset import ahead, with_labels
 from imcl_tf.dictionary import Dictionary
 from imcl_tf.label_graph import LabelGraph
 from imcl_tf.labels import LabelTable
@@ -251,12 +251,12 @@ def time_fixed(size: int, repeats: int, steps: int = 10):
     labels = skewed_labels(DICTIONARY / 3.6e6)
     index = np.arange(BATCH * steps, dtype=np.int32) % labels.shape[0]
     features = rng.random((len(index), FEATURES), np.float32)
-    options = tf.data.Options()
-    options.autotune.enabled = False  # as in `training_batches`
-    batches = with_labels(
-        tf.data.Dataset.from_tensor_slices((index, features)).batch(BATCH),
-        LabelTable(labels),
-    ).with_options(options)
+    batches = ahead(
+        with_labels(
+            tf.data.Dataset.from_tensor_slices((index, features)).batch(BATCH),
+            LabelTable(labels),
+        )
+    )
 
     def epoch(name):
         model = make_model(name, None, labels, fixed_features=True)
