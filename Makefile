@@ -1,29 +1,73 @@
-# make demo   trains on the embedded data set; make test   runs the tests
-# (make test-all: slow ones too).
-# Both install into .venv first.
+# make demo      trains on the embedded data set
+# make test      checks the code and runs the tests
+# make test-all  runs the slow tests too
+# make lint      checks style (ruff) and types (mypy)
+# make docs      builds the documentation into build/site/
+# make matrix    runs the tests in a fresh environment per Python version, and
+#                with the oldest allowed versions of all requirements
+# make clean     removes what these targets have made
+# They install what they need into .venv, make matrix into build/matrix.
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
+MATRIX := build/matrix
+VERSIONS := 3.11 3.12 3.13
+PYTEST := -m pytest --numprocesses=2 --dist=loadfile
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint docs matrix matrix-oldest clean
+.PHONY: $(VERSIONS:%=matrix-%)
 
 .venv/installed: setup.py pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+	touch $@
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
 	touch $@
 
 demo: .venv/installed
 	$(BIN)/python -m imcl_tf.main --dataset=scenes --workdir=$(DEMO)
 
 test: .venv/installed lint
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+	$(BIN)/python $(PYTEST) --no-loadscope-reorder --durations=10
 
 test-all: .venv/installed lint
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile -m ""
+	$(BIN)/python $(PYTEST) --durations=10 -m ""
 
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: .venv/installed-docs
+	$(BIN)/mkdocs build --strict --site-dir build/site
+
+# The interpreter of a version: on PATH, else the last one of pyenv, else none.
+python_of = $(or $(shell python$(1) -c \
+	'import sys; print(sys.executable)' 2>/dev/null),$(lastword $(sort \
+	$(wildcard $(HOME)/.pyenv/versions/$(1).*/bin/python))))
+
+matrix:
+	@$(foreach v,$(VERSIONS),$(if $(call python_of,$(v)),$(MAKE) matrix-$(v),\
+	echo "Python $(v) is not installed: skipped") && )$(MAKE) matrix-oldest
+
+$(VERSIONS:%=matrix-%): matrix-%:
+	rm -rf $(MATRIX)/$*
+	$(call python_of,$*) -m venv $(MATRIX)/$*
+	$(MATRIX)/$*/bin/pip install --quiet --disable-pip-version-check -e '.[test]'
+	$(MATRIX)/$*/bin/python $(PYTEST)
+
+# Old releases warn about each other, so their warnings are not errors.
+matrix-oldest:
+	rm -rf $(MATRIX)/oldest
+	$(call python_of,3.11) -m venv $(MATRIX)/oldest
+	$(MATRIX)/oldest/bin/python tests/oldest.py > $(MATRIX)/oldest.txt
+	$(MATRIX)/oldest/bin/pip install --quiet --disable-pip-version-check \
+		--prefer-binary -r $(MATRIX)/oldest.txt
+	$(MATRIX)/oldest/bin/pip install --quiet --disable-pip-version-check \
+		--no-deps -e .
+	$(MATRIX)/oldest/bin/python $(PYTEST) --override-ini=filterwarnings=default
 
 clean:
 	rm -rf .venv runs build *.egg-info

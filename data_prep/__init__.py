@@ -1,1 +1,7 @@
-"""Programs: raw downloads -> TFRecords and label graphs."""
+"""Programs of the checkout: raw downloads -> TFRecords and label graphs."""
+
+import os
+
+# TensorFlow prints lines about missing GPUs otherwise. It reads this when it is
+# imported, so it is set here, before any program imports it.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

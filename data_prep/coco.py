@@ -23,13 +23,14 @@ import scipy.sparse
 import tensorflow_datasets as tfds
 from absl import app, flags
 
-from imcl_tf import preparation
-from imcl_tf.builders import Contents, ImageFiles, ImageFilesBuilder, read_file
-from imcl_tf.captions import (
+from imcl_tf.data import preparation
+from imcl_tf.data.builders import Contents, ImageFilesBuilder
+from imcl_tf.data.captions import (
     VOCABULARY_SIZE,
     most_frequent_words,
     split_words,
 )
+from imcl_tf.data.shards import ImageFiles, read_file
 from imcl_tf.files import existing_file, parse_or_fail
 
 FLAGS = flags.FLAGS
@@ -39,7 +40,12 @@ _SPLIT_SEED = 2020
 
 
 class CaptionedImage(NamedTuple):
-    """Attributes: file_name; text: all captions, one a line, "" = none."""
+    """An image and its captions.
+
+    Attributes:
+      file_name: of the image.
+      text: all captions, one a line; "" = none.
+    """
 
     file_name: str
     text: str
@@ -103,10 +109,7 @@ class Coco(ImageFilesBuilder):
     def _contents(self, raw_dir):
         config, counts = self.builder_config, collections.Counter()
         skip = self.on_bad_image == "skip"
-        paths = [
-            raw_dir / "annotations" / f"captions_{part}{config.year}.json"
-            for part in ("train", "val")
-        ]
+        paths = self._tables(raw_dir)
         train, val = (read_captions(path, skip, counts) for path in paths)
         for image_id in sorted(train.keys() & val.keys())[:1]:
             raise ValueError(
@@ -133,6 +136,15 @@ class Coco(ImageFilesBuilder):
         }
         return Contents(words, splits, counts)
 
+    def _tables(self, raw_dir):
+        # The words of a vocabulary are in the config's name.
+        return [
+            raw_dir
+            / "annotations"
+            / f"captions_{part}{self.builder_config.year}.json"
+            for part in ("train", "val")
+        ]
+
 
 def coco_builder(
     year: int = 2014,
@@ -141,7 +153,7 @@ def coco_builder(
     data_dir: str | None = None,
     on_bad_image: str = "error",
 ) -> Coco:
-    """The builder of a config, which `Coco.BUILDER_CONFIGS` need not list.
+    """The builder of any config, listed in `Coco.BUILDER_CONFIGS` or not.
 
     Args:
       year: see `CocoConfig`.
@@ -188,7 +200,7 @@ def read_vocabulary(path: str | os.PathLike) -> tuple[str, ...]:
                 f"{path}: expected a column word, got {', '.join(header)}"
             )
         first, column = 2, header.index("word")
-    words = {}
+    words: dict[str, int] = {}
     for number, row in enumerate(rows, first):
         word = "".join(row.split("\t")[column : column + 1])
         if split_words(word) != [word]:
@@ -234,7 +246,7 @@ def read_captions(
                 raise ValueError(
                     f"{path}: image {value} is listed {number} times"
                 )
-    captions = {image_id: [] for image_id in ids}
+    captions: dict[int, list[str]] = {image_id: [] for image_id in ids}
     stray, wordless = [], []
     for image_id, caption in zip(
         _values(path, "annotations", annotated, "image_id", int),
@@ -281,7 +293,7 @@ def _load(path: Path) -> tuple[list, list]:
                 f"{path}: expected COCO captions, got nothing in {part!r}"
             )
         lists.append(found)
-    return tuple(lists)
+    return lists[0], lists[1]
 
 
 def _values(path: Path, part: str, entries: list, key: str, kind: type) -> list:
@@ -299,8 +311,8 @@ def _values(path: Path, part: str, entries: list, key: str, kind: type) -> list:
 
 
 def halves(images: Sequence) -> tuple[list, list]:
-    """Validation and test: all of the images, drawn by lot, always alike."""
-    # Of NumPy's generators this one is frozen: its lots fall alike for ever.
+    """Splits images into validation and test at random, always alike."""
+    # RandomState is frozen: no release of NumPy will change what it draws.
     order = np.random.RandomState(_SPLIT_SEED).permutation(len(images))
     middle = len(order) // 2
     return [images[i] for i in order[:middle]], [
@@ -334,8 +346,8 @@ def label_matrix(
       absent: see `CocoConfig`.
 
     Returns:
-      [N, C] int8, +1 = has it, else -1 or unobserved. With all of the 82,783
-      training images' 1,000 labels observed, 415 MB.
+      [N, C] int8, +1 = has it, else -1 or unobserved. It takes 415 MB if all
+      1,000 labels of the 82,783 training images are observed.
     """
     column = {word: number for number, word in enumerate(words)}
     shape = len(texts), len(words)
@@ -344,7 +356,7 @@ def label_matrix(
         values[row, [column[w] for w in split_words(text) if w in column]] = 1
     if absent == "unobserved":
         return scipy.sparse.csr_array(values)
-    # SciPy's own way from a full array takes five times the memory.
+    # SciPy's own conversion of a full array takes five times the memory.
     index = np.int32 if values.size < 2**31 else np.int64
     columns = np.tile(np.arange(shape[1], dtype=index), shape[0])
     ends = np.arange(shape[0] + 1, dtype=index) * shape[1]
@@ -368,16 +380,26 @@ def main(argv: list[str]):
 
 
 if __name__ == "__main__":
-    preparation.define_flags("Holds annotations/ and directories of images.")
-    flags.DEFINE_enum("config", "2014", [*map(str, YEARS)], "Release of COCO.")
+    preparation.define_flags(
+        "Directory of the raw files: annotations/ and the directories of "
+        "images, such as train2014/ and val2014/."
+    )
+    flags.DEFINE_enum(
+        "config", "2014", [*map(str, YEARS)], "Year of the COCO release."
+    )
     flags.DEFINE_string(
         "vocabulary",
         "",
-        "File of the labels, one word a line or a TSV file with a column "
-        f"`word`; if not given, the {VOCABULARY_SIZE} most frequent words of "
-        "the training captions.",
+        "File of the label words: one word a line, or a TSV file with a column "
+        f"`word`. By default the labels are the {VOCABULARY_SIZE} most "
+        "frequent words of the training captions.",
     )
     flags.DEFINE_enum(
-        "absent", "negative", ABSENT, "What a word is that no caption has."
+        "absent",
+        "negative",
+        ABSENT,
+        "Whether a word that no caption of an image has counts as observed "
+        "absent (negative, as in the paper) or as unobserved (as in the "
+        "released code).",
     )
     app.run(main, flags_parser=parse_or_fail(FLAGS))

@@ -17,25 +17,24 @@ import functools
 import hashlib
 import io
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import scipy.io
 import scipy.sparse
 import tensorflow_datasets as tfds
 from absl import app, flags
 
-from imcl_tf import preparation
-from imcl_tf.builders import (
-    SPLITS,
-    Contents,
-    ImageFiles,
-    ImageFilesBuilder,
-    read_file,
+from data_prep.cub_tables import (
+    check_once,
+    read_integers,
+    read_names,
+    read_per_image,
 )
+from imcl_tf.data import preparation
+from imcl_tf.data.builders import SPLITS, Contents, ImageFilesBuilder
+from imcl_tf.data.shards import ImageFiles, read_file
 from imcl_tf.files import existing_file, parse_or_fail
 
 FLAGS = flags.FLAGS
@@ -56,9 +55,9 @@ _SEED = 0
 class Cub(ImageFilesBuilder):
     """CUB-200-2011, 312 attributes per image.
 
-    A record also holds `class_id`, the bird's class counted from 0, and the
-    `certainties` of its labels, positives first: 1 not visible, 2 guessing,
-    3 probably, 4 definitely. The metadata's "classes" names the classes.
+    The label tables also hold the birds' classes, counted from 0, and the
+    `certainties` of the labels: 1 not visible, 2 guessing, 3 probably,
+    4 definitely. The metadata's "classes" names the classes.
 
     Args:
       split_file: in place of the benchmark's, see `read_splits`; config
@@ -78,10 +77,6 @@ class Cub(ImageFilesBuilder):
         "Dataset}, author={Wah, Catherine and others}, institution={California "
         "Institute of Technology}, number={CNS-TR-2011-001}, year={2011}}"
     )
-    EXTRA_FEATURES = {
-        "class_id": tfds.features.Tensor(shape=(), dtype=np.int64),
-        "certainties": tfds.features.Tensor(shape=(None,), dtype=np.int64),
-    }
     BUILDER_CONFIGS = [
         tfds.core.BuilderConfig(
             name="zero_shot",
@@ -103,7 +98,7 @@ class Cub(ImageFilesBuilder):
         """The file that says which split an image belongs to.
 
         Raises:
-          FileNotFoundError: if it is to be the benchmark's and not there.
+          FileNotFoundError: if it is the benchmark's and there is none.
         """
         if self._split_file:
             return Path(self._split_file)
@@ -133,6 +128,17 @@ class Cub(ImageFilesBuilder):
             {**counts, "images in no split": len(birds.names) - used},
         )
 
+    def _tables(self, raw_dir):
+        directory = raw_dir / _ARCHIVE
+        return [
+            directory / "classes.txt",
+            _attributes_path(raw_dir),
+            directory / "images.txt",
+            directory / "image_class_labels.txt",
+            _attribute_labels_path(directory),
+            self.split_path(raw_dir),
+        ]
+
 
 def cub_builder(
     raw_dir: str | os.PathLike, split_file: str = "", **kwargs
@@ -159,28 +165,6 @@ def cub_builder(
     return builder
 
 
-def read_names(path: Path) -> list[str]:
-    """Reads lines `1 NAME`, `2 NAME`, ...
-
-    Returns:
-      distinct names without spaces, in order.
-
-    Raises:
-      ValueError: for any other line, or a name that is given twice.
-      FileNotFoundError: if there is no such file.
-    """
-    names = {}
-    for number, line in enumerate(_lines(_read(path)), 1):
-        fields = line.split()
-        if len(fields) != 2 or fields[0] != str(number) or fields[1] in names:
-            raise ValueError(
-                f"{path}: line {number}: expected {number} and a new name, "
-                f"got {line[:80]!r}"
-            )
-        names[fields[1]] = number
-    return list(names)
-
-
 def read_birds(
     directory: Path, num_classes: int, num_attributes: int
 ) -> tuple[ImageFiles, dict[str, int]]:
@@ -205,12 +189,12 @@ def read_birds(
     images = directory / "images"
     if not images.is_dir():
         raise FileNotFoundError(f"{images}: no such directory of images")
-    class_ids = _read_per_image(
+    class_ids = read_per_image(
         directory / "image_class_labels.txt",
         len(names), "class id", (1, num_classes),
     )  # fmt: skip
-    path = directory / "attributes" / "image_attribute_labels.txt"
-    table, num_fields = _read_integers(
+    path = _attribute_labels_path(directory)
+    table, num_fields = read_integers(
         path,
         {
             "image id": (1, len(names)),
@@ -220,7 +204,7 @@ def read_birds(
         },
     )
     rows, columns, present, certainties = table.T
-    _check_once(path, rows * num_attributes + columns)
+    check_once(path, rows * num_attributes + columns)
 
     def matrix(values):
         return scipy.sparse.csr_array(
@@ -264,7 +248,7 @@ def read_splits(path: Path, images: list[str]) -> dict[str, np.ndarray]:
     elif path.suffix == ".csv":
         splits = _assigned(path, _listed(path), images)
     elif path.suffix == ".txt":
-        training = _read_per_image(
+        training = read_per_image(
             path, len(images), "is_training_image", (0, 1)
         )
         splits = _with_validation(
@@ -292,7 +276,8 @@ def _assigned(
 ) -> dict[str, list[int]]:
     """Collects (place in the file, image, split) by split."""
     numbers = {image: number for number, image in enumerate(images)}
-    splits, known = {split: [] for split in SPLITS}, {}
+    splits: dict[str, list[int]] = {split: [] for split in SPLITS}
+    known: dict[str, str] = {}
     for place, image, split in rows:
         if split not in SPLITS:
             raise ValueError(
@@ -355,113 +340,8 @@ def _read_mat(path: Path, variables: list[str]) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _read_per_image(
-    path: Path, num_images: int, column: str, limits: tuple[int, int]
-) -> np.ndarray:
-    """Reads lines `image_id INTEGER`, one per image, as [num_images] int64."""
-    table, num_fields = _read_integers(
-        path, {"image id": (1, num_images), column: limits}
-    )
-    if (num_fields > 2).any():
-        line = int((num_fields > 2).argmax())
-        raise ValueError(
-            f"{path}: line {line + 1}: expected 2 fields, got "
-            f"{num_fields[line]}"
-        )
-    _check_once(path, table[:, 0])
-    if len(table) < num_images:
-        missing = np.setdiff1d(np.arange(1, num_images + 1), table[:, 0])[0]
-        raise ValueError(f"{path}: image id {missing} is missing")
-    return table[table[:, 0].argsort(), 1]
-
-
-def _read_integers(
-    path: Path, columns: dict[str, tuple[int, int]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Reads lines that start with integers.
-
-    Args:
-      path: text, fields apart by spaces.
-      columns: names of the M first fields -> least and largest value.
-
-    Returns:
-      the integers [R, M] int64 and the number of all fields [R] of each line.
-
-    Raises:
-      ValueError: for a line that does not start so, naming file and line.
-      FileNotFoundError: if there is no such file.
-    """
-    text = _read(path)
-    num_fields = _count_fields(text)
-    low, high = np.array(list(columns.values())).T
-    try:
-        # Blank lines are not rows for NumPy; no file here should have any.
-        if num_fields.min() < len(columns):
-            raise ValueError("too few fields in a line")
-        table = np.loadtxt(
-            io.BytesIO(text),
-            dtype=np.int64,
-            comments=None,
-            usecols=range(len(columns)),
-            ndmin=2,
-            encoding="latin1",
-        )
-        if (table.min(0) < low).any() or (table.max(0) > high).any():
-            raise ValueError("an integer is out of range")
-    except ValueError as error:
-        _check_lines(path, text, columns)
-        raise ValueError(f"{path}: {error}") from error
-    return table, num_fields
-
-
-def _count_fields(text: bytes) -> np.ndarray:
-    """Fields of each line, as `split` counts them."""
-    characters = np.frombuffer(text, np.uint8)
-    blank = characters <= ord(" ")
-    first = np.flatnonzero(~blank & np.concatenate([[True], blank[:-1]]))
-    ends = np.flatnonzero(characters == ord("\n"))
-    return np.diff(np.searchsorted(first, ends), prepend=0)
-
-
-def _check_lines(path, text, columns):
-    """Raises for the first line that does not start with such integers."""
-    for number, line in enumerate(_lines(text), 1):
-        fields = line.split()[: len(columns)]
-        good = len(fields) == len(columns) and all(
-            re.fullmatch("[0-9]{1,18}", field) and low <= int(field) <= high
-            for field, (low, high) in zip(fields, columns.values(), strict=True)
-        )
-        if not good:
-            expected = ", ".join(
-                f"{name} ({low} to {high})"
-                for name, (low, high) in columns.items()
-            )
-            raise ValueError(
-                f"{path}: line {number}: expected {expected}, got {line[:80]!r}"
-            )
-
-
-def _check_once(path: Path, keys: np.ndarray):
-    again = pd.Index(keys).duplicated()
-    if again.any():
-        line = int(again.argmax())
-        before = int((keys == keys[line]).argmax())
-        raise ValueError(
-            f"{path}: line {line + 1}: repeats the ids of line {before + 1}"
-        )
-
-
-def _lines(text: bytes) -> list[str]:
-    return text.decode(errors="replace").split("\n")[:-1]
-
-
-def _read(path: Path) -> bytes:
-    """The text of a file whose last line is whole."""
-    text = existing_file(path).read_bytes()
-    if not text.endswith(b"\n"):
-        line = text.count(b"\n") + 1
-        raise ValueError(f"{path}: line {line} has no end: the file is cut off")
-    return text
+def _attribute_labels_path(directory: Path) -> Path:
+    return directory / "attributes" / "image_attribute_labels.txt"
 
 
 def _attributes_path(raw_dir: Path) -> Path:
@@ -493,17 +373,20 @@ def main(argv: list[str]):
 
 
 if __name__ == "__main__":
-    preparation.define_flags("Where CUB_200_2011.tgz was unpacked.")
+    preparation.define_flags(
+        "Directory of the raw files, where CUB_200_2011.tgz was unpacked."
+    )
     flags.DEFINE_enum(
         "config",
         "zero_shot",
         ("zero_shot", "official"),
-        "Splits: the zero-shot benchmark's or train_test_split.txt.",
+        "Which splits to use: those of the zero-shot benchmark, or those of "
+        "train_test_split.txt.",
     )
     flags.DEFINE_string(
         "split_file",
         "",
-        "att_splits.mat, or CSV with columns image,split, for zero_shot; by "
-        f"default {_BENCHMARK} in --raw_dir.",
+        "File of the splits for --config=zero_shot: att_splits.mat, or CSV "
+        f"with columns image,split. By default {_BENCHMARK} in --raw_dir.",
     )
     app.run(main, flags_parser=parse_or_fail(FLAGS))

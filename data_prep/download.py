@@ -3,14 +3,14 @@
     python -m data_prep.download --images=raw/train/images.csv
         --annotations=raw/train/annotations-human.csv --out=raw/images/train
 
-An image goes to OUT/ab/abcdef....jpg, by the first two characters of its id,
-once it came whole and decodes; what became of each image goes to
-OUT/manifest.csv (`imcl_tf.manifest`). However the program ends, the same
-command goes on where it stopped.
+An image that is complete and decodes is stored as OUT/ab/abcdef....jpg, in a
+folder named by the first two characters of its id. The result for each image is
+a row of OUT/manifest.csv (`imcl_tf.data.manifest`). After an interruption the
+same command resumes where it stopped.
 
-From Flickr: 300K thumbnails (about 640 by 480), which Flickr makes anew from
-time to time, or the originals, whose size and MD5 are checked. Where an image
-has no thumbnail its original is taken.
+The images come from Flickr: 300K thumbnails (about 640 by 480 pixels), whose
+bytes change when Flickr renders them again, or the originals, whose size and
+MD5 are checked. An image without thumbnail is taken from its original.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ import pyarrow.compute
 import pyarrow.csv
 from absl import app, flags, logging
 
-from imcl_tf.fetching import Fetcher, Job, fetch_all
-from imcl_tf.files import fail, parse_or_fail
-from imcl_tf.manifest import (
+from data_prep.fetching import Fetcher, Job, fetch_all
+from imcl_tf.data.manifest import (
     FINAL,
     IMAGE_ID,
     STATUSES,
@@ -41,6 +40,7 @@ from imcl_tf.manifest import (
     image_path,
     read_manifest,
 )
+from imcl_tf.files import fail, parse_or_fail
 
 _COLUMNS = (
     "ImageID",
@@ -72,23 +72,28 @@ def download(
     """Downloads images that have no final status yet.
 
     Args:
-      images_csv: Open Images' images.csv of one split.
-      out: directory of the images and of their manifest; made if need be.
-      ids: file of the images to take, one id per line; None takes all.
-      annotations: take images that are in one of these files alone.
-      limit: take that many at most, the first ones.
+      images_csv: images.csv of one split of Open Images.
+      out: directory of the images and the manifest; made if it is missing.
+      ids: file with the ids of the images to download, one per line; None =
+        all images.
+      annotations: files of annotations; only images with a row in one of them
+        are downloaded. Empty = all images.
+      limit: download only the first `limit` images; None = all.
       url: "thumbnail" or "original".
-      retry_missing: ask again for what was missing or corrupt.
-      parallel: threads.
-      rate: see `Fetcher`; so are retries, timeout and backoff.
+      retry_missing: request missing and corrupt images again.
+      parallel: number of threads.
+      rate: see `Fetcher`.
+      retries: see `Fetcher`.
+      timeout: see `Fetcher`.
+      backoff: see `Fetcher`.
 
     Returns:
-      status -> how many of the images taken now have it.
+      status -> number of the selected images that have it now.
 
     Raises:
-      ValueError: for a file that does not hold what it should, or no image.
-      OSError: if something cannot be read or written, or another download
-        writes to `out`.
+      ValueError: if a file is malformed or no image is selected.
+      OSError: if a file cannot be read or written, or another download writes
+        to `out`.
     """
     numbers, taken = _take(images_csv, ids, annotations, limit)
     out = Path(out)
@@ -108,11 +113,11 @@ def download(
 
 
 def _rows(path, columns, names=None) -> Iterator[pa.RecordBatch]:
-    """Columns of a CSV file, as text, some megabytes at a time."""
+    """Yields columns of a CSV file as text, some megabytes at a time."""
     read = pa.csv.ReadOptions(
         block_size=_BLOCK,
         column_names=names,
-        use_threads=False,  # with threads, errors do not tell the row
+        use_threads=False,  # with threads, errors do not name the row
     )
     parse = pa.csv.ParseOptions(newlines_in_values=True)
     convert = pa.csv.ConvertOptions(
@@ -127,7 +132,7 @@ def _rows(path, columns, names=None) -> Iterator[pa.RecordBatch]:
 
 
 def _numbers(ids: Iterable[str]) -> np.ndarray:
-    """[N] uint64 of N image ids: 8 bytes each, where a str has 65."""
+    """N image ids as [N] uint64: 8 bytes each, where a str takes 65."""
     return np.frombuffer(bytes.fromhex("".join(ids)), ">u8").astype(np.uint64)
 
 
@@ -147,58 +152,60 @@ def _ids(path, columns=("ImageID",), names=None) -> Iterator[np.ndarray]:
 
 
 def _take(images_csv, ids, annotations, limit) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers [N] of the rows of images.csv, and whether each is taken."""
+    """Ids [N] of the rows of images.csv as numbers; which are selected."""
     none = np.empty(0, np.uint64)
     numbers = np.concatenate([none, *_ids(images_csv, _COLUMNS)])
     taken = np.zeros(len(numbers), bool)
     taken[np.unique(numbers, return_index=True)[1]] = True
     if not taken.all():
         logging.warning(
-            "%s: %d rows repeat an id; the first one of each counts",
+            "%s: %d rows repeat an id; the first row of each id is used",
             images_csv,
             len(taken) - taken.sum(),
         )
-    named = [(ids, _ids(ids, names=["ImageID"]))] if ids else []
+    named: list[tuple[object, Iterator[np.ndarray]]] = []
+    if ids:
+        named.append((ids, _ids(ids, names=["ImageID"])))
     if annotations:
-        parts = itertools.chain.from_iterable(map(_ids, annotations))
-        named.append((", ".join(map(str, annotations)), parts))
+        chained = itertools.chain.from_iterable(map(_ids, annotations))
+        named.append((", ".join(map(str, annotations)), chained))
     for source, parts in named:
         wanted = np.concatenate([none, *map(np.unique, parts)])
         taken &= np.isin(numbers, wanted)
         absent = np.setdiff1d(wanted, numbers)
         if len(absent):
             logging.warning(
-                "%s: %d images are not in %s, %016x for one",
+                "%s: %d images are not in %s, for example %016x",
                 source,
                 len(absent),
                 images_csv,
                 absent[0],
             )
     if not taken.any():
-        raise ValueError(f"{images_csv}: holds none of the images asked for")
+        raise ValueError(f"{images_csv}: none of the selected images is listed")
     if limit is not None:
         taken[np.flatnonzero(taken)[limit:]] = False
     return numbers, taken
 
 
 def _final(out, rows, retry_missing) -> pd.Series:
-    """Number -> status of the images that need no further request."""
+    """Id as number -> status of the images that need no further request."""
     rows = rows[rows["status"].isin(FINAL[:1] if retry_missing else FINAL)]
     rows = rows.set_axis(_numbers(rows["image_id"]))
     done = rows["status"] == "done"
-    # A crash of the machine may have left rows without files, or cut files.
+    # A crash of the machine may leave rows without files, or truncated files.
     sizes = _sizes(out).reindex(rows.index)
     return rows["status"][~done | (rows["bytes"] == sizes)]
 
 
 def _sizes(out) -> pd.Series:
-    """Number -> bytes of the images that are there."""
-    numbers, sizes = [np.empty(0, np.uint64)], []
+    """Id as number -> bytes of the stored images."""
+    numbers, sizes = [np.empty(0, np.uint64)], list[int]()
     for folder in os.scandir(out):
         if not re.fullmatch("[0-9a-f]{2}", folder.name):
             continue
         files = {}
-        for file in os.scandir(folder):
+        for file in os.scandir(folder.path):
             if re.fullmatch(rf"\.unfinished-{IMAGE_ID}\.jpg", file.name):
                 os.unlink(file)
             elif image_path(out, file.name[:-4]) == Path(file):
@@ -222,24 +229,24 @@ def _jobs(images_csv, todo, url) -> Iterator[Job]:
 
 
 class _Progress:
-    """Counts images by status and tells every few seconds."""
+    """Counts images by status and prints the counts every few seconds."""
 
     def __init__(self, before: pd.Series):
-        """Starts with the statuses of all images, NaN for what is to do."""
+        """Starts with the statuses of all images, NaN = to be fetched."""
         self.counts = collections.Counter(before.dropna())
         self._total, self._new = len(before), 0
         self._begun = time.monotonic()
-        self.tell()
+        self.print()
 
     def add(self, status: str):
         self.counts[status] += 1
         self._new += 1
-        if time.monotonic() > self._told + _REPORT_EVERY:
-            self.tell()
+        if time.monotonic() > self._printed + _REPORT_EVERY:
+            self.print()
 
-    def tell(self):
-        self._told = time.monotonic()
-        rate = self._new / max(self._told - self._begun, 1e-9)
+    def print(self):
+        self._printed = time.monotonic()
+        rate = self._new / max(self._printed - self._begun, 1e-9)
         print(
             f"{self.counts.total():,} of {self._total:,} images: "
             f"{summary(self.counts)}; {rate:.1f} images/s",
@@ -248,39 +255,65 @@ class _Progress:
 
 
 def summary(counts: collections.Counter[str]) -> str:
-    """Counts by status, in one line."""
+    """The counts by status as one line of text."""
     return ", ".join(f"{counts[status]:,} {status}" for status in STATUSES)
 
 
 def _define_flags():
     """Not at import: programs share names of flags, tests import several."""
-    flags.DEFINE_string("images", None, "Open Images' images.csv of a split.")
-    flags.DEFINE_string("out", None, "Where the images and manifest.csv go.")
-    flags.DEFINE_string("ids", None, "Take these alone: a file, one id a line.")
+    flags.DEFINE_string(
+        "images", None, "File images.csv of one split of Open Images; required."
+    )
+    flags.DEFINE_string(
+        "out", None, "Directory for the images and manifest.csv; required."
+    )
+    flags.DEFINE_string(
+        "ids",
+        None,
+        "File with the ids of the images to download, one id per line. "
+        "Without it all images of --images are downloaded.",
+    )
     flags.DEFINE_multi_string(
         "annotations",
         [],
-        "Take images alone that have a row in this file of annotations; may "
-        "be given more than once.",
+        "File of annotations: only images that have a row in it are "
+        "downloaded. The flag may be given more than once.",
     )
-    flags.DEFINE_integer("limit", None, "Images to take.", lower_bound=1)
+    flags.DEFINE_integer(
+        "limit", None, "Download only so many images, the first ones.",
+        lower_bound=1,
+    )  # fmt: skip
     flags.DEFINE_enum(
         "url",
         "thumbnail",
         ("thumbnail", "original"),
-        "Flickr's about 640 by 480 pixels, or the original.",
+        "Version to download: thumbnail is Flickr's picture of about 640 by "
+        "480 pixels, original the picture as it was uploaded.",
     )
     flags.DEFINE_boolean(
-        "retry_missing", False, "Ask again for what was missing or corrupt."
-    )
-    flags.DEFINE_float("rate", 50.0, "Requests per second.", lower_bound=1e-3)
-    flags.DEFINE_integer("parallel", 32, "Threads.", lower_bound=1)
-    flags.DEFINE_integer(
-        "retries", 3, "After a passing failure.", lower_bound=0
+        "retry_missing",
+        False,
+        "Request images again that an earlier call found missing or corrupt.",
     )
     flags.DEFINE_float(
-        "timeout", 20.0, "Seconds to wait for a byte.", lower_bound=1e-3
-    )
+        "rate", 50.0, "Largest number of requests per second.",
+        lower_bound=1e-3,
+    )  # fmt: skip
+    flags.DEFINE_integer(
+        "parallel", 32, "Number of threads that download images.",
+        lower_bound=1,
+    )  # fmt: skip
+    flags.DEFINE_integer(
+        "retries", 3,
+        "Further requests for an image after a failure that may pass, such as "
+        "a timeout.",
+        lower_bound=0,
+    )  # fmt: skip
+    flags.DEFINE_float(
+        "timeout", 20.0,
+        "Seconds without a byte from the server after which a request fails.",
+        lower_bound=1e-3,
+    )  # fmt: skip
 
 
 def main(argv: list[str]):
@@ -304,15 +337,16 @@ def main(argv: list[str]):
             timeout=FLAGS.timeout,
         )
     except KeyboardInterrupt:
-        fail(Exception("stopped; the same command goes on from here"))
+        fail(Exception("stopped; the same command resumes the download"))
     except (ValueError, OSError) as error:
         fail(error)
     print(f"{FLAGS.out}: {summary(counts)}")
     if counts["failed"]:
         fail(
             Exception(
-                f"{counts['failed']} images failed, for reasons in "
-                f"{FLAGS.out}/manifest.csv; the same command tries them again"
+                f"{counts['failed']} images failed, see {FLAGS.out}/"
+                "manifest.csv for the reasons; the same command tries them "
+                "again"
             )
         )
 

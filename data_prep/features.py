@@ -4,7 +4,8 @@
         --backbone_weights=imagenet
 
 `imcl_tf.main --regime=fixed_features` with the same backbone and weights finds
-them, or makes them itself. What is interrupted goes on where it stopped.
+them, or makes them itself. An interrupted program continues where it stopped
+when it is called again.
 """
 
 from __future__ import annotations
@@ -15,54 +16,64 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import app, flags
 
-from imcl_tf import catalog
-from imcl_tf.backbones import BACKBONES, make_backbone
-from imcl_tf.features import fixed_features
+from imcl_tf import program, settings
+from imcl_tf.backbones.make import backbone
+from imcl_tf.data.datasets import load_dataset
+from imcl_tf.data.features import fixed_features
 from imcl_tf.files import fail, parse_or_fail
+from imcl_tf.options import Option
 
 FLAGS = flags.FLAGS
+USAGE = """
+usage: python -m data_prep.features --dataset=NAME [--FLAG=VALUE ...]
+
+Computes the features of all pictures of a data set once and stores them beside
+its records.
+"""
+OPTIONS = (
+    settings.DATASET,
+    settings.DATA_DIR,
+    *(o for o in settings.MODEL if o.name != "init_from"),
+    Option(
+        "batch_size", 64, "Pictures that are computed at a time.", minimum=1
+    ),
+)
 
 
 def main(argv: list[str]):
+    """Runs what the flags say."""
     try:
         if argv[1:]:
             raise ValueError(f"unexpected argument {argv[1]!r}")
-        for name in ("dataset", "backbone"):
-            if not FLAGS[name].value:
-                raise ValueError(f"--{name} must be given")
+        if not FLAGS.dataset:
+            raise ValueError("--dataset must be given")
         if FLAGS.backbone_weights == "none":
             raise ValueError(
                 "--backbone_weights must be imagenet or a file: features of "
-                "random weights serve nobody"
+                "random weights are of no use"
             )
         if not sys.stderr.isatty():
             tfds.disable_progress_bar()
-        backbone = make_backbone(
+        network = backbone(
             FLAGS.backbone, FLAGS.backbone_weights, FLAGS.image_size
         )
-        source = catalog.open_dataset(FLAGS.dataset, FLAGS.data_dir)
-        result = fixed_features(
-            source, backbone.model, backbone.image_size, FLAGS.batch_size,
-            backbone.resizing,
-        )  # fmt: skip
+        data = load_dataset(FLAGS.dataset, FLAGS.data_dir)
+        features = fixed_features(data, network, FLAGS.batch_size)
     except (ValueError, OSError, tf.errors.OpError) as error:
         fail(error)
-    for name, split in result.splits.items():
+    for name, split in features.splits.items():
         print(
-            f"{name}: {split.labels.shape[0]} features of {len(split.files)} "
-            f"files, {split.files[0]} ..."
+            f"{name}: {sum(split.lengths)} features of {split.num_features} "
+            f"numbers in {len(split.files)} files, {split.files[0]} ..."
         )
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses `argv`; returns what is left of it."""
+    program.print_help_if_asked(argv, USAGE, {"flags": OPTIONS})
+    return FLAGS(argv)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("dataset", None, catalog.HELP)
-    flags.DEFINE_string("data_dir", None, catalog.DATA_DIR_HELP)
-    flags.DEFINE_enum("backbone", None, list(BACKBONES), "CNN.")
-    flags.DEFINE_string(
-        "backbone_weights", "imagenet", "imagenet, or a file of weights."
-    )
-    flags.DEFINE_integer(
-        "image_size", 0, "Pixels; 0 = the backbone's own.", lower_bound=0
-    )
-    flags.DEFINE_integer("batch_size", 64, "Images at a time.", lower_bound=1)
-    app.run(main, flags_parser=parse_or_fail(FLAGS))
+    program.define(OPTIONS)
+    app.run(main, flags_parser=parse_or_fail(parse_flags))

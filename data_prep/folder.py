@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from absl import app, flags
 
-from imcl_tf import preparation
+from imcl_tf.data import preparation
+from imcl_tf.data.folder import folder_builder
 from imcl_tf.files import parse_or_fail
-from imcl_tf.folder import folder_builder
 
 FLAGS = flags.FLAGS
 
@@ -29,5 +29,7 @@ def main(argv: list[str]):
 
 
 if __name__ == "__main__":
-    preparation.define_flags("Holds images/, labels.csv[.gz], splits.csv.")
+    preparation.define_flags(
+        "Directory of images/, labels.csv[.gz] and splits.csv."
+    )
     app.run(main, flags_parser=parse_or_fail(FLAGS))

@@ -1,4 +1,4 @@
-"""Makes a label graph, or draws one around a label.
+"""Makes a label graph, or draws the neighbours of a label in one.
 
     python -m data_prep.label_graph --out=graph.npz --dataset=NAME
         --kind=cooccurrence | identity
@@ -7,9 +7,9 @@
     python -m data_prep.label_graph --graph=graph.npz --around=dog
         --picture=dog.png
 
-`imcl_tf.main --label_graph=graph.npz` trains with it. With Wikipedia, the
-labels' articles go to graph.articles.csv: corrected by hand, it is what
---articles takes.
+`imcl_tf.main --label_graph=graph.npz` trains with it. With Wikipedia the
+program also writes graph.articles.csv, a table of the labels' articles. Correct
+it by hand and pass it as --articles to choose other articles.
 """
 
 from __future__ import annotations
@@ -23,43 +23,82 @@ import numpy as np
 import scipy.sparse
 from absl import app, flags
 
-from imcl_tf import catalog, label_graph, wikipedia
+from data_prep import wikipedia
+from imcl_tf import settings
+from imcl_tf.data.datasets import load_dataset
 from imcl_tf.files import fail, parse_or_fail, replacing, write_csv
-from imcl_tf.label_graph import LabelGraph
+from imcl_tf.methods import label_graph
+from imcl_tf.methods.label_graph import LabelGraph
 
 FLAGS = flags.FLAGS
 KINDS = ("cooccurrence", "identity", "wikipedia", "wikipedia_wordnet")
-_MOST_SHOWN = 20
+_MAXIMUM_SHOWN = 20
 
 
 def define_flags():
-    flags.DEFINE_enum("kind", None, KINDS, "Of the graph to make.")
-    flags.DEFINE_string("dataset", "", catalog.HELP)
-    flags.DEFINE_string("data_dir", None, catalog.DATA_DIR_HELP)
+    """Not at import: programs share names of flags, tests import several."""
+    flags.DEFINE_enum(
+        "kind",
+        None,
+        KINDS,
+        "Kind of the graph to make: cooccurrence connects labels that are "
+        "present in the same pictures, identity connects none, wikipedia "
+        "connects labels that Wikipedia's introductions name, and "
+        "wikipedia_wordnet does so for labels that WordNet lacks and takes "
+        "WordNet's similarities for the others.",
+    )
     flags.DEFINE_string(
-        "labels", "", "File of label names, one a line, instead."
+        "dataset", "", "Data set with the labels, as in imcl_tf.main."
+    )
+    flags.DEFINE_string("data_dir", "", settings.DATA_DIR.help)
+    flags.DEFINE_string(
+        "labels",
+        "",
+        "Text file with the label names, one per line, in place of --dataset.",
     )
     flags.DEFINE_string(
         "observed",
         "",
-        "observed_labels.npz of a run; else those of the records.",
+        "File observed_labels.npz of a run, whose labels --kind=cooccurrence "
+        "counts in place of the training labels of --dataset.",
     )
-    flags.DEFINE_integer("graph_neighbors", 50, "k_a.", lower_bound=1)
+    flags.DEFINE_integer(
+        "graph_neighbors", 50,
+        "Largest number of neighbours of a label, itself included (k_a).",
+        lower_bound=1,
+    )  # fmt: skip
     flags.DEFINE_string(
-        "articles_from", "", "Wikipedia: XML dump, or folder of TITLE.txt."
+        "articles_from",
+        "",
+        "Source of Wikipedia's articles: an XML dump, or a folder of files "
+        "TITLE.txt.",
     )
     flags.DEFINE_string(
-        "articles", "", "CSV file label,article, chosen by hand."
+        "articles",
+        "",
+        "CSV file with columns label,article: articles that were chosen by "
+        "hand. Other labels get the article that has their name.",
     )
-    flags.DEFINE_string("wordnet_dir", "", "Data directory of the package wn.")
-    flags.DEFINE_string("lexicon", "oewn:2024", "WordNet, as wn names it.")
-    flags.DEFINE_string("out", "", "The graph, an .npz file to write.")
-    flags.DEFINE_string("graph", "", "A graph to draw.")
-    flags.DEFINE_string("around", "", "Label in the centre of the picture.")
-    flags.DEFINE_string("picture", "", "The picture, a .png file to write.")
+    flags.DEFINE_string(
+        "wordnet_dir",
+        "",
+        "Data directory of the package wn; empty = the package's default.",
+    )
+    flags.DEFINE_string(
+        "lexicon",
+        "oewn:2024",
+        "Lexicon of WordNet, NAME:VERSION, as the package wn names it.",
+    )
+    flags.DEFINE_string("out", "", "File .npz to write the graph to.")
+    flags.DEFINE_string("graph", "", "File .npz of the graph to draw.")
+    flags.DEFINE_string(
+        "around", "", "Name of the label in the centre of the picture."
+    )
+    flags.DEFINE_string("picture", "", "File .png to write the picture to.")
 
 
 def main(argv: list[str]):
+    """Makes a graph or a picture, as the flags say."""
     try:
         if argv[1:]:
             raise ValueError(f"unexpected argument {argv[1]!r}")
@@ -82,9 +121,9 @@ def _require(*names: str):
 
 
 def _make() -> str:
-    """Makes the graph that the flags ask for; returns what it is."""
+    """Makes the graph that the flags ask for; returns a line about it."""
     out = Path(FLAGS.out)
-    # Before hours of reading, not after.
+    # Checked first: reading a dump takes hours.
     if not out.parent.is_dir():
         raise FileNotFoundError(f"{out.parent}: no such directory")
     names, observed = _labels()
@@ -109,50 +148,50 @@ def _make() -> str:
 
 
 def _labels() -> tuple[Sequence[str], scipy.sparse.csr_array | None]:
-    """Label names; observed labels [N, C] of the training images, if asked."""
+    """Label names; observed training labels [N, C], for cooccurrence only."""
     if bool(FLAGS.dataset) == bool(FLAGS.labels):
         raise ValueError("either --dataset or --labels must be given")
-    wanted = FLAGS.kind == "cooccurrence"
-    if wanted and not (FLAGS.dataset or FLAGS.observed):
+    counts = FLAGS.kind == "cooccurrence"
+    if counts and not (FLAGS.dataset or FLAGS.observed):
         raise ValueError("--kind=cooccurrence needs --dataset or --observed")
     if FLAGS.dataset:
-        source = catalog.open_dataset(FLAGS.dataset, FLAGS.data_dir)
-        names, observed = source.label_names, source.splits["train"].labels
+        data = load_dataset(FLAGS.dataset, FLAGS.data_dir)
+        names, observed = data.label_names, data.train.labels
     else:
         names, observed = read_label_names(FLAGS.labels), None
-    if wanted and FLAGS.observed:
+    if counts and FLAGS.observed:
         observed = read_observed(FLAGS.observed, len(names))
     return names, observed
 
 
 def read_label_names(path: str) -> tuple[str, ...]:
-    """Label names of a text file, one a line.
+    """Reads label names from a text file with one name per line.
 
     Raises:
       OSError: if the file cannot be read.
-      ValueError: if a line is empty or there twice.
+      ValueError: if the file or a line is empty, or a name is listed twice.
     """
     try:
         names = Path(path).read_text("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text: {error}") from error
     if not names:
-        raise ValueError(f"{path}: no label")
-    lines = {}
+        raise ValueError(f"{path}: holds no label name")
+    lines: dict[str, int] = {}
     for number, name in enumerate(names, 1):
         if not name.strip():
             raise ValueError(f"{path}: line {number} is empty")
         if lines.setdefault(name, number) != number:
-            raise ValueError(f"{path}: line {number}: {name!r} again")
+            raise ValueError(f"{path}: line {number}: {name!r} is listed twice")
     return tuple(names)
 
 
 def read_observed(path: str, num_labels: int) -> scipy.sparse.csr_array:
-    """Observed labels [N, C] that a training run has written.
+    """Reads the observed labels [N, C] that a training run has written.
 
     Raises:
       OSError: if the file cannot be read.
-      ValueError: if it is something else, or of another number of labels.
+      ValueError: if the file holds other data or another number of labels.
     """
     try:
         with Path(path).open("rb") as file:
@@ -161,16 +200,16 @@ def read_observed(path: str, num_labels: int) -> scipy.sparse.csr_array:
         raise ValueError(f"{path}: not observed labels: {error}") from error
     if labels.shape[1] != num_labels:
         raise ValueError(
-            f"{path}: of {labels.shape[1]} labels, expected {num_labels}"
+            f"{path}: holds {labels.shape[1]} labels, expected {num_labels}"
         )
     return scipy.sparse.csr_array(labels)
 
 
 def _from_articles(names, out: Path) -> tuple[scipy.sparse.csr_array, str]:
-    """Similarities [C, C] of a Wikipedia graph, and what they come from."""
+    """Similarities [C, C] from Wikipedia, and a line about their sources."""
     in_wordnet, wordnet_rows = np.zeros(len(names), bool), None
     if FLAGS.kind == "wikipedia_wordnet":
-        # First, for it takes a minute and a dump takes hours.
+        # Read first: it takes a minute, a dump takes hours.
         in_wordnet, wordnet_rows = _from_wordnet(names)
     chosen = {}
     if FLAGS.articles:
@@ -186,22 +225,21 @@ def _from_articles(names, out: Path) -> tuple[scipy.sparse.csr_array, str]:
     ]
     report = f"{len(without)} labels without article"
     if without:
-        more = ", ..." if len(without) > _MOST_SHOWN else ""
-        report += f" ({', '.join(without[:_MOST_SHOWN])}{more})"
+        more = ", ..." if len(without) > _MAXIMUM_SHOWN else ""
+        report += f" ({', '.join(without[:_MAXIMUM_SHOWN])}{more})"
     report = f"{report}; see {table}"
     similarities = wikipedia.similarities(counts)
     if wordnet_rows is None:
         return similarities, report
     others = scipy.sparse.diags_array((~in_wordnet).astype(float))
-    report = (
-        f"{in_wordnet.sum()} labels in {FLAGS.lexicon}, of the others {report}"
-    )
+    report = report.replace(" labels", " other labels", 1)
+    report = f"{in_wordnet.sum()} labels in {FLAGS.lexicon}; {report}"
     return others @ similarities + wordnet_rows, report
 
 
 def _from_wordnet(names) -> tuple[np.ndarray, scipy.sparse.csr_array]:
-    """Which labels WordNet has, [C] bool, and the similarities of these."""
-    from imcl_tf import wordnet
+    """Whether WordNet has each label, [C] bool, and similarities [C, C]."""
+    from data_prep import wordnet
 
     synsets = wordnet.find_nouns(names, FLAGS.lexicon, FLAGS.wordnet_dir)
     similarities = wordnet.similarities(synsets, FLAGS.graph_neighbors)
@@ -211,21 +249,22 @@ def _from_wordnet(names) -> tuple[np.ndarray, scipy.sparse.csr_array]:
 def picture(graph: str, around: str, path: str) -> str:
     """Draws a label and its neighbours.
 
-    The label is in the centre, around it those that it is told by, strongest
-    first, clockwise from the top; a line is the wider the larger the weight,
-    blue > 0, red < 0. Edges among the neighbours are faint.
+    The label is in the centre. Around it are the labels with an edge into it,
+    clockwise from the top, those with the largest weights first. The width of
+    a line shows the size of the weight; blue is positive, red negative. Edges
+    among the neighbours are faint.
 
     Args:
-      graph: .npz of `label_graph.save`.
-      around: label name.
-      path: the picture to write, .png or what else matplotlib knows.
+      graph: .npz file of `label_graph.save`.
+      around: name of the label.
+      path: file to write, .png or another format of matplotlib.
 
     Returns:
-      what was drawn, in a line.
+      a line about the picture.
 
     Raises:
       OSError: if a file cannot be read or written.
-      ValueError: if the graph is none or has no such label.
+      ValueError: if the file holds no graph or the graph has no such label.
     """
     layer, names = label_graph.load_named(graph)
     if around not in names:
@@ -275,7 +314,7 @@ def _draw(center: str, neighbors: Sequence[str], weights, among):
     grey = np.full((len(strengths), 4), 0.4)
     grey[:, 3] = np.clip(0.2 * strengths, 0.03, 0.2)
     axes.add_collection(LineCollection(ends, colors=grey, lw=0.8, zorder=0))
-    # The strongest last, on top.
+    # The largest weight is drawn last, on top.
     for n in reversed(range(len(weights))):
         (x, y), line = places[n], style(weights[n])
         axes.plot([0, x], [0, y], **line)

@@ -2,8 +2,8 @@
 
     python -m data_prep.open_images --raw_dir=DIR --data_dir=DIR
 
-DIR/{train,validation,test}/  annotations-human.csv, annotations-machine.csv,
-                              images.csv (the first alone is a must)
+DIR/{train,validation,test}/  annotations-human.csv; if there are any,
+                              annotations-machine.csv and images.csv
 DIR/classes-trainable.txt     the C machine ids of the labels, in order
 DIR/class-descriptions.csv    machine id, name
 DIR/images/{train,...}/       ab/abcdef0123456789.jpg, as data_prep.download
@@ -30,19 +30,15 @@ import scipy.sparse
 import tensorflow_datasets as tfds
 from absl import app, flags
 
-from imcl_tf import preparation
-from imcl_tf.builders import (
-    SPLITS,
-    Contents,
-    ImageFiles,
-    ImageFilesBuilder,
-)
+from imcl_tf.data import preparation
+from imcl_tf.data.builders import SPLITS, Contents, ImageFilesBuilder
+from imcl_tf.data.manifest import IMAGE_ID, read_image, read_manifest
+from imcl_tf.data.shards import ImageFiles
 from imcl_tf.files import existing_file, parse_or_fail
-from imcl_tf.manifest import IMAGE_ID, read_image, read_manifest
 
 FLAGS = flags.FLAGS
 _BLOCK = 1 << 24  # bytes of a CSV file at a time
-_LEAST_CONFIDENCE = 0.5  # of a machine annotation
+_MINIMUM_CONFIDENCE = 0.5  # of a machine annotation
 
 
 class Annotations(NamedTuple):
@@ -60,8 +56,13 @@ class Annotations(NamedTuple):
 
 
 class Classes(NamedTuple):
-    """Attributes: mids: C trainable machine ids; names: theirs, distinct;
-    described: the machine ids of all classes."""
+    """The classes of Open Images.
+
+    Attributes:
+      mids: C trainable machine ids.
+      names: C distinct names of these.
+      described: machine ids of all classes.
+    """
 
     mids: pd.Index
     names: tuple[str, ...]
@@ -88,13 +89,13 @@ class OpenImages(ImageFilesBuilder):
         tfds.core.BuilderConfig(
             name="machine",
             description="Also labels that no human has verified, present "
-            f"from a confidence of {_LEAST_CONFIDENCE}.",
+            f"from a confidence of {_MINIMUM_CONFIDENCE}.",
         ),
     ]
 
     def _contents(self, raw_dir):
         skip = self.on_bad_image == "skip"
-        machine = self.builder_config.name == "machine"
+        machine = self._machine
         classes = read_classes(raw_dir)
         self.info.metadata["mids"] = list(classes.mids)
         counts, splits = {}, {}
@@ -109,6 +110,45 @@ class OpenImages(ImageFilesBuilder):
             counts |= {f"{split}: {what}": n for what, n in found.items()}
         return Contents(classes.names, splits, counts)
 
+    def _tables(self, raw_dir):
+        optional = [
+            path
+            for split in SPLITS
+            for path in (_listing(raw_dir, split), _manifest(raw_dir, split))
+            if path.is_file()
+        ]
+        annotations = [
+            path
+            for split in SPLITS
+            for path in _annotations(raw_dir / split, self._machine)
+        ]
+        return [*_class_files(raw_dir), *annotations, *optional]
+
+    @property
+    def _machine(self) -> bool:
+        return self.builder_config.name == "machine"
+
+
+def _class_files(raw_dir: Path) -> tuple[Path, Path]:
+    return (
+        raw_dir / "classes-trainable.txt",
+        raw_dir / "class-descriptions.csv",
+    )
+
+
+def _annotations(directory: Path, machine: bool) -> list[Path]:
+    """The files of annotations of one split, those of humans first."""
+    kinds = ("human", "machine") if machine else ("human",)
+    return [directory / f"annotations-{kind}.csv" for kind in kinds]
+
+
+def _listing(raw_dir: Path, split: str) -> Path:
+    return raw_dir / split / "images.csv"
+
+
+def _manifest(raw_dir: Path, split: str) -> Path:
+    return raw_dir / "images" / split / "manifest.csv"
+
 
 def read_classes(raw_dir: Path) -> Classes:
     """Reads classes-trainable.txt and class-descriptions.csv.
@@ -117,8 +157,7 @@ def read_classes(raw_dir: Path) -> Classes:
       ValueError: for a class that is listed twice or not described.
       FileNotFoundError: for a missing file.
     """
-    listed = existing_file(raw_dir / "classes-trainable.txt")
-    described = existing_file(raw_dir / "class-descriptions.csv")
+    listed, described = map(existing_file, _class_files(raw_dir))
     mids = pd.Index(listed.read_text().split())
     blocks = _blocks(described, ("mid", "name"), header=False)
     table = pd.concat(block.to_pandas() for _, block in blocks)
@@ -158,13 +197,12 @@ def read_split(
       ValueError: for a row that cannot be read, with file and line.
       FileNotFoundError: for a missing file.
     """
-    counts = collections.Counter()
-    paths = [existing_file(directory / "annotations-human.csv")]
-    if machine:
-        paths.append(existing_file(directory / "annotations-machine.csv"))
+    counts: collections.Counter = collections.Counter()
     found = [
-        read_annotations(path, classes, counts, machine=number == 1)
-        for number, path in enumerate(paths)
+        read_annotations(
+            existing_file(path), classes, counts, machine=number == 1
+        )
+        for number, path in enumerate(_annotations(directory, machine))
     ]
     ids = _unique(np.concatenate([part.image for part in found]))
     shape = len(ids), len(classes.mids)
@@ -188,14 +226,15 @@ def read_annotations(
     counts: collections.Counter,
     machine: bool = False,
 ) -> Annotations:
-    """Reads a CSV file of annotations in constant memory but for the result.
+    """Reads a CSV file of annotations block by block.
 
     Args:
       path: ImageID,Source,LabelName,Confidence.
       classes: rows of other classes are counted and left out.
       counts: gets how many rows there were, and of what kind.
-      machine: Confidence in [0, 1] tells how probably a class is present, too
-        little of it nothing; else it is 1 = present or 0 = absent.
+      machine: Confidence in [0, 1] is the probability that a class is present;
+        rows of too little confidence are left out. Otherwise it is 1 = present
+        or 0 = absent.
 
     Raises:
       ValueError: for a row that cannot be read, with file and line.
@@ -212,7 +251,7 @@ def read_annotations(
         label = classes.mids.get_indexer(mids)[mid.indices]
         known = (classes.described.get_indexer(mids) >= 0)[mid.indices]
         trained = label >= 0
-        sure = confidence >= _LEAST_CONFIDENCE if machine else trained
+        sure = confidence >= _MINIMUM_CONFIDENCE if machine else trained
         kept = trained & sure
         counts[what] += len(label)
         counts[f"{what} of unknown MIDs"] += int((~trained & ~known).sum())
@@ -242,7 +281,7 @@ def _distinct(
 
 
 def _unique(values: np.ndarray) -> np.ndarray:
-    """As np.unique, whose hash table takes longer and more memory."""
+    """Like np.unique, whose hash table takes more time and memory."""
     values = np.sort(values)
     return values[np.diff(values, prepend=~values[:1]) != 0]
 
@@ -254,7 +293,7 @@ def _usable(ids, raw_dir, split, counts, skip) -> np.ndarray:
     error.
     """
     usable = np.ones(len(ids), bool)
-    listing = raw_dir / split / "images.csv"
+    listing = _listing(raw_dir, split)
     if listing.is_file():
         rows = [
             _numbers(listing, line, image)
@@ -268,10 +307,10 @@ def _usable(ids, raw_dir, split, counts, skip) -> np.ndarray:
             np.isin(listed, ids, invert=True).sum()
         )
         _exclude(usable, np.isin(ids, listed), ids, listing, counts, skip)
-    manifest = raw_dir / "images" / split / "manifest.csv"
+    manifest = _manifest(raw_dir, split)
     if manifest.is_file():
-        rows = read_manifest(manifest)
-        bad = pa.array(rows.loc[rows["status"] != "done", "image_id"])
+        images = read_manifest(manifest)
+        bad = pa.array(images.loc[images["status"] != "done", "image_id"])
         there = np.isin(ids, _hexadecimal(bad), invert=True)
         _exclude(usable, there, ids, manifest, counts, skip)
     return usable
@@ -303,9 +342,9 @@ def _blocks(
     read = pa.csv.ReadOptions(
         block_size=_BLOCK,
         column_names=None if header else columns,
-        use_threads=False,  # with threads, errors do not tell the row
+        use_threads=False,  # with threads, errors do not name the row
     )
-    # Empty lines count as well, or line numbers would be wrong.
+    # Empty lines are rows too: otherwise line numbers would be wrong.
     parse = pa.csv.ParseOptions(
         newlines_in_values=True, ignore_empty_lines=False
     )
@@ -374,8 +413,13 @@ def main(argv: list[str]):
 
 
 if __name__ == "__main__":
-    preparation.define_flags("Holds the unpacked CSV files and images/.")
+    preparation.define_flags(
+        "Directory of the raw files: the unpacked CSV files and images/."
+    )
     flags.DEFINE_bool(
-        "machine_labels", False, "Also labels that no human has verified."
+        "machine_labels",
+        False,
+        "Whether to also use labels that a classifier found and no human has "
+        "verified.",
     )
     app.run(main, flags_parser=parse_or_fail(FLAGS))

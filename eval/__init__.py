@@ -1,3 +1,7 @@
-"""Programs: finished runs -> tables and figures."""
+"""Programs of the checkout: finished runs -> tables and figures."""
 
-import imcl_tf  # noqa: F401, before TensorFlow, which it keeps quiet
+import os
+
+# TensorFlow prints lines about missing GPUs otherwise. It reads this when it is
+# imported, so it is set here, before any program imports it.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

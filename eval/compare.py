@@ -20,6 +20,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,9 +29,13 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import app, flags, logging
 
-from imcl_tf import catalog, search
 from imcl_tf import main as program
+from imcl_tf.data.datasets import load_dataset
+from imcl_tf.data.pipeline import MultiLabelDataset
 from imcl_tf.files import fail, parse_or_fail, replacing
+from imcl_tf.options import Value
+from imcl_tf.settings import DEFAULT_METHOD
+from imcl_tf.training import search
 
 FLAGS = flags.FLAGS
 Grid = dict[str, tuple]
@@ -70,8 +75,8 @@ ROWS = {
         "latent_noise", _MEAN, {"latent_noise_scores": "relevance"}
     ),
     "LSEP": Row("lsep", _PAIRS),
-    "IMCL (minibatch)": Row("imcl", _IMCL, {"dictionary_size": "0"}),
-    "IMCL (dictionary)": Row("imcl", _IMCL),
+    "IMCL (minibatch)": Row(DEFAULT_METHOD, _IMCL, {"dictionary_size": "0"}),
+    "IMCL (dictionary)": Row(DEFAULT_METHOD, _IMCL),
     "assume negative": Row("assume_negative", _SUM),
     "weak assume negative": Row("weak_assume_negative", _SUM),
     "smoothed assume negative": Row(
@@ -121,18 +126,25 @@ class Comparison:
     """
 
     def __init__(
-        self, source, workdir: Path, seeds: list[str], epochs: dict[str, int]
+        self,
+        data: MultiLabelDataset,
+        chosen: dict[str, Value],
+        workdir: Path,
+        seeds: list[str],
+        epochs: dict[str, int],
     ):
-        self._source, self._workdir = source, workdir
+        self._data, self._chosen, self._workdir = data, chosen, workdir
         self._seeds, self._epochs = seeds, epochs
 
     def logistic(self, seed: str) -> Path:
         """Workdir of the logistic model that every row starts from."""
         workdir = self._workdir / "logistic" / seed
         settings = {"method": "logistic", "epochs": "0", "seed": seed}
-        with program.overridden(settings):
-            program.run(self._source, workdir)
+        program.run(self._data, self._changed(settings), workdir)
         return workdir
+
+    def _changed(self, settings: dict[str, str]) -> dict[str, Value]:
+        return program.changed(self._chosen, settings)
 
     def row(self, name: str, regime: str, boost: bool = False) -> dict:
         """Tunes and runs a row of `ROWS`; returns its table entry."""
@@ -183,11 +195,14 @@ class Comparison:
             "epochs": str(self._epochs[regime]),
             "init_from": str(self.logistic(seed)),
         }  # fmt: skip
-        with program.overridden(whole):
-            return program.run(self._source, workdir, tuning=tuning)
+        return program.run(
+            self._data, self._changed(whole), workdir, tuning=tuning
+        )
 
 
-def compare(comparison: Comparison, regimes, names) -> list[dict]:
+def compare(
+    comparison: Comparison, regimes: Sequence[str], names: Sequence[str]
+) -> list[dict]:
     """Runs `names` of `ROWS` in each regime; returns the table's entries."""
     entries = [
         comparison.row(name, regime) for regime in regimes for name in names
@@ -204,7 +219,7 @@ def compare(comparison: Comparison, regimes, names) -> list[dict]:
 def table(entries: list[dict]) -> str:
     """The entries as a Markdown table, one column per regime."""
     regimes = list(dict.fromkeys(entry["regime"] for entry in entries))
-    cells = {}
+    cells: dict[str, dict[str, str]] = {}
     for entry in entries:
         boosted = ", boosted" if "boost" in entry["settings"] else ""
         best = ", ".join(
@@ -240,14 +255,14 @@ def main(argv: list[str]):
             raise ValueError(
                 f"--rows must be of {'; '.join(ROWS)}, got {name!r}"
             )
-        source = catalog.open_dataset(
-            FLAGS.dataset, FLAGS.data_dir, FLAGS.on_bad_image
-        )
+        data = load_dataset(FLAGS.dataset, FLAGS.data_dir, FLAGS.on_bad_image)
         epochs = {
             "fixed_features": FLAGS.epochs,
             "end_to_end": FLAGS.end_to_end_epochs,
         }
-        comparison = Comparison(source, workdir, FLAGS.seeds, epochs)
+        comparison = Comparison(
+            data, program.current_settings(), workdir, FLAGS.seeds, epochs
+        )
         entries = compare(comparison, FLAGS.regimes, names)
         for file, text in (
             ("table.json", json.dumps(entries, indent=2)),

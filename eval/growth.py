@@ -23,7 +23,7 @@ from absl import app, flags
 
 from eval.benchmark.measure import BATCH, FEATURES, LABELS, NEIGHBORS, call
 from imcl_tf.files import fail, parse_or_fail, replacing, write_csv
-from imcl_tf.similarity import joint_nonnegative_omp
+from imcl_tf.ops.similarity import joint_nonnegative_omp
 
 FLAGS = flags.FLAGS
 
@@ -92,12 +92,12 @@ def solve(m: int, c: int, b: int, k: int, repeats: int):
         # tf.random scales the numbers, in a second array of the size.
         return tf.raw_ops.StatelessRandomUniform(shape=shape, seed=shape)
 
-    problem = random(b, c), random(b, FEATURES)
-    problem += random(m, c), random(m, FEATURES)
+    y, f = random(b, c), random(b, FEATURES)
+    atoms_y, atoms_f = random(m, c), random(m, FEATURES)
 
     def run() -> float:
         start = time.perf_counter()
-        joint_nonnegative_omp(*problem, k).indices.numpy()
+        joint_nonnegative_omp(y, f, atoms_y, atoms_f, k).indices.numpy()
         return time.perf_counter() - start
 
     run()

@@ -12,22 +12,127 @@ Huynh and Elhamifar, CVPR 2020. Symbols, as in the paper:
                  `lambda_y`, `lambda_f`, `num_neighbors`, `graph_neighbors`
 """
 
-import os
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-# Must precede TensorFlow: a machine without a GPU is not worth ten lines.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-from imcl_tf.label_graph import LabelGraph
-from imcl_tf.metrics import AveragePrecision, average_precision
-from imcl_tf.model import IMCL
-from imcl_tf.similarity import Similarities, joint_nonnegative_omp
-
-__all__ = [
-    "IMCL",
-    "AveragePrecision",
-    "LabelGraph",
-    "Similarities",
-    "average_precision",
-    "joint_nonnegative_omp",
-]
 __version__ = "0.1.0"
+
+# Public name -> its module, below `imcl_tf`.
+_HOMES = {
+    "joint_nonnegative_omp": "ops.similarity",
+    "Similarities": "ops.similarity",
+    "check_labels": "ops.labels",
+    "hide_labels": "ops.labels",
+    "impute": "ops.labels",
+    "cross_entropy": "ops.losses",
+    "feature_smoothness": "ops.losses",
+    "label_smoothness": "ops.losses",
+    "average_precision": "ops.metrics",
+    "AveragePrecision": "ops.metrics",
+    "backbone": "backbones.make",
+    "freeze_batch_statistics": "backbones.make",
+    "picture_format": "backbones.make",
+    "load_dataset": "data.datasets",
+    "Batches": "data.pipeline",
+    "MultiLabelDataset": "data.pipeline",
+    "Split": "data.pipeline",
+    "fixed_features": "data.features",
+    "Option": "options",
+    "method": "methods",
+    "Batch": "methods.base",
+    "MultiLabelModel": "methods.base",
+    "register_method": "methods.base",
+    "IMCL": "methods.imcl",
+    "LabelGraph": "methods.label_graph",
+    "class_balanced_subset": "methods.dictionary",
+    "Dictionary": "methods.dictionary",
+    "PseudoLabels": "methods.pseudo_labels",
+    "run": "training.run",
+    "evaluate": "training.evaluation",
+    "export": "training.export",
+    "predict_images": "training.prediction",
+    "BestCheckpoint": "training.callbacks",
+    "Evaluation": "training.callbacks",
+    "RateDecay": "training.callbacks",
+    "RateDrop": "training.callbacks",
+}
+_PACKAGES = ("methods", "presets")
+__all__ = [*_HOMES, *_PACKAGES]
+
+if TYPE_CHECKING:
+    from imcl_tf import methods as methods
+    from imcl_tf import presets as presets
+    from imcl_tf.backbones.make import backbone as backbone
+    from imcl_tf.backbones.make import (
+        freeze_batch_statistics as freeze_batch_statistics,
+    )
+    from imcl_tf.backbones.make import picture_format as picture_format
+    from imcl_tf.data.datasets import load_dataset as load_dataset
+    from imcl_tf.data.features import fixed_features as fixed_features
+    from imcl_tf.data.pipeline import Batches as Batches
+    from imcl_tf.data.pipeline import MultiLabelDataset as MultiLabelDataset
+    from imcl_tf.data.pipeline import Split as Split
+    from imcl_tf.methods import method as method
+    from imcl_tf.methods.base import Batch as Batch
+    from imcl_tf.methods.base import MultiLabelModel as MultiLabelModel
+    from imcl_tf.methods.base import register_method as register_method
+    from imcl_tf.methods.dictionary import Dictionary as Dictionary
+    from imcl_tf.methods.dictionary import (
+        class_balanced_subset as class_balanced_subset,
+    )
+    from imcl_tf.methods.imcl import IMCL as IMCL
+    from imcl_tf.methods.label_graph import LabelGraph as LabelGraph
+    from imcl_tf.methods.pseudo_labels import PseudoLabels as PseudoLabels
+    from imcl_tf.ops.labels import check_labels as check_labels
+    from imcl_tf.ops.labels import hide_labels as hide_labels
+    from imcl_tf.ops.labels import impute as impute
+    from imcl_tf.ops.losses import cross_entropy as cross_entropy
+    from imcl_tf.ops.losses import feature_smoothness as feature_smoothness
+    from imcl_tf.ops.losses import label_smoothness as label_smoothness
+    from imcl_tf.ops.metrics import AveragePrecision as AveragePrecision
+    from imcl_tf.ops.metrics import average_precision as average_precision
+    from imcl_tf.ops.similarity import Similarities as Similarities
+    from imcl_tf.ops.similarity import (
+        joint_nonnegative_omp as joint_nonnegative_omp,
+    )
+    from imcl_tf.options import Option as Option
+    from imcl_tf.training.callbacks import BestCheckpoint as BestCheckpoint
+    from imcl_tf.training.callbacks import Evaluation as Evaluation
+    from imcl_tf.training.callbacks import RateDecay as RateDecay
+    from imcl_tf.training.callbacks import RateDrop as RateDrop
+    from imcl_tf.training.evaluation import evaluate as evaluate
+    from imcl_tf.training.export import export as export
+    from imcl_tf.training.prediction import predict_images as predict_images
+    from imcl_tf.training.run import run as run
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        module = importlib.import_module(f"imcl_tf.{_HOMES[name]}")
+        value = getattr(module, name)
+    elif name in _PACKAGES:
+        value = importlib.import_module(f"imcl_tf.{name}")
+    else:
+        raise AttributeError(f"module 'imcl_tf' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+def _starts_a_program() -> bool:
+    """Whether this import is the start of a program of the package."""
+    command = sys.orig_argv
+    if "-m" in command[:-1]:
+        return command[command.index("-m") + 1].startswith("imcl_tf.")
+    return Path(sys.argv[0] if sys.argv else "").name.startswith("imcl-")
+
+
+# `import imcl_tf` registers every method with Keras. A program answers --help
+# and refuses wrong flags before it waits for TensorFlow.
+if not _starts_a_program():
+    importlib.import_module("imcl_tf.methods")

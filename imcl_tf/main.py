@@ -5,199 +5,57 @@ Reads flags/DATASET.cfg ahead of the command line, which wins over it.
 
 from __future__ import annotations
 
-import contextlib
-import importlib.resources
 import sys
 from pathlib import Path
+from typing import Any
 
-import keras
-import tensorflow as tf
-import tensorflow_datasets as tfds
 from absl import app, flags, logging
 
-from imcl_tf import catalog, search, train
-from imcl_tf.backbones import BACKBONES
+from imcl_tf import presets, program, settings
 from imcl_tf.files import fail, parse_or_fail
-from imcl_tf.labels import HIDING_RULES
-from imcl_tf.multilabel import METHODS, Option
+from imcl_tf.options import Value
 
 FLAGS = flags.FLAGS
+USAGE = """
+usage: python -m imcl_tf.main --dataset=NAME --workdir=DIR [--FLAG=VALUE ...]
 
-flags.DEFINE_string("dataset", None, catalog.HELP)
-flags.DEFINE_string("workdir", None, "Directory for every file of the run.")
-flags.DEFINE_string("data_dir", None, catalog.DATA_DIR_HELP)
-flags.DEFINE_enum("method", "imcl", list(METHODS), "What to train.")
-flags.DEFINE_enum(
-    "regime",
-    "end_to_end",
-    train.REGIMES,
-    "Train the CNN too, or keep it fixed and store its features once.",
-)
-flags.DEFINE_enum("backbone", "small_cnn", list(BACKBONES), "CNN.")
-flags.DEFINE_string(
-    "backbone_weights",
-    "none",
-    "imagenet, none, a Keras weights file, or for resnet_v1_101 and vgg_16 a "
-    "TF-Slim checkpoint.",
-)
-flags.DEFINE_integer(
-    "image_size", 0, "Pixels; 0 = the backbone's own.", lower_bound=0
-)
-flags.DEFINE_string(
-    "init_from", "", "Workdir of a run whose initial logistic model to take."
-)
-flags.DEFINE_float(
-    "observed_fraction",
-    1.0,
-    "Share of the training labels to keep; the others are hidden.",
-    lower_bound=0.0,
-    upper_bound=1.0,
-)
-flags.DEFINE_enum(
-    "observed_rule",
-    "per_label",
-    list(HIDING_RULES),
-    "Whether each label keeps one positive and one negative, or each image its "
-    "share.",
-)
-flags.DEFINE_integer("batch_size", 32, "Images per step.", lower_bound=1)
-flags.DEFINE_integer(
-    "epochs", 3, "Of the method, from the logistic model on.", lower_bound=0
-)
-flags.DEFINE_float(
-    "learning_rate", 1e-3, "Of classifiers and CNN.", lower_bound=0.0
-)
-flags.DEFINE_float(
-    "backbone_learning_rate",
-    0.0,
-    "Of the CNN; 0 = --learning_rate.",
-    lower_bound=0.0,
-)
-flags.DEFINE_float(
-    "graph_learning_rate", 0.5, "Of the label graph.", lower_bound=0.0
-)
-flags.DEFINE_integer(
-    "initial_epochs", 40, "Of the initial logistic model.", lower_bound=0
-)
-flags.DEFINE_float(
-    "initial_learning_rate",
-    1e-3,
-    "Of the initial logistic model.",
-    lower_bound=0.0,
-)
-flags.DEFINE_float("epsilon", 1.0, "Of RMSProp.", lower_bound=0.0)
-flags.DEFINE_float(
-    "initial_epsilon", 1e-7, "Of RMSProp, initial model.", lower_bound=0.0
-)
-flags.DEFINE_integer(
-    "rate_drop_epoch",
-    0,
-    "Divide all rates by 10 after so many epochs; 0 = never.",
-    lower_bound=0,
-)
-flags.DEFINE_integer(
-    "evaluate_every", 0, "Steps; 0 = once per epoch.", lower_bound=0
-)
-flags.DEFINE_bool("augment", True, "Crop and mirror training images at random.")
-flags.DEFINE_float(
-    "weight_decay", 0.0, "Times the rate, each step.", lower_bound=0.0
-)
-flags.DEFINE_float(
-    "initial_weight_decay", 1.0, "Of the initial model.", lower_bound=0.0
-)
-flags.DEFINE_string(
-    "label_graph",
-    "cooccurrence",
-    "A: cooccurrence, identity, or a file of data_prep.label_graph.",
-)
-flags.DEFINE_integer(
-    "graph_neighbors", 50, "k_a, neighbours per label.", lower_bound=1
-)
-flags.DEFINE_integer(
-    "dictionary_size",
-    10_000,
-    "Candidates beyond the minibatch, class-balanced; 0 = none.",
-    lower_bound=0,
-)
-flags.DEFINE_integer(
-    "dictionary_refresh",
-    10,
-    "Images of the dictionary, in turn, whose features each step renews.",
-    lower_bound=1,
-)
-flags.DEFINE_bool(
-    "boost",
-    False,
-    "Boost positive attribution scores (methods whose scores are the "
-    "classifier's, end to end, CNNs that pool a feature map).",
-)
-flags.DEFINE_float("boost_factor", 5.0, "alpha, of --boost.", lower_bound=1.0)
-flags.DEFINE_enum(
-    "on_bad_image", "error", ("error", "skip"), "Unreadable images."
-)
-flags.DEFINE_enum(
-    "mixed_precision", "none", ("none", "bfloat16"), "Of the CNN."
-)
-flags.DEFINE_bool(
-    "jit", False, "Compile the CNN with XLA, for accelerators; slower on CPUs."
-)
-flags.DEFINE_enum(
-    "strategy", "none", ("none", "mirrored"), "tf.distribute strategy."
-)
-flags.DEFINE_integer("seed", 0, "Of masks, order and initialisation.")
-
-flags.DEFINE_string(
-    "search",
-    "",
-    "JSON file of settings to try on validation first (imcl_tf/search.py); "
-    "may be interrupted and called again.",
-)
-flags.DEFINE_bool(
-    "resume", False, "Go on with the run of --workdir from its latest round."
-)
-
-
-def _define(option: Option):
-    """Makes an option of a method a flag."""
-    if option.choices:
-        flags.DEFINE_enum(
-            option.name, option.default, option.choices, option.help
-        )
-        return
-    define = {
-        bool: flags.DEFINE_bool,
-        int: flags.DEFINE_integer,
-        float: flags.DEFINE_float,
-        str: flags.DEFINE_string,
-    }[type(option.default)]
-    bounds = {"lower_bound": option.least, "upper_bound": option.most}
-    bounds = {name: x for name, x in bounds.items() if x is not None}
-    define(option.name, option.default, option.help, **bounds)
-
-
-for _option in dict.fromkeys(
-    option for cls in METHODS.values() for option in cls.OPTIONS
-):
-    _define(_option)
-
-_RUN_FLAGS = (
-    "method", "regime", "backbone", "backbone_weights", "image_size",
-    "init_from", "observed_fraction", "observed_rule", "batch_size", "augment",
-    "label_graph", "graph_neighbors", "dictionary_size", "dictionary_refresh",
-    "seed", "boost", "boost_factor",
-)  # fmt: skip
-_NOT_SEARCHED = (
-    "dataset", "workdir", "data_dir", "search", "resume", "seed", "strategy",
-    "mixed_precision", "jit", "on_bad_image",
-)  # fmt: skip
-# What does not change the initial logistic model.
-_AFTER_INITIAL = {
-    "method", "epochs", "learning_rate", "backbone_learning_rate",
-    "graph_learning_rate", "epsilon", "weight_decay", "rate_drop_epoch",
-    "label_graph", "graph_neighbors", "dictionary_size", "dictionary_refresh",
-    "boost", "boost_factor",
-    *(option.name for cls in METHODS.values() for option in cls.OPTIONS),
+Trains a multi-label model from partial labels, evaluates it on the test split
+and exports it. The settings of flags/NAME.cfg are read first; the command line
+wins over them. --flagfile=FILE reads further flags from a file.
+"""
+GROUPS = {
+    "data": (*settings.PROGRAM_DATA, *settings.DATA),
+    "model": settings.MODEL,
+    "method": (
+        *settings.METHOD,
+        *(
+            option
+            for name, options in settings.METHOD_OPTIONS.items()
+            if name != settings.DEFAULT_METHOD
+            for option in options
+        ),
+    ),
+    "training": (*settings.FILES, *settings.TRAINING),
+    "IMCL": settings.METHOD_OPTIONS[settings.DEFAULT_METHOD],
+    "machine": settings.MACHINE,
+}
+# What a search may not change: where a run is, and what it is compared on.
+_NOT_SEARCHED = {
+    *(option.name for option in settings.PROGRAM_DATA),
+    *(option.name for option in settings.FILES),
+    *(option.name for option in settings.MACHINE),
+    "seed",
+}
+# What changes the initial logistic model.
+_OF_INITIAL = {
+    *(option.name for option in (*settings.DATA, *settings.MODEL)),
+    "regime", "momentum", "rate_decay", "evaluate_every", "keep",
+    "initial_epochs", "initial_learning_rate", "initial_epsilon",
+    "initial_weight_decay",
 }  # fmt: skip
+
+for _options in GROUPS.values():
+    program.define(_options)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -206,10 +64,15 @@ def parse_flags(argv: list[str]) -> list[str]:
     Raises:
       flags.Error: for a wrong flag or value, or a missing one.
     """
+    program.print_help_if_asked(argv, USAGE, GROUPS)
     given = FLAGS.read_flags_from_files(argv)
+    _define_flags_of(_last_value(given, "method"))
     name = _last_value(given, "dataset")
     if name is not None:
-        given.insert(1, f"--flagfile={_preset(name)}")
+        try:
+            given.insert(1, f"--flagfile={presets.path(name)}")
+        except ValueError as error:
+            raise flags.IllegalFlagValueError(f"--{error}") from error
     rest = FLAGS(given)
     for name in ("dataset", "workdir"):
         if not FLAGS[name].value:
@@ -217,6 +80,19 @@ def parse_flags(argv: list[str]) -> list[str]:
     if rest[1:]:
         raise flags.Error(f"unexpected argument {rest[1]!r}")
     return rest
+
+
+def _define_flags_of(method: str | None):
+    """Makes flags of the options of a method that `settings` does not know."""
+    if method is None or method in settings.METHOD_OPTIONS:
+        return
+    program.quiet_tensorflow()
+    from imcl_tf.methods import method as named
+
+    try:
+        program.define(named(method).OPTIONS)
+    except ValueError as error:
+        raise flags.IllegalFlagValueError(f"--{error}") from error
 
 
 def _last_value(argv: list[str], flag: str) -> str | None:
@@ -229,25 +105,28 @@ def _last_value(argv: list[str], flag: str) -> str | None:
     return value
 
 
-def _preset(dataset: str) -> Path:
-    """The flag file of a data set, in the wheel or in the checkout."""
-    try:
-        name = catalog.check_name(dataset)
-    except ValueError as error:
-        raise flags.IllegalFlagValueError(str(error)) from error
-    if name == "tfds":  # unknown pictures, as a folder's are
-        name = "folder"
-    installed = Path(str(importlib.resources.files("imcl_tf"))) / "flags"
-    checkout = installed.parents[1] / "flags"
-    for directory in (installed, checkout):
-        path = directory / f"{name}.cfg"
-        if path.is_file():
-            return path
-    raise flags.Error(f"{path}: no such flag file")
+def current_settings() -> dict[str, Value]:
+    """Returns every setting of the flags that a run depends on."""
+    from imcl_tf.methods import method as named
+
+    options = (
+        *settings.PROGRAM_DATA, *settings.RUN, *settings.MACHINE,
+        *named(FLAGS.method).OPTIONS,
+    )  # fmt: skip
+    return {"workdir": FLAGS.workdir, **program.values(options)}
 
 
 def main(argv: list[str]):
+    """Runs what the flags say."""
     del argv
+    program.quiet_tensorflow()
+    import keras
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    from imcl_tf.data.datasets import load_dataset
+    from imcl_tf.training import search
+
     workdir = Path(FLAGS.workdir)
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
@@ -258,132 +137,154 @@ def main(argv: list[str]):
             f"mixed_{FLAGS.mixed_precision}"
         )
     try:
-        source = catalog.open_dataset(
-            FLAGS.dataset, FLAGS.data_dir, FLAGS.on_bad_image
-        )
+        data = load_dataset(FLAGS.dataset, FLAGS.data_dir, FLAGS.on_bad_image)
+        chosen = current_settings()
         if FLAGS.search:
             trials = search.read_trials(Path(FLAGS.search))
-            with overridden(tune(source, workdir, trials)):
-                results = run(source, workdir)
-        else:
-            results = run(source, workdir, resume=FLAGS.resume)
+            chosen |= tune(data, chosen, workdir, trials)
+        results = run(
+            data, chosen, workdir, resume=FLAGS.resume or bool(FLAGS.search)
+        )
     except (
         ValueError, OSError, FloatingPointError, tf.errors.OpError
     ) as error:  # fmt: skip
         logging.debug("Where it happened:", exc_info=True)
         fail(error)
     print(
-        f"{source.name} test mAP: initial logistic "
+        f"{data.name} test mAP: initial logistic "
         f"{results['initial_logistic']['mAP']:.2f}, {results['method']} "
         f"{results['mAP']:.2f}  ({workdir / 'results.json'})"
     )
 
 
 def run(
-    source, workdir: Path, resume: bool = True, tuning: bool = False
-) -> dict:
-    """`train.run` with the settings of the flags."""
+    data: Any,
+    chosen: dict[str, Value],
+    workdir: Path,
+    resume: bool = True,
+    tuning: bool = False,
+) -> dict[str, Any]:
+    """Makes the objects of a run from their names, and runs it.
+
+    Args:
+      data: `MultiLabelDataset`.
+      chosen: as `current_settings` returns; `workdir` replaces what it says.
+      workdir: of the run.
+      resume: see `imcl_tf.run`.
+      tuning: see there.
+
+    Returns:
+      the results, as `imcl_tf.run`.
+    """
+    import keras
+    import tensorflow as tf
+
+    from imcl_tf.backbones.make import backbone
+    from imcl_tf.methods import method as named
+    from imcl_tf.training.run import OPTIONS
+    from imcl_tf.training.run import run as run_objects
+
+    method = str(chosen["method"])
+    names = {option.name for option in (*OPTIONS, *named(method).OPTIONS)}
     keras.backend.clear_session()  # of a run before in this process
-    with _strategy().scope():
-        return train.run(
-            source,
+    keras.utils.set_random_seed(chosen["seed"])
+    strategy = tf.distribute.get_strategy()
+    if chosen["strategy"] == "mirrored":
+        strategy = tf.distribute.MirroredStrategy()
+    with strategy.scope():
+        return run_objects(
+            data,
+            backbone(
+                str(chosen["backbone"]),
+                str(chosen["backbone_weights"]),
+                int(chosen["image_size"]),
+            ),
+            method,
             workdir,
-            schedule=_schedule(""),
-            initial_schedule=_schedule("initial_"),
-            settings=_settings(),
             resume=resume,
             tuning=tuning,
-            model_options={
-                option.name: FLAGS[option.name].value
-                for option in METHODS[FLAGS.method].OPTIONS
-            },
-            **{name: FLAGS[name].value for name in _RUN_FLAGS},
+            settings=program.to_flags(_replayed(chosen, workdir)),
+            **{name: x for name, x in chosen.items() if name in names},
         )
 
 
-def tune(source, workdir: Path, trials: list[dict[str, str]]) -> dict[str, str]:
-    """Searches `trials` on validation; returns the flags of the best.
+def _replayed(chosen, workdir):
+    """The settings that flags.cfg keeps: none of other methods."""
+    from imcl_tf.methods import method as named
 
-    All trials start from one logistic model, WORKDIR/logistic, unless
-    --init_from names one or a searched flag makes it another one.
-    """
-    for name in trials[0]:
-        if name not in FLAGS or name in _NOT_SEARCHED:
-            raise ValueError(f"search: {name} is no flag to search")
-    for settings in trials:  # wrong values now, not after hours
-        with overridden(settings):
-            pass
-    shared = {}
-    if not FLAGS.init_from and set(trials[0]) <= _AFTER_INITIAL:
-        shared["init_from"] = str(workdir / "logistic")
-        plain = {"method": "logistic", "epochs": "0", "boost": "false"}
-        with overridden(plain):
-            run(source, workdir / "logistic")
-
-    def trial(settings, directory):
-        with overridden(settings):
-            return run(source, directory, tuning=True)
-
-    with overridden(shared):
-        return {**shared, **search.search(trials, trial, workdir)}
+    own = {option.name for option in named(chosen["method"]).OPTIONS}
+    other = {
+        option.name
+        for options in settings.METHOD_OPTIONS.values()
+        for option in options
+    } - own
+    kept = {name: x for name, x in chosen.items() if name not in other}
+    return kept | {"workdir": str(workdir)}
 
 
-@contextlib.contextmanager
-def overridden(settings: dict[str, str]):
-    """A context in which flags have other values.
+def changed(
+    chosen: dict[str, Value], change: dict[str, str]
+) -> dict[str, Value]:
+    """Returns settings with some changed, and the options of their method.
+
+    Args:
+      chosen: as `current_settings` returns.
+      change: option -> text of its new value.
 
     Raises:
-      ValueError: for a wrong value.
+      ValueError: for an unknown option or a wrong value.
     """
-    before = {name: FLAGS[name].value for name in settings}
-    try:
-        for name, value in settings.items():
-            try:
-                setattr(FLAGS, name, FLAGS[name].parser.parse(value))
-            except (ValueError, flags.Error) as error:
-                raise ValueError(f"--{name}={value}: {error}") from error
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(FLAGS, name, value)
+    from imcl_tf.methods import method as named
 
-
-def _schedule(prefix: str) -> train.Schedule:
-    return train.Schedule(
-        epochs=FLAGS[prefix + "epochs"].value,
-        learning_rate=FLAGS[prefix + "learning_rate"].value,
-        epsilon=FLAGS[prefix + "epsilon"].value,
-        backbone_learning_rate=0.0 if prefix else FLAGS.backbone_learning_rate,
-        graph_learning_rate=FLAGS.graph_learning_rate,
-        weight_decay=FLAGS[prefix + "weight_decay"].value,
-        rate_drop_epoch=0 if prefix else FLAGS.rate_drop_epoch,
-        evaluate_every=FLAGS.evaluate_every,
-        jit=FLAGS.jit,
+    own = named(change.get("method", str(chosen["method"]))).OPTIONS
+    options = settings.known_options() | {option.name: option for option in own}
+    for name in change:
+        if name not in options:
+            raise ValueError(f"{name} is no option")
+    return (
+        program.values(own)
+        | chosen
+        | {name: options[name].checked(text) for name, text in change.items()}
     )
 
 
-def _strategy():
-    if FLAGS.strategy == "mirrored":
-        return tf.distribute.MirroredStrategy()
-    return tf.distribute.get_strategy()
+def tune(
+    data: Any,
+    chosen: dict[str, Value],
+    workdir: Path,
+    trials: list[dict[str, str]],
+) -> dict[str, Value]:
+    """Searches `trials` on validation; returns the settings of the best.
+
+    All trials start from one logistic model, WORKDIR/logistic, unless
+    --init_from names one or a searched option changes it.
+    """
+    from imcl_tf.training import search
+
+    for name in trials[0]:
+        if name in _NOT_SEARCHED or name not in settings.known_options():
+            raise ValueError(f"search: {name} is no option to search")
+    for trial in trials:  # wrong values now, not after hours
+        changed(chosen, trial)
+    shared = {}
+    if not chosen["init_from"] and not set(trials[0]) & _OF_INITIAL:
+        shared["init_from"] = str(workdir / "logistic")
+        plain = {"method": "logistic", "epochs": "0", "boost": "false"}
+        run(data, changed(chosen, plain), workdir / "logistic")
+
+    def train(trial, directory):
+        return run(
+            data, changed(chosen, shared | trial), directory, tuning=True
+        )
+
+    best = search.search(trials, train, workdir)
+    return changed(chosen, shared | best)
 
 
-def _options(classes) -> set[str]:
-    return {option.name for cls in classes for option in cls.OPTIONS}
-
-
-def _settings() -> str:
-    """Every setting that the run depends on, to be replayed with --flagfile."""
-    ignored = _options(METHODS.values()) - _options([METHODS[FLAGS.method]])
-    ignored |= {"resume", "search"}
-    key_flags = FLAGS.get_key_flags_for_module(sys.modules[__name__])
-    lines = [
-        flag.serialize()
-        for flag in key_flags
-        if flag.value is not None and flag.name not in ignored
-    ]
-    return "\n".join(filter(None, lines)) + "\n"
+def console():
+    """Runs the program `imcl-train`."""
+    app.run(main, flags_parser=parse_or_fail(parse_flags))
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_or_fail(parse_flags))
+    console()

@@ -38,7 +38,7 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     # The longest first: two processes share the files.
-    longest = ("test_readme.py", "test_end_to_end.py")
+    longest = ("test_docs.py", "test_end_to_end.py", "test_every_method.py")
     items.sort(key=lambda item: item.path.name not in longest)
 
 
@@ -202,8 +202,8 @@ def fails(tmp_path):
     Called with the folder, words of the message, and how to prepare; returns
     the message.
     """
-    from imcl_tf.builders import prepare
-    from imcl_tf.folder import folder_builder
+    from imcl_tf.data.builders import prepare
+    from imcl_tf.data.folder import folder_builder
 
     records = tmp_path / "records"
 
@@ -218,7 +218,7 @@ def fails(tmp_path):
         assert len(message.strip().splitlines()) == 1
         assert len(message) < limit
         assert [p for p in records.rglob("*") if p.is_file()] == []
-        assert not [*records.rglob("1.0.0*")]
+        assert not [*records.rglob("2.0.0*")]
         return message
 
     return fails
@@ -227,8 +227,8 @@ def fails(tmp_path):
 @pytest.fixture(scope="session")
 def prepared(folder, tmp_path_factory):
     """The TFDS builder of `folder`, prepared."""
-    from imcl_tf.builders import prepare
-    from imcl_tf.folder import folder_builder
+    from imcl_tf.data.builders import prepare
+    from imcl_tf.data.folder import folder_builder
 
     records = tmp_path_factory.mktemp("records")
     return prepare(folder_builder(folder.path, records), folder.path)
@@ -236,20 +236,15 @@ def prepared(folder, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def make_richer():
-    """A class of builders: as `Folder`, but images have classes as well.
+    """A class of builders: as `Folder`, with classes and certainties too.
 
-    And their labels certainties; `class_of` and `certainty_of` say which.
+    Images have the classes of `class_of`, labels the certainties of
+    `certainty_of`.
     """
-    import tensorflow_datasets as tfds
-
-    from imcl_tf.folder import Folder
-
-    number = tfds.features.Tensor(shape=(), dtype=np.int64)
-    numbers = tfds.features.Tensor(shape=(None,), dtype=np.int64)
+    from imcl_tf.data.folder import Folder
 
     class Richer(Folder, skip_registration=True):
         name = "richer"
-        EXTRA_FEATURES = {"class_id": number, "certainties": numbers}
 
         @staticmethod
         def class_of(image):
@@ -280,21 +275,21 @@ def make_richer():
 @pytest.fixture(scope="session")
 def richer(folder, make_richer, tmp_path_factory):
     """A builder of `make_richer`, prepared from `folder`."""
-    from imcl_tf.builders import prepare
+    from imcl_tf.data.builders import prepare
 
     records = tmp_path_factory.mktemp("richer")
     return prepare(make_richer(data_dir=records), folder.path)
 
 
 class Shards(NamedTuple):
-    """Image records that were written by hand.
+    """Image records that were written by hand, and labels for them.
 
     Attributes:
       files: of the shards, in order.
       lengths: records of each.
       names: [N] image ids, bytes.
       pixels: [N, S, S, 3] uint8, stored as PNG.
-      labels: [N, C] int8.
+      labels: [N, C] int8, not on disk.
     """
 
     files: tuple[str, ...]
@@ -330,13 +325,8 @@ def write_image_shards(
     names = [f"{prefix} {n}.png".encode() for n in range(total)]
     records = iter(
         [
-            example(
-                image_id=name,
-                image=tf.io.encode_png(image).numpy(),
-                positives=np.flatnonzero(row == 1),
-                negatives=np.flatnonzero(row == -1),
-            )
-            for name, image, row in zip(names, pixels, labels, strict=True)
+            example(image_id=name, image=tf.io.encode_png(image).numpy())
+            for name, image in zip(names, pixels, strict=True)
         ]
     )
     files = []

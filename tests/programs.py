@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["imcl_tf.train", "tensorflow_datasets"])
+_FORKS.set_forkserver_preload(["imcl_tf.training.run", "tensorflow_datasets"])
 
 
 def run(module, *arguments, cwd=ROOT, limit=None, timeout=300):

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from imcl_tf import builders, label_graph
+from imcl_tf.data import builders
+from imcl_tf.methods import label_graph
+from imcl_tf.settings import DEFAULT_METHOD
 from tests import programs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,7 +67,7 @@ def finished(tmp_path_factory, folder):
 def test_leaves_every_file_of_the_contract(finished):
     workdir, output = finished
     results = json.loads((workdir / "results.json").read_text())
-    assert results["method"] == "imcl"
+    assert results["method"] == DEFAULT_METHOD
     assert results["dataset"] == "folder"
     assert results["regime"] == "end_to_end"
     assert results["seed"] == 3

@@ -9,7 +9,7 @@ import tracemalloc
 import numpy as np
 
 from eval.benchmark.measure import LABELS, LABELS_PER_IMAGE, Figure, call
-from imcl_tf.metrics import AveragePrecision
+from imcl_tf.ops.metrics import AveragePrecision
 
 
 def average_precision(scale: float, repeats: int) -> list[Figure]:

@@ -21,7 +21,7 @@ from eval.benchmark.measure import (
     called,
     print_ratios,
 )
-from imcl_tf.label_graph import LabelGraph
+from imcl_tf.methods.label_graph import LabelGraph
 
 
 def graph(scale: float, repeats: int) -> list[Figure]:

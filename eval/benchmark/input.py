@@ -12,10 +12,10 @@ import scipy.sparse
 import tensorflow as tf
 
 from eval.benchmark.measure import BATCH, Figure, called
-from imcl_tf import records
-from imcl_tf.backbones import SQUASHED, Resizing
-from imcl_tf.dataset import Split, training_batches
-from imcl_tf.labels import LabelTable
+from imcl_tf.backbones.make import SQUASHED, Resizing
+from imcl_tf.data import records
+from imcl_tf.data.pipeline import Split, training_batches
+from imcl_tf.ops.labels import LabelTable
 
 _HEIGHT, _WIDTH, _SIZE = 375, 500, 224
 _FILES, _LABELS = 8, 5
@@ -47,9 +47,7 @@ def write_pictures(directory: str, distinct: int):
     for file in range(_FILES):
         with tf.io.TFRecordWriter(f"{directory}/{file}") as writer:
             for i, encoded in enumerate(pictures):
-                writer.write(
-                    records.encode_image(f"{file}-{i}", encoded, [0, 1], [2])
-                )
+                writer.write(records.encode_image(f"{file}-{i}", encoded))
 
 
 def _picture(rng) -> bytes:
@@ -76,7 +74,8 @@ def time_batches(
     lengths = (len(pictures),) * len(files)
     labels = np.ones((sum(lengths), _LABELS), np.int8)
     labels = scipy.sparse.csr_array(labels)
-    split = Split(files, lengths, labels, np.zeros(0, np.int32))
+    names = tuple(map(str, range(_LABELS)))
+    split = Split(files, lengths, labels, np.zeros(0, np.int32), names)
     resizing = Resizing(shorter_side) if shorter_side else SQUASHED
     run = training_batches(
         split, LabelTable(labels), (_SIZE, _SIZE, 3), BATCH, 0, augment,

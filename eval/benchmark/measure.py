@@ -70,20 +70,23 @@ def measure(*arguments: str) -> Measured:
 def call(function: Callable, *arguments: str | float) -> Measured:
     """Runs a function of a module by `measure`; it prints its result."""
     # Not __module__: of the program itself that is __main__.
-    module = sys.modules[function.__module__].__spec__.name
+    spec = sys.modules[function.__module__].__spec__
+    assert spec is not None
     given = ", ".join(map(repr, arguments))
     return measure(
-        "-c", f"import {module} as m; m.{function.__name__}({given})"
+        "-c", f"import {spec.name} as m; m.{function.__name__}({given})"
     )
 
 
-def called(what: str, bar: float | None, function: Callable, *arguments):
+def called(
+    what: str, bar: float | None, function: Callable, *arguments: str | float
+) -> Figure:
     """`Figure` of the median ratio that a function prints in its process."""
     ratios = json.loads(call(function, *arguments).output.splitlines()[-1])
     return Figure(what, statistics.median(ratios), "x", bar)
 
 
-def print_ratios(run, floor, repeats: int):
+def print_ratios(run: Callable, floor: Callable, repeats: int):
     """Prints seconds of `run` over those of `floor`, in pairs."""
 
     def seconds(function) -> float:

@@ -19,7 +19,8 @@ from eval.benchmark.measure import (
     measure,
     ratio,
 )
-from imcl_tf.builders import SPLITS
+from imcl_tf.data.builders import SPLITS
+from imcl_tf.data.records import read_labels
 
 
 def records(scale: float, repeats: int) -> list[Figure]:
@@ -38,7 +39,7 @@ def records(scale: float, repeats: int) -> list[Figure]:
             )  # fmt: skip
             files = sorted(map(str, data.rglob("*.tfrecord*")))
             copied.append(call(copy_images, str(raw / "images"), len(files)))
-        size, labels = _label_bytes(files)
+        size, labels = _label_bytes(sorted(data.rglob("labels-*.npz")))
     return [
         Figure("label on disk", size / labels, "bytes", 12),
         Figure(
@@ -98,13 +99,8 @@ def copy_images(directory: str, number: int):
                     writer.write(Path(path).read_bytes())
 
 
-def _label_bytes(files: list[str]) -> tuple[int, int]:
-    """(bytes, number) of all labels: of records less those without labels."""
-    size = labels = 0
-    for record in tf.data.TFRecordDataset(files).as_numpy_iterator():
-        example = tf.train.Example.FromString(record)
-        for name in ("positives", "negatives"):
-            values = example.features.feature.pop(name)
-            labels += len(values.int64_list.value)
-        size += len(record) - example.ByteSize()
+def _label_bytes(tables: list[Path]) -> tuple[int, int]:
+    """(bytes, number) of all labels: the tables with image ids and names."""
+    size = sum(path.stat().st_size for path in tables)
+    labels = sum(read_labels(path).labels.nnz for path in tables)
     return size, labels

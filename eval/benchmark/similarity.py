@@ -14,7 +14,7 @@ from eval.benchmark.measure import (
     called,
     print_ratios,
 )
-from imcl_tf.similarity import joint_nonnegative_omp
+from imcl_tf.ops.similarity import joint_nonnegative_omp
 
 
 def similarity(scale: float, repeats: int) -> list[Figure]:
@@ -52,7 +52,7 @@ def _solver_problem(size: int):
 
 def time_solver(size: int, repeats: int):
     """Prints seconds of Algorithm 2 over those of its k products."""
-    y, f, atoms_y, atoms_f = arrays = _solver_problem(size)
+    y, f, atoms_y, atoms_f = _solver_problem(size)
 
     @tf.function(autograph=False)
     def products(y, f):
@@ -64,7 +64,7 @@ def time_solver(size: int, repeats: int):
         ]
 
     print_ratios(
-        lambda: joint_nonnegative_omp(*arrays, NEIGHBORS),
+        lambda: joint_nonnegative_omp(y, f, atoms_y, atoms_f, NEIGHBORS),
         lambda: products(y, f),
         repeats,
     )
@@ -80,13 +80,15 @@ def time_minibatch(compiled: bool, repeats: int):
     Raises:
       ValueError: if they select other images.
     """
-    arrays = _solver_problem(BATCH)
+    y, f, atoms_y, atoms_f = arrays = _solver_problem(BATCH)
     peer = one_by_one if compiled else one_by_one.python_function
 
     @tf.function(autograph=False)  # as a training step is
     def batched():
         own = tf.range(BATCH)
-        return joint_nonnegative_omp(*arrays, NEIGHBORS, exclude=own)
+        return joint_nonnegative_omp(
+            y, f, atoms_y, atoms_f, NEIGHBORS, exclude=own
+        )
 
     if (batched().indices != peer(*arrays)).numpy().any():
         raise ValueError("the two forms of Algorithm 2 differ")
@@ -94,7 +96,9 @@ def time_minibatch(compiled: bool, repeats: int):
 
 
 @tf.function(autograph=False)
-def one_by_one(y, f, atoms_y, atoms_f) -> tf.Tensor:
+def one_by_one(
+    y: tf.Tensor, f: tf.Tensor, atoms_y: tf.Tensor, atoms_f: tf.Tensor
+) -> tf.Tensor:
     """Algorithm 2 as the paper has it, image after image; the indices."""
     norms = [tf.reduce_sum(tf.square(x), 1) for x in (atoms_y, atoms_f)]
     size = atoms_y.shape[0]

@@ -10,8 +10,8 @@ import tempfile
 import keras
 
 from eval.benchmark.measure import Figure, call, measure, ratio
-from imcl_tf import catalog
-from imcl_tf.multilabel import MultiLabelModel
+from imcl_tf.data.datasets import load_dataset
+from imcl_tf.methods.base import MultiLabelModel
 
 
 def start(scale: float, repeats: int) -> list[Figure]:
@@ -32,8 +32,8 @@ def start(scale: float, repeats: int) -> list[Figure]:
 
 
 def prepare(data_dir: str):
-    """Makes the records, and what is kept of their labels beside them."""
-    catalog.open_dataset("scenes", data_dir)
+    """Makes the records and the label tables."""
+    load_dataset("scenes", data_dir)
 
 
 def first_step(data_dir: str, workdir: str):
@@ -44,7 +44,7 @@ def first_step(data_dir: str, workdir: str):
         fit(model, *args, callbacks=[*callbacks, _End()], **kwargs)
         raise RuntimeError("no step was taken")
 
-    MultiLabelModel.fit = fit_a_step
+    MultiLabelModel.fit = fit_a_step  # type: ignore[assignment,method-assign]
     sys.argv[1:] = [
         "--dataset=scenes", f"--data_dir={data_dir}", f"--workdir={workdir}"
     ]  # fmt: skip

@@ -6,13 +6,13 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from typing import cast
 
 import keras
 import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
-import imcl_tf.baselines  # noqa: F401, registers them
 from eval.benchmark.graph import skewed_labels
 from eval.benchmark.measure import (
     BATCH,
@@ -24,13 +24,13 @@ from eval.benchmark.measure import (
     called,
     print_ratios,
 )
-from imcl_tf.backbones import freeze_batch_statistics, make_backbone
-from imcl_tf.callbacks import DictionaryRefresh
-from imcl_tf.dataset import ahead, with_labels
-from imcl_tf.dictionary import Dictionary
-from imcl_tf.label_graph import LabelGraph
-from imcl_tf.labels import LabelTable
-from imcl_tf.multilabel import METHODS
+from imcl_tf.backbones.make import backbone, freeze_batch_statistics
+from imcl_tf.data.pipeline import prefetched, with_labels
+from imcl_tf.methods import method as method_named
+from imcl_tf.methods.base import METHODS, TrainingData
+from imcl_tf.methods.dictionary import Dictionary
+from imcl_tf.ops.labels import LabelTable
+from imcl_tf.settings import DEFAULT_METHOD
 
 _REFRESH = 10  # images in each step, as by default
 
@@ -125,7 +125,7 @@ class Problem:
 
     def __init__(self, batch_size: int, cnn: str = "resnet101"):
         rng = np.random.default_rng(0)
-        self.backbone = make_backbone(cnn).model
+        self.backbone = backbone(cnn)
         freeze_batch_statistics(self.backbone)
         self.num_features = self.backbone.output_shape[-1]
         self.labels = skewed_labels(DICTIONARY / 3.6e6)
@@ -185,35 +185,65 @@ class Problem:
         return statistics.median(own() - logistic() for _ in range(repeats))
 
 
-def make_model(name, cnn, labels, **options) -> keras.Model:
-    if name == "imcl":
-        options["label_graph"] = LabelGraph.from_cooccurrence(labels, 50)
-    model = METHODS[name](cnn, LABELS, **options)
-    model.build((None, *(cnn.input_shape[1:] if cnn else [FEATURES])))
-    model.adapt(labels, tuple(map(str, range(LABELS))))
+class Labels:
+    """Training data of which labels alone are known.
+
+    Args:
+      labels: [N, C] int8 csr_array.
+      input_shape: of an image or its features.
+    """
+
+    numbered, seed, classes = True, 0, np.zeros(0, np.int32)
+
+    def __init__(
+        self, labels: scipy.sparse.csr_array, input_shape: tuple[int, ...]
+    ):
+        self.labels = self.dataset = labels
+        self.input_shape = input_shape
+        self.label_names = tuple(map(str, range(labels.shape[1])))
+
+
+def make_model(
+    name: str,
+    cnn: keras.Model | None,
+    labels: scipy.sparse.csr_array,
+    **options,
+) -> keras.Model:
+    """A compiled method prepared for `labels`, without a dictionary."""
+    if name == DEFAULT_METHOD:
+        options["dictionary_size"] = 0
+    model = method_named(name)(cnn, LABELS, **options)
+    shape = tuple(cnn.input_shape[1:]) if cnn else (FEATURES,)
+    model.prepare(cast(TrainingData, Labels(labels, shape)))
+    model.build((None, *shape))
     model.compile(keras.optimizers.RMSprop(1e-6, rho=0.9, momentum=0.9))
     return model
 
 
-def add_dictionary(model, inputs: np.ndarray, labels: scipy.sparse.csr_array):
+def add_dictionary(
+    model: keras.Model, inputs: np.ndarray, labels: scipy.sparse.csr_array
+):
     """Of the first images, with random features and atoms."""
     numbers = np.arange(len(inputs))
     images = np.arange(max(len(inputs), labels.shape[0]))
     table = LabelTable(labels[images % labels.shape[0]])
     num_features = model.classifier.kernel.shape[0]
-    model.dictionary = Dictionary(numbers, inputs, table, num_features)
+    model.dictionary = Dictionary(numbers, table, num_features, inputs)
+    model.dictionary.is_filled.assign(True)
     for stored in (model.dictionary.features, model.dictionary.label_atoms):
         stored.assign(
             tf.random.stateless_uniform(stored.shape, [0, 1], dtype=tf.float16)
         )
 
 
-def time_steps(batch_size: int, size: int, repeats: int, cnn="resnet101"):
+def time_steps(
+    batch_size: int, size: int, repeats: int, cnn: str = "resnet101"
+):
     """Prints seconds of IMCL's step over those of logistic's."""
     problem = Problem(batch_size, cnn)
     seconds = problem.seconds(repeats)
     turn = np.arange(_REFRESH)
-    model = problem.model("imcl", len(turn))
+    model = problem.model(DEFAULT_METHOD, len(turn))
 
     def refresh() -> float:
         start = time.perf_counter()
@@ -223,8 +253,8 @@ def time_steps(batch_size: int, size: int, repeats: int, cnn="resnet101"):
 
     refresh()
     more = problem.more_seconds
-    minibatch = more("imcl", 5 * repeats)
-    dictionary = more("imcl", 5 * repeats, size)
+    minibatch = more(DEFAULT_METHOD, 5 * repeats)
+    dictionary = more(DEFAULT_METHOD, 5 * repeats, size)
     dictionary += statistics.median(refresh() for _ in range(5 * repeats))
     print(
         json.dumps(
@@ -239,7 +269,7 @@ def time_steps(batch_size: int, size: int, repeats: int, cnn="resnet101"):
 def take_step(batch_size: int, size: int, cnn: str = "resnet101"):
     """Two steps of IMCL with a dictionary, and a turn of its refresh."""
     problem = Problem(batch_size, cnn)
-    model = problem.model("imcl", size)
+    model = problem.model(DEFAULT_METHOD, size)
     step = problem.step_of(model, problem.images)
     model.refresh_dictionary(np.arange(min(_REFRESH, size)))
     step()
@@ -251,7 +281,7 @@ def time_fixed(size: int, repeats: int, steps: int = 10):
     labels = skewed_labels(DICTIONARY / 3.6e6)
     index = np.arange(BATCH * steps, dtype=np.int32) % labels.shape[0]
     features = rng.random((len(index), FEATURES), np.float32)
-    batches = ahead(
+    batches = prefetched(
         with_labels(
             tf.data.Dataset.from_tensor_slices((index, features)).batch(BATCH),
             LabelTable(labels),
@@ -260,24 +290,18 @@ def time_fixed(size: int, repeats: int, steps: int = 10):
 
     def epoch(name):
         model = make_model(name, None, labels, fixed_features=True)
-        callbacks = []
-        if name == "imcl" and size:
+        if name == DEFAULT_METHOD and size:
             stored = rng.random((size, FEATURES), np.float32)
             add_dictionary(model, stored, labels)
-            callbacks.append(DictionaryRefresh(_REFRESH))
-        return lambda: (
-            model.fit(
-                batches, shuffle=False, verbose=0, callbacks=callbacks
-            ).history
-        )
+        return lambda: model.fit(batches, shuffle=False, verbose=0).history
 
-    print_ratios(epoch("imcl"), epoch("logistic"), repeats)
+    print_ratios(epoch(DEFAULT_METHOD), epoch("logistic"), repeats)
 
 
 def weigh_dictionary(size: int):
     """Prints the bytes of stored features and atoms over those in float32."""
     labels = skewed_labels(DICTIONARY / 3.6e6)
-    model = make_model("imcl", None, labels, fixed_features=True)
+    model = make_model(DEFAULT_METHOD, None, labels, fixed_features=True)
     add_dictionary(model, np.zeros((size, 1), np.float32), labels)
     stored = model.dictionary.features, model.dictionary.label_atoms
     taken = sum(variable.numpy().nbytes for variable in stored)

@@ -1,0 +1,1 @@
+"""Data sets: records, their builders, and minibatches from them."""

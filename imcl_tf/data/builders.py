@@ -1,0 +1,365 @@
+"""Records of image data sets: what every TFDS builder here shares.
+
+A builder lists the images of each split with their observed labels
+(`ImageFiles`). The rest is common: images are checked, turned upright, put in
+random order and written shard by shard (`imcl_tf.data.shards`); their labels
+go to one table per split (`imcl_tf.data.records`), which `prepare` makes anew
+whenever the raw tables change.
+"""
+
+from __future__ import annotations
+
+import collections
+import csv
+import functools
+import itertools
+import json
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from imcl_tf.data import records, shards
+from imcl_tf.data.label_updates import (
+    files_digest,
+    locked,
+    relabelled,
+    rows_of,
+)
+from imcl_tf.data.shards import ImageFiles
+from imcl_tf.files import replacing, write_csv
+
+SPLITS = ("train", "validation", "test")
+LEFT_OUT = "left_out.csv"
+_NUM_LEFT_OUT = "images left out"
+
+
+class Contents(NamedTuple):
+    """What a builder found in its raw files.
+
+    Attributes:
+      label_names: C distinct names.
+      splits: "train", "validation" and "test" -> `ImageFiles`.
+      counts: what the raw files held, and what of it was not used, by name.
+    """
+
+    label_names: tuple[str, ...]
+    splits: dict[str, ImageFiles]
+    counts: dict[str, int] = {}
+
+
+class MultiLabelBuilder(
+    tfds.core.GeneratorBasedBuilder,
+    skip_registration=True,  # type: ignore[call-arg]
+):
+    """Base of the builders: `_split_generators` gives the shards' generators.
+
+    It also sets the metadata's "labels", the label names. For the generators
+    see `shards.Shard.images`.
+    """
+
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {"2.0.0": "Labels beside the records, not within."}
+    DESCRIPTION = "Images with partial labels."
+    HOMEPAGE: str | None = None
+    CITATION: str | None = None
+    LICENSE: str | None = None
+
+    _source_digest = ""
+
+    def _info(self):
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.DESCRIPTION,
+            homepage=self.HOMEPAGE,
+            citation=self.CITATION,
+            license=self.LICENSE,
+            features=records.tfds_features(),
+            metadata=tfds.core.MetadataDict(),
+        )
+
+    def _generate_examples(self):
+        # TFDS asks for it; here a split is shards from the start.
+        raise NotImplementedError
+
+    def _generate_splits(self, dl_manager, download_config):
+        # In place of TFDS's own, which passes every image through a shuffle
+        # on disk, or with Beam in memory, and then cuts other shards.
+        plan = {
+            split: self._shards(split, generators)
+            for split, generators in self._split_generators(dl_manager).items()
+        }
+        _write(list(itertools.chain(*plan.values())), download_config)
+        paths = {split: [s.path for s in x] for split, x in plan.items()}
+        del plan  # and with it a copy of all labels
+        return self._collect(paths)
+
+    def _shards(self, split, generators) -> list[shards.Shard]:
+        place = self._get_filename_template(split_name=split)
+        number = len(generators)
+        return [
+            shards.Shard(
+                os.fspath(
+                    place.sharded_filepath(shard_index=i, num_shards=number)
+                ),
+                generator,
+            )
+            for i, generator in enumerate(generators)
+        ]
+
+    def _collect(self, paths) -> list[tfds.core.SplitInfo]:
+        """Writes label tables and sums up what the shards reported."""
+        counts = collections.Counter(self.info.metadata.get("counts", {}))
+        infos, left_out = [], []
+        for split, of_split in paths.items():
+            if not shards.has_images(of_split):
+                raise ValueError(f"split {split} has no image that can be used")
+            table, report = shards.join_parts(
+                of_split, self.info.metadata["labels"], self._source_digest
+            )
+            records.write_labels(
+                records.labels_file(self.data_path, split), table
+            )
+            counts.update(report.counts)
+            left_out += [(split, *row) for row in report.left_out]
+            infos.append(
+                tfds.core.SplitInfo(
+                    name=split,
+                    shard_lengths=report.lengths,
+                    num_bytes=report.num_bytes,
+                    filename_template=self._get_filename_template(
+                        split_name=split
+                    ),
+                )
+            )
+        if left_out:
+            counts[_NUM_LEFT_OUT] = len(left_out)
+            write_csv(
+                Path(self.data_path) / LEFT_OUT,
+                ("split", "image_id", "reason"),
+                sorted(left_out),
+            )
+        self.info.metadata["counts"] = dict(sorted(counts.items()))
+        return infos
+
+
+class ImageFilesBuilder(
+    MultiLabelBuilder,
+    skip_registration=True,  # type: ignore[call-arg]
+):
+    """Base of the builders of image files: `_contents` lists them.
+
+    Args:
+      on_bad_image: "error", or "skip" to leave out and list images that cannot
+        be used.
+      **kwargs: of TFDS builders: data_dir, config, version.
+    """
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "See docs/datasets.md."
+
+    def __init__(self, *, on_bad_image: str = "error", **kwargs):
+        if on_bad_image not in ("error", "skip"):
+            raise ValueError(
+                f"on_bad_image must be error or skip, got {on_bad_image!r}"
+            )
+        self.on_bad_image = on_bad_image
+        super().__init__(**kwargs)
+
+    def _contents(self, raw_dir: Path) -> Contents:
+        """Reads and checks all but the images."""
+        raise NotImplementedError
+
+    def _tables(self, raw_dir: Path) -> list[Path]:
+        """The files that labels and splits come from, always in one order."""
+        raise NotImplementedError
+
+    def _split_generators(self, dl_manager):
+        raw_dir = Path(dl_manager.manual_dir)
+        self._source_digest = files_digest(self._tables(raw_dir))
+        contents = self._contents(raw_dir)
+        self.info.metadata["labels"] = list(contents.label_names)
+        self.info.metadata["counts"] = contents.counts
+        return {
+            split: self._shard_generators(files, split)
+            for split, files in contents.splits.items()
+        }
+
+    def _shard_generators(self, files, split):
+        skip = self.on_bad_image == "skip"
+        return [
+            functools.partial(shards.labelled_images, files.rows(rows), skip)
+            for rows in shards.cut(files.names, split)
+        ]
+
+    def update_labels(self, raw_dir: Path):
+        """Makes the label tables anew if the raw tables changed.
+
+        The records stay as they are, and so do the images that were left out.
+
+        Args:
+          raw_dir: holds the raw files.
+
+        Raises:
+          ValueError: if the raw tables list other images than the records.
+          FileNotFoundError: for a missing file.
+          OSError: if the tables cannot be written.
+        """
+        self._source_digest = files_digest(self._tables(raw_dir))
+        if self._is_up_to_date():
+            return
+        with locked(self.data_path):
+            # Another run may have made them in the meantime.
+            if not self._is_up_to_date():
+                self._write_tables(self._contents(raw_dir), raw_dir)
+
+    def _is_up_to_date(self) -> bool:
+        return {self._source_digest} == {
+            records.read_source_digest(path)
+            for path in self._label_files().values()
+        }
+
+    def _label_files(self) -> dict[str, Path]:
+        return {
+            split: records.labels_file(self.data_path, split)
+            for split in self.info.splits
+        }
+
+    def _write_tables(self, contents: Contents, raw_dir: Path):
+        left_out, tables = self._left_out(), {}
+        for split, path in self._label_files().items():
+            table = records.read_labels(path)
+            files = contents.splits[split]
+            try:
+                rows = rows_of(table.image_ids, files.names, left_out[split])
+            except ValueError as error:
+                raise ValueError(
+                    f"{self.data_path} holds other images than {raw_dir}: "
+                    f"{error} in split {split}; delete that directory, or "
+                    "choose another for the records"
+                ) from error
+            tables[path] = relabelled(table, files.rows(rows))._replace(
+                label_names=contents.label_names,
+                source_digest=self._source_digest,
+            )
+        self._update_metadata(contents)
+        # Last: without them, the next program begins all of this again.
+        for path, table in tables.items():
+            records.write_labels(path, table)
+
+    def _left_out(self) -> dict[str, set[str]]:
+        """Split -> images that have no record as they could not be used."""
+        left_out = collections.defaultdict(set)
+        path = Path(self.data_path) / LEFT_OUT
+        if path.exists():
+            with path.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    left_out[row["split"]].add(row["image_id"])
+        return left_out
+
+    def _update_metadata(self, contents: Contents):
+        of_images = {
+            what: number
+            for what, number in self.info.metadata["counts"].items()
+            if what.startswith("images: ") or what == _NUM_LEFT_OUT
+        }
+        counts = {**contents.counts, **of_images}
+        self.info.metadata["labels"] = list(contents.label_names)
+        self.info.metadata["counts"] = dict(sorted(counts.items()))
+        with replacing(Path(self.data_path) / "metadata.json") as new:
+            new.write_text(json.dumps(self.info.metadata))
+
+
+def _write(everything: list[shards.Shard], download_config):
+    if download_config.beam_runner or download_config.beam_options:
+        shards.write_with_beam(everything, download_config)
+        return
+    for shard in tfds.core.utils.tqdm(
+        everything, desc="Writing", unit=" shards"
+    ):
+        shards.write(shard)
+
+
+def prepare(
+    builder: MultiLabelBuilder,
+    raw_dir: str | os.PathLike | None = None,
+    beam_runner: str = "",
+    beam_options: tuple[str, ...] = (),
+) -> MultiLabelBuilder:
+    """Makes the records of a data set unless they exist already.
+
+    If they do, their labels are made anew if the raw tables have changed; no
+    picture is written again.
+
+    Args:
+      builder: of the data set.
+      raw_dir: holds its raw files; nothing is written there.
+      beam_runner: name of an Apache Beam runner, "" = without Beam. Workers
+        must see the raw files and the records' directory.
+      beam_options: of that runner, as on its command line.
+
+    Returns:
+      `builder`, prepared.
+
+    Raises:
+      ValueError: for raw files that do not hold what they should, or that list
+        other images than the records that exist.
+      FileNotFoundError: for a missing file.
+      OSError: if the records cannot be written.
+    """
+    if raw_dir is not None and not any(Path(raw_dir).glob("*")):
+        raise FileNotFoundError(f"{raw_dir}: no directory of raw files")
+    if builder.data_path.exists():
+        if isinstance(builder, ImageFilesBuilder) and raw_dir is not None:
+            builder.update_labels(Path(raw_dir))
+        return builder
+    config = tfds.download.DownloadConfig(manual_dir=raw_dir)
+    if beam_runner:
+        try:
+            from apache_beam.options.pipeline_options import PipelineOptions
+        except ImportError as error:
+            raise ValueError(
+                "beam_runner needs Apache Beam: pip install 'imcl_tf[beam]'"
+            ) from error
+        config.beam_runner = beam_runner
+        config.beam_options = PipelineOptions(list(beam_options))
+    try:
+        builder.download_and_prepare(download_config=config)
+    except (RuntimeError, tf.errors.OpError) as error:
+        # TFDS's and TensorFlow's words for a failed write.
+        raise OSError(str(error)) from error
+    return builder
+
+
+def find(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
+    """Opens records that were prepared before.
+
+    Args:
+      name: "NAME" or "NAME/CONFIG"; without CONFIG the only one there is.
+      data_dir: TFDS's data directory, None = its default place.
+
+    Returns:
+      a read-only builder of the newest version.
+
+    Raises:
+      FileNotFoundError: if there are none.
+      ValueError: if CONFIG is missing and there are several.
+    """
+    place = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    found = sorted(
+        path.parent
+        for path in (place / name).glob("**/dataset_info.json")
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
+    )
+    if not found:
+        raise FileNotFoundError(f"{place / name}: no records of {name}")
+    configs = sorted({path.parent for path in found})
+    if len(configs) > 1:
+        raise ValueError(
+            f"{place / name} holds {len(configs)} variants; add one to the "
+            f"name: {', '.join(f'/{path.name}' for path in configs)}"
+        )
+    newest = max(found, key=lambda path: tuple(map(int, path.name.split("."))))
+    return tfds.builder_from_directory(newest)

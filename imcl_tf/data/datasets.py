@@ -1,0 +1,95 @@
+"""From the name of a data set to its records."""
+
+from __future__ import annotations
+
+import random
+
+from absl import logging
+
+from imcl_tf.data import builders
+from imcl_tf.data.folder import folder_builder
+from imcl_tf.data.pipeline import MultiLabelDataset, open_source
+from imcl_tf.data.scenes_set import Scenes
+from imcl_tf.data.tfds_sets import tfds_builder
+from imcl_tf.settings import dataset_kind
+
+# What preparing the paper's data sets takes.
+_COSTS = {
+    "coco": "19 GB to download, 20 GB of records, half an hour",
+    "cub": "1.2 GB to download, 1.2 GB of records, minutes",
+    "open_images": "3.7 million pictures, about 300 GB to download and as much "
+    "of records, days",
+}
+
+
+def load_dataset(
+    name: str, data_dir: str | None = None, on_bad_image: str = "error"
+) -> MultiLabelDataset:
+    """Opens the records of a data set; makes those of small sets first.
+
+    Args:
+      name: "scenes", "folder", "coco", "cub", "open_images" or "tfds:NAME"; a
+        variant follows a slash, as in "coco/2017".
+      data_dir: of a folder, the directory that holds images/, labels.csv and
+        splits.csv; of other sets, where their records lie. None = TFDS's
+        default directory.
+      on_bad_image: for a folder: "error", or "skip" to leave pictures out that
+        cannot be read.
+
+    Returns:
+      `MultiLabelDataset`: its splits train, validation and test, label_names
+      and num_labels.
+
+    Raises:
+      ValueError: for an unknown data set or one that is not as it should be.
+      OSError: for a file or directory that is missing or cannot be written.
+
+    Example:
+      >>> import imcl_tf
+      >>> data = imcl_tf.load_dataset("folder", "pictures")
+      >>> data.num_labels == len(data.label_names)
+      True
+    """
+    # Keras draws the seeds of initial weights from this generator, which TFDS
+    # uses too: weights must not depend on whether records exist already.
+    state = random.getstate()
+    try:
+        builder = _builder(name, data_dir or None, on_bad_image)
+    finally:
+        random.setstate(state)
+    left_out = builder.data_path / builders.LEFT_OUT
+    if left_out.exists():
+        logging.warning(
+            "%d images were left out, listed in %s",
+            builder.info.metadata["counts"]["images left out"], left_out,
+        )  # fmt: skip
+    return open_source(builder)._replace(name=name)
+
+
+def _builder(dataset, data_dir, on_bad_image):
+    """The builder of a data set whose records exist from then on."""
+    kind = dataset_kind(dataset)
+    if kind == "scenes":
+        return builders.prepare(Scenes(data_dir=data_dir))
+    if kind == "tfds":
+        return builders.prepare(
+            tfds_builder(dataset.removeprefix("tfds:"), data_dir)
+        )
+    if kind == "folder":
+        if not data_dir:
+            raise ValueError(
+                "dataset=folder needs data_dir, the directory that holds "
+                "images/, labels.csv and splits.csv"
+            )
+        builder = folder_builder(data_dir, on_bad_image=on_bad_image)
+        return builders.prepare(builder, data_dir)
+    try:
+        return builders.find(f"imcl_{dataset}", data_dir)
+    except FileNotFoundError as error:
+        place = f" --data_dir={data_dir}" if data_dir else ""
+        variant = dataset.partition("/")[2]
+        what = f"with the flags of {variant}; " if variant else ""
+        raise FileNotFoundError(
+            f"{error}; make them in the project's source checkout: python -m "
+            f"data_prep.{kind} --raw_dir=RAW{place} ({what}{_COSTS[kind]})"
+        ) from error

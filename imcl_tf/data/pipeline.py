@@ -1,0 +1,522 @@
+"""TFRecords -> minibatches: a chain of small steps from dataset to dataset."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import scipy.sparse
+import tensorflow as tf
+
+from imcl_tf.backbones.make import SQUASHED, Resizing
+from imcl_tf.data import records
+from imcl_tf.ops.labels import LabelTable, hide_labels
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+SPLITS = ("train", "validation", "test")
+_SHUFFLE_BUFFER = 10_000
+_PARALLEL_FILES = 16
+_THUMBNAIL = (64, 64, 3)
+
+
+class Split(NamedTuple):
+    """Records of one split.
+
+    Attributes:
+      files: TFRecord files, in order.
+      lengths: number of records of each file.
+      labels: [N, C] int8 csr_array, observed labels of the records in order;
+        a row's number is the image's `image_index`.
+      classes: [N] int32, the images' classes; [0] where they have none.
+      label_names: C names.
+      num_features: d of feature records, 0 = records of pictures.
+      pictures: of feature records, those of the pictures they came from.
+
+    Example:
+      >>> import imcl_tf
+      >>> train = imcl_tf.load_dataset("folder", "pictures").train
+      >>> train.labels.shape == (sum(train.lengths), len(train.label_names))
+      True
+    """
+
+    files: tuple[str, ...]
+    lengths: tuple[int, ...]
+    labels: scipy.sparse.csr_array
+    classes: np.ndarray
+    label_names: tuple[str, ...]
+    num_features: int = 0
+    pictures: Split | None = None
+
+    def batches(
+        self, batch_size: int = 32, *, seed: int = 0, augment: bool = True
+    ) -> Batches:
+        """The split in minibatches, for `MultiLabelModel.fit`.
+
+        Args:
+          batch_size: B >= 1.
+          seed: of the order and of the augmentation.
+          augment: crop and mirror pictures at random.
+
+        Returns:
+          `Batches` of a size that the model fitted to them decides.
+
+        Raises:
+          ValueError: if `batch_size` is not positive.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        return Batches(self, batch_size, seed, augment)
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """A split as minibatches, of pictures of one size or of features.
+
+    Attributes:
+      split: the records.
+      batch_size: B.
+      seed: of the order and of the augmentation.
+      augment: crop and mirror pictures at random.
+      input_shape: (S, S, 3), or (d,) of features; () = not decided yet.
+      resizing: of pictures to S x S.
+
+    Example:
+      >>> import imcl_tf
+      >>> data = imcl_tf.load_dataset("folder", "pictures")
+      >>> batches = data.train.batches(4, augment=False)
+      >>> images = batches.sized(32, imcl_tf.picture_format(
+      ...     imcl_tf.backbone("small_cnn")).resizing)
+      >>> inputs, labels = next(iter(images.one_pass()))
+      >>> inputs["inputs"].shape[1:].as_list()
+      [32, 32, 3]
+    """
+
+    split: Split
+    batch_size: int
+    seed: int = 0
+    augment: bool = True
+    input_shape: tuple[int, ...] = ()
+    resizing: Resizing = SQUASHED
+
+    def sized(self, image_size: int, resizing: Resizing) -> Batches:
+        """The same minibatches, with pictures of S x S pixels."""
+        shape: tuple[int, ...] = (image_size, image_size, 3)
+        if self.split.num_features:
+            shape = (self.split.num_features,)
+        return dataclasses.replace(self, input_shape=shape, resizing=resizing)
+
+    def of_split(self, split: Split) -> Batches:
+        """The same minibatches of other records of the same images."""
+        shape = self.input_shape
+        if split.num_features:
+            shape = (split.num_features,)
+        return dataclasses.replace(self, split=split, input_shape=shape)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Minibatches in a pass over the split."""
+        return math.ceil(sum(self.split.lengths) / self.batch_size)
+
+    numbered = True  # records have an `image_index`
+    has_pictures = True
+
+    @property
+    def labels(self) -> scipy.sparse.csr_array:
+        """[N, C] int8, the observed labels."""
+        return self.split.labels
+
+    @property
+    def classes(self) -> np.ndarray:
+        """[N] int32, the images' classes; [0] where they have none."""
+        return self.split.classes
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """C names."""
+        return self.split.label_names
+
+    @functools.cached_property
+    def label_table(self) -> LabelTable:
+        """The observed labels in TensorFlow."""
+        return LabelTable(self.labels)
+
+    def thumbnails(self, image_index: np.ndarray) -> np.ndarray:
+        """Small pictures [n, 64, 64, 3] uint8 of images [n] int, distinct."""
+        return load_inputs(
+            self.split.pictures or self.split, image_index, _THUMBNAIL
+        )
+
+    def training(self, first_step: int = 0) -> tf.data.Dataset:
+        """Endless shuffled minibatches, see `training_batches`."""
+        return training_batches(
+            self.split, self.label_table, self.input_shape,
+            self.batch_size, self.seed,
+            self.augment and len(self.input_shape) == 3,
+            self.resizing, first_step,
+        )  # fmt: skip
+
+    def one_pass(self) -> tf.data.Dataset:
+        """Minibatches as those of training, once, in the records' order."""
+        return one_pass(
+            self.split, self.label_table, self.input_shape,
+            self.batch_size, self.resizing,
+        )  # fmt: skip
+
+    def load_inputs(self, image_index: np.ndarray) -> np.ndarray:
+        """Chosen pictures or features, see `load_inputs`."""
+        return load_inputs(
+            self.split, image_index, self.input_shape, self.resizing
+        )
+
+
+class MultiLabelDataset(NamedTuple):
+    """A data set on disk.
+
+    Attributes:
+      name: of the data set.
+      directory: where its records lie.
+      label_names: C names.
+      train: `Split`.
+      validation: `Split`.
+      test: `Split`.
+
+    Example:
+      >>> import imcl_tf
+      >>> data = imcl_tf.load_dataset("folder", "pictures")
+      >>> list(data.splits)
+      ['train', 'validation', 'test']
+    """
+
+    name: str
+    directory: str
+    label_names: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split
+
+    @property
+    def num_labels(self) -> int:
+        """C."""
+        return len(self.label_names)
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The three splits by name."""
+        return {name: getattr(self, name) for name in SPLITS}
+
+    def hide_labels(
+        self, observed_fraction: float, seed: int = 0, rule: str = "per_label"
+    ) -> MultiLabelDataset:
+        """The same data set with some training labels hidden.
+
+        See `imcl_tf.ops.labels.hide_labels` for arguments and errors.
+        """
+        observed = hide_labels(self.train.labels, observed_fraction, seed, rule)
+        return self._replace(train=self.train._replace(labels=observed))
+
+
+def open_source(builder: tfds.core.DatasetBuilder) -> MultiLabelDataset:
+    """Opens the records that a TFDS builder has prepared.
+
+    Args:
+      builder: tfds.core.DatasetBuilder of this project.
+
+    Returns:
+      `MultiLabelDataset` with the labels of all splits in memory, as sparse
+      arrays.
+
+    Raises:
+      ValueError: if a record file or a label table is damaged or missing.
+    """
+    directory = Path(str(builder.data_path))
+    tables = {
+        split: _labels_of(directory, split, info)
+        for split, info in builder.info.splits.items()
+    }
+    names = tables["train"].label_names
+    if len({(t.label_names, t.source_digest) for t in tables.values()}) > 1:
+        # A program that was updating them was killed.
+        raise ValueError(
+            f"{directory}: the label tables are of different raw files; "
+            "prepare the data set again"
+        )
+    splits = {}
+    for split, info in builder.info.splits.items():
+        pairs = zip(info.filepaths, info.shard_lengths, strict=True)
+        full = [(str(file), length) for file, length in pairs if length]
+        files, lengths = zip(*full, strict=True)
+        table = tables[split]
+        splits[split] = Split(
+            files, lengths, table.labels, table.classes, names
+        )
+    return MultiLabelDataset(builder.name, str(directory), names, **splits)
+
+
+def _labels_of(directory, split, info) -> records.SplitLabels:
+    """The label table of a split, checked against its record files."""
+    path = records.labels_file(directory, split)
+    table = records.read_labels(path)
+    records.check_files([*map(str, info.filepaths)], table.file_sizes)
+    if len(table.image_ids) != info.num_examples:
+        raise ValueError(
+            f"{path}: {len(table.image_ids)} images where {info.num_examples} "
+            "were written; prepare the data set again"
+        )
+    return table
+
+
+def decode_and_resize(
+    encoded: tf.Tensor, image_size: int, resizing: Resizing = SQUASHED
+) -> tf.Tensor:
+    """Decodes one image [] string (JPEG, PNG, BMP, GIF's first frame).
+
+    Args:
+      encoded: the file.
+      image_size: S.
+      resizing: to S x S.
+
+    Returns:
+      [S, S, 3] uint8.
+    """
+    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    image.set_shape([None, None, 3])
+    size = tf.constant([image_size, image_size])
+    if resizing.shorter_side:
+        before = tf.cast(tf.shape(image)[:2], tf.float32)
+        # Rounded down, as for the 341 pixels of the Open Images checkpoint.
+        shorter_side = resizing.shorter_side * image_size // 224
+        scale = shorter_side / tf.reduce_min(before)
+        size = tf.cast(tf.round(before * scale), tf.int32)
+    if resizing.tf1:
+        image = tf.compat.v1.image.resize(tf.cast(image, tf.float32), size)
+    else:
+        image = tf.image.resize(image, size, antialias=True)
+    if resizing.shorter_side:
+        # Not resize_with_crop_or_pad, whose checks take longer than the crop.
+        start = tf.pad((size - image_size) // 2, [[0, 1]])
+        image = tf.slice(image, start, [image_size, image_size, 3])
+    # Means of bytes: there is nothing to clip.
+    return tf.cast(tf.round(image), tf.uint8)
+
+
+def indexed_records(
+    split: Split, shuffle_seed: int | None = None
+) -> tf.data.Dataset:
+    """(image_index [] int32, record [] string), shuffled anew each epoch."""
+    firsts = np.cumsum([0, *split.lengths[:-1]]).astype(np.int64)
+    files = tf.data.Dataset.from_tensor_slices((list(split.files), firsts))
+    if shuffle_seed is None:
+        return files.flat_map(_read_indexed)
+    ds = files.shuffle(len(split.files), shuffle_seed).interleave(
+        _read_indexed,
+        cycle_length=_PARALLEL_FILES,
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    return ds.shuffle(_SHUFFLE_BUFFER, shuffle_seed)
+
+
+def _read_indexed(file, first):
+    # Not enumerate, whose int64 would take a call for each record to convert.
+    numbers = tf.data.Dataset.range(first, tf.int32.max, output_type=tf.int32)
+    return tf.data.Dataset.zip(numbers, tf.data.TFRecordDataset(file))
+
+
+def with_inputs(
+    ds: tf.data.Dataset,
+    input_shape: tuple[int, ...],
+    batch_size: int,
+    resizing: Resizing = SQUASHED,
+) -> tf.data.Dataset:
+    """Numbered records -> (image_index [B], inputs [B, *input_shape]).
+
+    Args:
+      ds: of `indexed_records`.
+      input_shape: (S, S, 3) for image records, (d,) for feature records.
+      batch_size: B; the last minibatch may be smaller.
+      resizing: of images to S x S.
+
+    Returns:
+      uint8 images or float32 features.
+    """
+    if len(input_shape) == 1:
+        # Feature records parse faster a batch at a time.
+        return ds.batch(batch_size).map(
+            lambda i, r: (i, records.decode_features(r, input_shape[0])),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+
+    def decode(index, record):
+        _, encoded = records.decode_image(record)
+        return index, decode_and_resize(encoded, input_shape[0], resizing)
+
+    return ds.map(decode, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
+
+
+def with_labels(ds: tf.data.Dataset, labels: LabelTable) -> tf.data.Dataset:
+    """Adds labels: (image_index, inputs) -> ({...}, labels [B, C] int8)."""
+    return ds.map(
+        lambda index, inputs: (
+            {"inputs": inputs, "image_index": index},
+            labels.rows(index),
+        ),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+
+
+def augmented(
+    ds: tf.data.Dataset,
+    image_size: int,
+    seed: int,
+    first_step: int = 0,
+    minimum_area: float = 0.8,
+) -> tf.data.Dataset:
+    """Crops each image at random, back to its size, and mirrors every other.
+
+    Args:
+      ds: (image_index [B], images [B, S, S, 3] uint8).
+      image_size: S.
+      seed: of crops and mirroring, together with the step.
+      first_step: number of the first minibatch.
+      minimum_area: of a crop, as a share of the image, in (0, 1].
+
+    Returns:
+      elements as those of `ds`.
+    """
+
+    def crop(batch, step):
+        index, images = batch
+        size = tf.shape(images)[0]
+        u = tf.random.stateless_uniform([4, size], tf.stack([seed, step]))
+        side = tf.sqrt(minimum_area + (1.0 - minimum_area) * u[0])
+        top, left = u[1] * (1.0 - side), u[2] * (1.0 - side)
+        right = left + side
+        # A box from right to left is a mirror image.
+        mirror = u[3] < 0.5
+        boxes = tf.stack(
+            [
+                top,
+                tf.where(mirror, right, left),
+                top + side,
+                tf.where(mirror, left, right),
+            ],
+            1,
+        )
+        images = tf.image.crop_and_resize(
+            images, boxes, tf.range(size), [image_size, image_size]
+        )
+        return index, tf.cast(tf.round(images), tf.uint8)
+
+    steps = tf.data.Dataset.counter(first_step)
+    return tf.data.Dataset.zip(ds, steps).map(
+        crop, num_parallel_calls=tf.data.AUTOTUNE
+    )
+
+
+def training_batches(
+    split: Split,
+    labels: LabelTable,
+    input_shape: tuple[int, ...],
+    batch_size: int,
+    seed: int,
+    augment: bool = False,
+    resizing: Resizing = SQUASHED,
+    first_step: int = 0,
+) -> tf.data.Dataset:
+    """Endless shuffled minibatches, each epoch in a new order.
+
+    A minibatch is determined by seed and step alone.
+
+    Args:
+      split: of image or feature records.
+      labels: observed labels of the run, which may hide some of the split's.
+      input_shape: (S, S, 3) or (d,).
+      batch_size: B.
+      seed: of order and augmentation.
+      augment: crop and mirror images at random.
+      resizing: of images to S x S, before that.
+      first_step: where to begin, in minibatches; what comes before is read,
+        but not decoded.
+
+    Returns:
+      ({"inputs": [B, *input_shape], "image_index": [B] int32},
+      labels [B, C] int8). An epoch is ceil(N / B) minibatches.
+    """
+    steps_per_epoch = math.ceil(sum(split.lengths) / batch_size)
+    first_epoch, done = divmod(first_step, steps_per_epoch)
+
+    def epoch(number):
+        # Of this graph alone. A seed that is a tensor fails beside 0, and the
+        # order is to depend on nothing but `seed`.
+        tf.random.set_seed(1)
+        skipped = tf.where(number == first_epoch, done * batch_size, 0)
+        ds = indexed_records(split, seed + number)
+        ds = ds.skip(tf.cast(skipped, tf.int64))
+        return with_inputs(ds, input_shape, batch_size, resizing)
+
+    ds = tf.data.Dataset.counter(first_epoch).flat_map(epoch)
+    if augment:
+        ds = augmented(ds, input_shape[0], seed, first_step)
+    return prefetched(with_labels(ds, labels))
+
+
+def one_pass(
+    split: Split,
+    labels: LabelTable,
+    input_shape: tuple[int, ...],
+    batch_size: int,
+    resizing: Resizing = SQUASHED,
+) -> tf.data.Dataset:
+    """Minibatches as those of training, once, in the order of the records."""
+    ds = with_inputs(indexed_records(split), input_shape, batch_size, resizing)
+    return prefetched(with_labels(ds, labels))
+
+
+def prefetched(ds: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns the data set with its elements made ahead, on all cores."""
+    options = tf.data.Options()
+    # The tuner sleeps for up to a minute at a time, and what ends waits until
+    # it wakes. Without it a map has a call for each core, 16 at most.
+    options.autotune.enabled = False
+    return ds.prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+def load_inputs(
+    split: Split,
+    image_index: np.ndarray,
+    input_shape: tuple[int, ...],
+    resizing: Resizing = SQUASHED,
+) -> np.ndarray:
+    """Loads chosen images or features into memory, in one pass.
+
+    Args:
+      split: of image or feature records.
+      image_index: [M] int, distinct.
+      input_shape: (S, S, 3) or (d,).
+      resizing: of images to S x S.
+
+    Returns:
+      [M, *input_shape] uint8 or float32.
+    """
+    ends = np.cumsum(split.lengths)
+    files = np.unique(np.searchsorted(ends, image_index, side="right"))
+    firsts = (ends - split.lengths)[files].astype(np.int64)
+    position = np.full(ends[-1], -1)
+    position[image_index] = np.arange(len(image_index))
+    wanted = tf.constant(position >= 0)
+    # Only the files that hold a wanted image are read.
+    ds = tf.data.Dataset.from_tensor_slices(
+        ([split.files[i] for i in files], firsts)
+    ).flat_map(_read_indexed)
+    ds = ds.filter(lambda index, _: tf.gather(wanted, index))
+    dtype = np.uint8 if len(input_shape) == 3 else np.float32
+    result = np.empty((len(image_index), *input_shape), dtype)
+    ds = with_inputs(ds, input_shape, 256, resizing)
+    for index, inputs in ds.prefetch(2):
+        result[position[index.numpy()]] = inputs.numpy()
+    return result

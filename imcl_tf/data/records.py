@@ -1,0 +1,280 @@
+"""What is on disk: image or feature records, and a label table per split.
+
+A TFRecord of one image or of one feature holds
+
+    image_id  bytes        the image's name
+    image     bytes        JPEG or PNG as it came, never encoded again
+    feature   [d] float32  in place of `image` in fixed-features records
+
+and no label. `labels-SPLIT.npz`, beside the image records, holds those of all
+N images of a split, in the order of the records:
+
+    image_ids      [N] bytes      image ids in UTF-8
+    label_names    [C] bytes      label names in UTF-8
+    values         [P] int8       -1 or +1: the P observed labels, by image
+    columns        [P] int32      their label indices, ascending in each image
+    row_splits     [N + 1] int    image i has the labels row_splits[i : i + 2]
+    classes        [N] int32      class of each image; [0] without classes
+    extra_NAME     [P] or [N]     further integers of each label or image
+    file_sizes     [F] int64      bytes of each of the split's record files
+    source_digest  str            of the raw files that the labels came from
+
+The table is the truth, not a cache: one changed label rewrites the table and
+no picture. No dense label vector is ever on disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import scipy.sparse
+import tensorflow as tf
+
+from imcl_tf.files import existing_file, replacing
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+_EXTRA = "extra_"
+_AGAIN = "prepare the data set again"
+_DAMAGED = EOFError, KeyError, ValueError, zipfile.BadZipFile
+
+
+class SplitLabels(NamedTuple):
+    """The label table of a split.
+
+    Attributes:
+      image_ids: [N] bytes, image ids in UTF-8, in the order of the records.
+      labels: [N, C] int8 csr_array, observed entries -1 or +1.
+      label_names: C names.
+      classes: [N] int32, the images' classes; [0] where they have none.
+      extras: further integers by name, [N] or one for each entry of `labels`.
+      file_sizes: [F] int64, bytes of the split's record files.
+      source_digest: of the raw files that the labels came from, "" = none.
+    """
+
+    image_ids: np.ndarray
+    labels: scipy.sparse.csr_array
+    label_names: tuple[str, ...]
+    classes: np.ndarray
+    extras: dict[str, np.ndarray]
+    file_sizes: np.ndarray
+    source_digest: str = ""
+
+
+def labels_file(directory: str | os.PathLike, split: str) -> Path:
+    """The path of a split's label table, beside its records."""
+    return Path(directory) / f"labels-{split}.npz"
+
+
+def write_labels(path: Path, table: SplitLabels):
+    """Writes a label table, whole or not at all.
+
+    Raises:
+      OSError: if it cannot be written; what was there before then stays.
+    """
+    labels = table.labels
+    index = scipy.sparse.get_index_dtype(maxval=labels.nnz)
+    extras: dict[str, Any] = {
+        _EXTRA + name: x for name, x in table.extras.items()
+    }
+    with replacing(path) as new:
+        np.savez(
+            new,
+            image_ids=table.image_ids,
+            label_names=to_bytes(table.label_names),
+            values=labels.data,
+            columns=labels.indices.astype(np.int32, copy=False),
+            row_splits=labels.indptr.astype(index, copy=False),
+            classes=table.classes,
+            file_sizes=np.asarray(table.file_sizes, np.int64),
+            source_digest=np.array(table.source_digest),
+            **extras,
+        )
+
+
+def read_labels(path: Path) -> SplitLabels:
+    """Reads a label table.
+
+    Raises:
+      ValueError: if it is missing or damaged.
+    """
+    with _opened(path) as kept:
+        names = from_bytes(kept["label_names"])
+        shape = len(kept["image_ids"]), len(names)
+        parts = kept["values"], kept["columns"], kept["row_splits"]
+        return SplitLabels(
+            kept["image_ids"],
+            scipy.sparse.csr_array(parts, shape),
+            names,
+            kept["classes"],
+            {
+                name.removeprefix(_EXTRA): kept[name]
+                for name in kept
+                if name.startswith(_EXTRA)
+            },
+            kept["file_sizes"],
+            str(kept["source_digest"]),
+        )
+
+
+def read_source_digest(path: Path) -> str:
+    """Reads `SplitLabels.source_digest` alone; raises as `read_labels`."""
+    with _opened(path) as kept:
+        return str(kept["source_digest"])
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
+    """The arrays of a label table, each read when it is asked for."""
+    try:
+        with existing_file(path).open("rb") as file, np.load(file) as kept:
+            yield kept
+    except FileNotFoundError as error:
+        raise ValueError(f"{error}; {_AGAIN}") from error
+    except _DAMAGED as error:
+        raise ValueError(
+            f"{path}: damaged label table ({error}); {_AGAIN}"
+        ) from error
+
+
+def check_files(files: Sequence[str], sizes: Sequence[int] | np.ndarray):
+    """Checks that record files are those that a label table belongs to.
+
+    Args:
+      files: F record files.
+      sizes: [F] bytes that were written, of `SplitLabels`.
+
+    Raises:
+      ValueError: for a file that is missing or has another size.
+    """
+    if len(files) != len(sizes):
+        raise ValueError(
+            f"{files[0]}: one of {len(files)} files where {len(sizes)} were "
+            f"written; {_AGAIN}"
+        )
+    for file, size in zip(files, sizes, strict=True):
+        try:
+            found = Path(file).stat().st_size
+        except FileNotFoundError as error:
+            raise ValueError(f"{file}: no such file; {_AGAIN}") from error
+        if found != size:
+            raise ValueError(
+                f"{file}: {found} bytes where {size} were written; {_AGAIN}"
+            )
+
+
+def labels_digest(
+    labels: scipy.sparse.csr_array, label_names: Sequence[str]
+) -> str:
+    """A digest of labels; it depends on entries and names only.
+
+    Args:
+      labels: [N, C] int8, observed entries -1 or +1.
+      label_names: C names.
+
+    Returns:
+      16 hexadecimal digits.
+    """
+    if not labels.has_canonical_format or not labels.data.all():
+        labels = labels.copy()
+        labels.sum_duplicates()
+        labels.eliminate_zeros()
+    digest = hashlib.sha256(json.dumps([*label_names]).encode())
+    for values, dtype in (
+        (np.array(labels.shape), "<i8"),
+        (np.diff(labels.indptr), "<i8"),
+        (labels.indices, "<i4"),
+        (labels.data, "i1"),
+    ):
+        digest.update(np.ascontiguousarray(values, dtype).data)
+    return digest.hexdigest()[:16]
+
+
+def to_bytes(names: Sequence[str]) -> np.ndarray:
+    """[N] bytes of fixed width: the names in UTF-8."""
+    return np.array([name.encode() for name in names], bytes)
+
+
+def from_bytes(names: np.ndarray) -> tuple[str, ...]:
+    """The inverse of `to_bytes`."""
+    return tuple(name.decode() for name in names.tolist())
+
+
+def tfds_features() -> tfds.features.FeaturesDict:
+    """The image schema as TFDS features, to read the records with TFDS."""
+    import tensorflow_datasets as tfds
+
+    return tfds.features.FeaturesDict(
+        {
+            "image_id": tfds.features.Text(),
+            "image": tfds.features.Image(shape=(None, None, 3)),
+        }
+    )
+
+
+def encode_image(image_id: str, encoded: bytes) -> bytes:
+    """An image's record.
+
+    Args:
+      image_id: name of the image.
+      encoded: JPEG or PNG.
+
+    Returns:
+      a serialized tf.train.Example.
+    """
+    return _example(image_id=_bytes(image_id.encode()), image=_bytes(encoded))
+
+
+def encode_feature(image_id: bytes, feature: np.ndarray) -> bytes:
+    """A fixed-features record.
+
+    Args:
+      image_id: name of the image.
+      feature: [d] float32.
+
+    Returns:
+      a serialized tf.train.Example.
+    """
+    return _example(
+        image_id=_bytes(image_id),
+        feature=tf.train.Feature(float_list=tf.train.FloatList(value=feature)),
+    )
+
+
+def _example(**feature: tf.train.Feature) -> bytes:
+    return tf.train.Example(
+        features=tf.train.Features(feature=feature)
+    ).SerializeToString(deterministic=True)
+
+
+def _bytes(value: bytes) -> tf.train.Feature:
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+
+def decode_image(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns image id and encoded image, both [] string, of one record."""
+    example = tf.io.parse_single_example(
+        serialized,
+        {
+            "image_id": tf.io.FixedLenFeature([], tf.string),
+            "image": tf.io.FixedLenFeature([], tf.string),
+        },
+    )
+    return example["image_id"], example["image"]
+
+
+def decode_features(serialized: tf.Tensor, num_features: int) -> tf.Tensor:
+    """Returns the features [B, d] float32 of records [B]."""
+    return tf.io.parse_example(
+        serialized,
+        {"feature": tf.io.FixedLenFeature([num_features], tf.float32)},
+    )["feature"]

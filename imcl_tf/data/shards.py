@@ -1,0 +1,386 @@
+"""Shards of image records: read and check the images, write records, labels.
+
+A split is cut into shards, the images in an order by a hash of their names.
+Writing a shard leaves its records and, beside them, a part of the split's
+label table with a report; `join_parts` makes the whole table of the parts.
+Shards are written one at a time here or many at once by Apache Beam; the bytes
+are the same either way.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import functools
+import json
+import os
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import hashing
+
+from imcl_tf.data import images, records
+
+_SHARD_IMAGES = 2048
+_MINIMUM_SHARDS = 8  # to shuffle and read in parallel
+_IMAGES_PER_TASK = 32
+CLASS_ID = "class_id"  # the extra that becomes the table's `classes`
+
+
+class ImageFiles(NamedTuple):
+    """The images of one split, before they are read.
+
+    Attributes:
+      names: N distinct image ids.
+      labels: [N, C] int8 csr_array, observed entries -1 or +1.
+      read: image id -> bytes of its file; raises OSError; can be pickled.
+      extras: further integers by name: [N] of the images ("class_id" is their
+        class), or a csr_array [N, C] with the entries of `labels`.
+    """
+
+    names: list[str] | np.ndarray
+    labels: scipy.sparse.csr_array
+    read: Callable[[str], bytes]
+    extras: dict[str, np.ndarray | scipy.sparse.csr_array] = {}
+
+    def rows(self, chosen: np.ndarray) -> ImageFiles:
+        """The images of indices `chosen` [n], in that order, labels sorted."""
+        chosen_rows = self._replace(
+            names=[str(self.names[i]) for i in chosen],
+            labels=self.labels[chosen],
+            extras={name: x[chosen] for name, x in self.extras.items()},
+        )
+        for values in (chosen_rows.labels, *chosen_rows.extras.values()):
+            if scipy.sparse.issparse(values):
+                values.sort_indices()
+        return chosen_rows
+
+
+class LabelledImage(NamedTuple):
+    """One image with its labels, as the generator of a shard yields it.
+
+    Attributes:
+      image_id: its name.
+      encoded: JPEG or PNG.
+      columns: [P] int32, label indices, ascending.
+      values: [P] int8, -1 or +1.
+      extras: further integers by name, [P] or [].
+    """
+
+    image_id: str
+    encoded: bytes
+    columns: np.ndarray
+    values: np.ndarray
+    extras: dict[str, Any] = {}
+
+
+class Shard(NamedTuple):
+    """A shard to write.
+
+    Attributes:
+      path: of its records.
+      images: yields its images; called with a counter, for what it met, and a
+        list, for (image id, reason) of what it left out. It can be pickled.
+    """
+
+    path: str
+    images: Callable[[collections.Counter, list], Iterator[LabelledImage]]
+
+
+def cut(names: Sequence[str], split: str) -> list[np.ndarray]:
+    """Cuts a split into shards: the indices of their images.
+
+    The order is TFDS's own, by a hash of the names; it does not depend on how
+    the names were listed.
+    """
+    hasher = hashing.Hasher(split)
+    hashes = [hasher.hash_key(str(name)) for name in names]
+    order = np.array(sorted(range(len(names)), key=hashes.__getitem__), int)
+    number = max(
+        min(_MINIMUM_SHARDS, len(order)), len(order) // _SHARD_IMAGES, 1
+    )
+    ends = [round(len(order) * i / number) for i in range(1, number)]
+    return np.split(order, ends)
+
+
+def labelled_images(
+    files: ImageFiles, skip: bool, counts: collections.Counter, left_out: list
+) -> Iterator[LabelledImage]:
+    """Reads and checks image files, in order; see `Shard.images`.
+
+    Args:
+      files: the images, labels sorted.
+      skip: list images that cannot be used in `left_out`, rather than raise.
+      counts: gets how many images were unusual, by kind.
+      left_out: gets (image id, reason).
+
+    Raises:
+      ValueError: for an image that cannot be used, without `skip`.
+    """
+    for i, (encoded, unusual, problem) in enumerate(_read_in_threads(files)):
+        if problem is None:
+            counts.update(unusual)
+            yield _with_labels(files, i, encoded)
+        elif skip:
+            left_out.append((files.names[i], problem))
+        else:
+            raise ValueError(
+                f"{files.names[i]}: {problem}; --on_bad_image=skip leaves such "
+                "images out"
+            )
+
+
+def _with_labels(files: ImageFiles, i: int, encoded: bytes) -> LabelledImage:
+    row = slice(*files.labels.indptr[i : i + 2])
+    return LabelledImage(
+        files.names[i],
+        encoded,
+        files.labels.indices[row],
+        files.labels.data[row],
+        {
+            name: x.data[row] if scipy.sparse.issparse(x) else x[i]
+            for name, x in files.extras.items()
+        },
+    )
+
+
+def _read_in_threads(files) -> Iterator[tuple[bytes, list[str], str | None]]:
+    """What `_read_images` returns for all images, in order."""
+    read = functools.partial(_read_images, files.read)
+    tasks = [
+        files.names[start : start + _IMAGES_PER_TASK]
+        for start in range(0, len(files.names), _IMAGES_PER_TASK)
+    ]
+    threads = os.cpu_count() or 1
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        # A few at a time: `map` alone would read all of them ahead.
+        for start in range(0, len(tasks), 2 * threads):
+            for found in pool.map(read, tasks[start : start + 2 * threads]):
+                yield from found
+
+
+def read_file(directory: Path, name: str) -> bytes:
+    """The file `name` below `directory`, for `ImageFiles.read`."""
+    return (directory / name).read_bytes()
+
+
+def _read_images(read, names) -> list[tuple[bytes, list[str], str | None]]:
+    """(upright image, [what is unusual about it], problem or None) of each."""
+    encoded, problems = zip(*(_read_image(read, n) for n in names), strict=True)
+    results: list[tuple[bytes, list[str], str | None]] = []
+    for image, problem, found in zip(
+        encoded, problems, images.inspect_all(encoded), strict=True
+    ):
+        problem = problem or found.problem
+        if problem:
+            results.append((b"", [], problem))
+        else:
+            unusual = [f"images: {found.unusual}"] if found.unusual else []
+            results.append((images.upright(image), unusual, None))
+    return results
+
+
+def _read_image(read, name) -> tuple[bytes, str | None]:
+    """An image file, or the problem with it."""
+    try:
+        return read(name), None
+    except FileNotFoundError:
+        return b"", "no such image file"
+    except OSError as error:
+        return b"", error.strerror or str(error)
+
+
+def write(shard: Shard):
+    """Writes a shard's records and, beside them, its part of the labels."""
+    counts: collections.Counter = collections.Counter()
+    left_out: list[tuple[str, str]] = []
+    written, size = [], 0
+    with tf.io.TFRecordWriter(shard.path) as writer:
+        for image in shard.images(counts, left_out):
+            record = records.encode_image(image.image_id, image.encoded)
+            writer.write(record)
+            size += len(record)
+            written.append(image._replace(encoded=b""))
+    report = {"bytes": size, "counts": counts, "left_out": left_out}
+    _write_part(_part_file(shard.path), written, report)
+
+
+def _part_file(path: str) -> Path:
+    return Path(f"{path}.labels.npz")
+
+
+def _write_part(path: Path, written: list[LabelledImage], report: dict):
+    extras: dict[str, list[np.ndarray]] = {}
+    for image in written:
+        for name, values in image.extras.items():
+            extras.setdefault(name, []).append(np.atleast_1d(values))
+    joined: dict[str, Any] = {
+        f"extra_{name}": _joined(x, np.int32) for name, x in extras.items()
+    }
+    np.savez(
+        path,
+        report=np.array(json.dumps(report)),
+        image_ids=records.to_bytes([image.image_id for image in written]),
+        counts=np.array([len(image.columns) for image in written], np.int64),
+        columns=_joined([image.columns for image in written], np.int32),
+        values=_joined([image.values for image in written], np.int8),
+        **joined,
+    )
+
+
+def _joined(parts, dtype) -> np.ndarray:
+    """The parts one after another, of `dtype` even where there is none."""
+    return np.concatenate([np.zeros(0, dtype), *parts], dtype=dtype)
+
+
+class Report(NamedTuple):
+    """What went into the shards of a split.
+
+    Attributes:
+      lengths: number of records of each shard.
+      num_bytes: of all records.
+      counts: what was met, by name.
+      left_out: (image id, reason) of the images that were left out.
+    """
+
+    lengths: list[int]
+    num_bytes: int
+    counts: collections.Counter
+    left_out: list[tuple[str, str]]
+
+
+def has_images(paths: Sequence[str]) -> bool:
+    """Whether any of these shards has a record."""
+    return any(os.stat(path).st_size for path in paths)
+
+
+def join_parts(
+    paths: Sequence[str], label_names: Sequence[str], source_digest: str = ""
+) -> tuple[records.SplitLabels, Report]:
+    """Makes a split's label table of the parts beside its shards.
+
+    Args:
+      paths: of the shards' records, in order. The parts are removed.
+      label_names: C names.
+      source_digest: see `records.SplitLabels`.
+
+    Raises:
+      ValueError: for a label index outside [0, C).
+    """
+    arrays: dict[str, list[np.ndarray]] = {}
+    reports = []
+    for path in map(_part_file, paths):
+        with path.open("rb") as file, np.load(file) as part:
+            reports.append(json.loads(str(part["report"])))
+            for name in part.files:
+                if name != "report":
+                    arrays.setdefault(name, []).append(part[name])
+        path.unlink()
+    counts: collections.Counter = collections.Counter()
+    for report in reports:
+        counts.update(report["counts"])
+    report = Report(
+        [len(ids) for ids in arrays["image_ids"]],
+        sum(report["bytes"] for report in reports),
+        counts,
+        [tuple(row) for report in reports for row in report["left_out"]],
+    )
+    # One kind of array at a time: joining all at once doubles the memory.
+    joined = {name: np.concatenate(arrays.pop(name)) for name in list(arrays)}
+    columns = joined["columns"]
+    if columns.size and not 0 <= columns.min() <= columns.max() < len(
+        label_names
+    ):
+        raise ValueError(
+            f"{paths[0]}: label indices must lie in [0, {len(label_names)}), "
+            f"got {columns.min()} to {columns.max()}"
+        )
+    table = records.SplitLabels(
+        joined["image_ids"],
+        _csr(joined["values"], columns, joined["counts"], len(label_names)),
+        tuple(label_names),
+        joined.pop(f"extra_{CLASS_ID}", np.zeros(0, np.int32)),
+        {
+            name.removeprefix("extra_"): smallest(values)
+            for name, values in joined.items()
+            if name.startswith("extra_")
+        },
+        np.array([os.stat(path).st_size for path in paths]),
+        source_digest,
+    )
+    return table, report
+
+
+def _csr(values, columns, counts, num_labels) -> scipy.sparse.csr_array:
+    row_splits = np.concatenate([[0], counts]).cumsum()
+    # Else SciPy takes eight bytes for each column too.
+    dtype = scipy.sparse.get_index_dtype(maxval=columns.size)
+    return scipy.sparse.csr_array(
+        (values, columns, row_splits.astype(dtype)),
+        shape=(len(counts), num_labels),
+    )
+
+
+def smallest(values: np.ndarray) -> np.ndarray:
+    """Integers, in the smallest type that holds them all."""
+    limits = values.min(initial=0), values.max(initial=0)
+    return values.astype(np.result_type(*map(np.min_scalar_type, limits)))
+
+
+def write_with_beam(
+    shards: Sequence[Shard], download_config: tfds.download.DownloadConfig
+):
+    """Writes shards with Apache Beam, wherever its runner likes.
+
+    Args:
+      shards: to be written.
+      download_config: tfds.download.DownloadConfig with Beam's runner and
+        options.
+
+    Raises:
+      ValueError: what writing a shard raised.
+    """
+    import apache_beam as beam
+
+    # Plans travel as files: a job's graph has no room for millions of names.
+    plans = [f"{shard.path}.plan" for shard in shards]
+    for plan, shard in zip(plans, shards, strict=True):
+        Path(plan).write_bytes(pickle.dumps(shard))
+    try:
+        with beam.Pipeline(
+            runner=download_config.beam_runner,
+            options=download_config.beam_options,
+        ) as pipeline:
+            _ = (
+                pipeline
+                | beam.Create(plans)
+                | beam.Reshuffle()
+                | beam.Map(_write_planned)
+            )
+    except Exception as error:
+        for reason in map(Path, map(_error_file, plans)):
+            if reason.exists():
+                raise ValueError(reason.read_text()) from error
+        raise
+    # Not before: Beam may repeat what was done beside something that failed.
+    for plan in plans:
+        Path(plan).unlink()
+
+
+def _write_planned(plan: str):
+    try:
+        write(pickle.loads(Path(plan).read_bytes()))
+    except ValueError as error:
+        # Beam wraps it in pages of its own.
+        Path(_error_file(plan)).write_text(str(error))
+        raise
+
+
+def _error_file(plan: str) -> str:
+    return f"{plan}.error"

@@ -1,0 +1,134 @@
+"""A user's own minibatches, a tf.data.Dataset, as training data of a method."""
+
+from __future__ import annotations
+
+import functools
+from typing import cast
+
+import numpy as np
+import scipy.sparse
+import tensorflow as tf
+
+_THUMBNAIL = (64, 64)
+
+
+class TensorBatches:
+    """Minibatches of a tf.data.Dataset with what methods ask of them.
+
+    Nothing is read before it is asked for; `labels` and `load_inputs` then
+    take one pass over the data set each.
+
+    Args:
+      dataset: of (inputs [B, ...], labels [B, C] int8), or with the dictionary
+        {"inputs": ..., "image_index": [B] int32} in the place of the inputs,
+        which numbers the images 0, 1, ... of the training set.
+
+    Attributes:
+      dataset: as given.
+      numbered: whether images have an `image_index`.
+      has_pictures: whether they are numbered pictures.
+      steps_per_epoch: minibatches of one pass, 0 = not known.
+
+    Raises:
+      ValueError: if the elements are of another form.
+    """
+
+    seed = 0
+
+    def __init__(self, dataset: tf.data.Dataset):
+        spec = dataset.element_spec
+        if not isinstance(spec, tuple) or len(spec) != 2:
+            parts = len(spec) if isinstance(spec, tuple) else 1
+            raise ValueError(
+                "training data must be (inputs, labels), got elements of "
+                f"{parts} parts; sample weights cannot be honoured"
+            )
+        self.dataset = dataset
+        inputs, labels = spec
+        self.numbered = isinstance(inputs, dict)
+        if self.numbered and set(inputs) != {"inputs", "image_index"}:
+            raise ValueError(
+                "the inputs' dictionary must hold inputs and image_index, got "
+                f"{', '.join(sorted(inputs))}"
+            )
+        self._num_labels = labels.shape[-1]
+        self.input_shape = tuple(
+            (inputs["inputs"] if self.numbered else inputs).shape[1:]
+        )
+        # What can be drawn: numbered pictures.
+        self.has_pictures = self.numbered and len(self.input_shape) == 3
+        size = dataset.cardinality().numpy()
+        self._endless = size == tf.data.INFINITE_CARDINALITY
+        self.steps_per_epoch = max(int(size), 0)
+        self.classes = np.zeros(0, np.int32)
+
+    @functools.cached_property
+    def labels(self) -> scipy.sparse.csr_array:
+        """[N, C] int8, observed labels; a row's number is `image_index`.
+
+        Rows are in the order of the data set where it does not number them.
+        """
+        rows, parts = [], []
+        for inputs, labels in self.one_pass():
+            if self.numbered:
+                rows.append(inputs["image_index"].numpy())
+            parts.append(scipy.sparse.csr_array(labels.numpy()))
+        if not parts:
+            raise ValueError("the training data are empty")
+        labels = scipy.sparse.vstack(parts, format="csr")
+        if not self.numbered:
+            return labels
+        number, first = np.unique(np.concatenate(rows), return_index=True)
+        if number[0] < 0:
+            raise ValueError(
+                f"image_index must be >= 0 in training, got {number[0]}"
+            )
+        source = np.full(number[-1] + 1, labels.shape[0])
+        source[number] = first
+        nothing = scipy.sparse.csr_array((1, labels.shape[1]), dtype=np.int8)
+        return scipy.sparse.vstack([labels, nothing], format="csr")[source]
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The labels' numbers: a tf.data.Dataset has no names."""
+        return tuple(map(str, range(self._num_labels)))
+
+    def one_pass(self) -> tf.data.Dataset:
+        """The data set, once.
+
+        Raises:
+          ValueError: if it is endless.
+        """
+        if self._endless:
+            raise ValueError(
+                "the training data are endless, but a pass over all images is "
+                "needed: give a finite tf.data.Dataset, or Split.batches"
+            )
+        return self.dataset
+
+    def load_inputs(self, image_index: np.ndarray) -> np.ndarray:
+        """Loads chosen images or features into memory, in one pass.
+
+        Args:
+          image_index: [M] int, distinct.
+
+        Returns:
+          [M, ...] in the data set's dtype.
+        """
+        place = np.full(self.labels.shape[0], -1)
+        place[image_index] = np.arange(len(image_index))
+        result: np.ndarray | None = None
+        for inputs, _ in self.one_pass():
+            values = inputs["inputs"].numpy()
+            if result is None:
+                result = np.zeros(
+                    (len(image_index), *values.shape[1:]), values.dtype
+                )
+            at = place[inputs["image_index"].numpy()]
+            result[at[at >= 0]] = values[at >= 0]
+        return cast(np.ndarray, result)
+
+    def thumbnails(self, image_index: np.ndarray) -> np.ndarray:
+        """Small pictures [n, 64, 64, 3] uint8 of images [n] int, distinct."""
+        pictures = tf.image.resize(self.load_inputs(image_index), _THUMBNAIL)
+        return tf.saturate_cast(pictures, tf.uint8).numpy()

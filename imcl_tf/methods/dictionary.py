@@ -1,0 +1,229 @@
+"""The dictionary: candidate images beyond the minibatch.
+
+A minibatch of a large set seldom contains similar images, so the released code
+matches it against some training images whose features are stored and refreshed
+now and then, here a few in each step. `--dictionary_size=0` is the paper's
+text: the minibatch alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import scipy.sparse
+import tensorflow as tf
+
+from imcl_tf.methods.base import StepCallback, TrainingData
+from imcl_tf.ops.labels import LabelTable
+
+_PART = 256  # images
+
+
+class Dictionary:
+    """M training images with their stored features and label atoms.
+
+    Args:
+      image_index: [M] int, numbers of the images in the training set, sorted
+        and distinct.
+      labels: observed labels of the training set.
+      num_features: d.
+      inputs: see `store_inputs`, which may also come later.
+
+    Attributes:
+      inputs: [M, H, W, 3] uint8 images or [M, d] float32 features, what the
+        model's `fit` takes; None before `store_inputs`.
+      is_filled: [] bool, whether features and atoms have been computed.
+      features: [M, d] float16, f when last refreshed.
+      label_atoms: [M, C] float16, A y when last refreshed.
+
+    Example:
+      >>> import imcl_tf, numpy as np, scipy.sparse
+      >>> from imcl_tf.ops.labels import LabelTable
+      >>> labels = scipy.sparse.csr_array(np.eye(3, dtype=np.int8))
+      >>> stored = imcl_tf.Dictionary(np.array([0, 2]), LabelTable(labels), 4)
+      >>> stored.slots_of(np.array([2, 1])).numpy().tolist()
+      [1, -1]
+    """
+
+    def __init__(
+        self,
+        image_index: np.ndarray,
+        labels: LabelTable,
+        num_features: int,
+        inputs: np.ndarray | None = None,
+    ):
+        size = len(image_index)
+        self.image_index = tf.constant(image_index, tf.int32)
+        self.inputs: tf.Variable | None = None
+        self.is_filled = tf.Variable(False, trainable=False)
+        if inputs is not None:
+            self.store_inputs(inputs)
+        self._labels = labels
+        slots = np.full(labels.num_images + 1, -1, np.int32)
+        slots[image_index] = np.arange(size)
+        self._slots = tf.constant(slots)
+        # Half precision halves what a large dictionary takes. Everything that
+        # is computed from it is computed in float32.
+        self.features, self.label_atoms = (
+            tf.Variable(tf.zeros([size, n], tf.float16), trainable=False)
+            for n in (num_features, labels.num_labels)
+        )
+
+    @property
+    def filled(self) -> bool:
+        """Whether features and atoms have been computed."""
+        return bool(self.is_filled.numpy())
+
+    def store_inputs(self, inputs: np.ndarray):
+        """Keeps what the entries are computed from.
+
+        Args:
+          inputs: [M, H, W, 3] uint8 images or [M, d] float32 features.
+        """
+        # In host memory: a step reads few rows. Copied in chunks: converting
+        # all at once takes three times the memory.
+        with tf.device("CPU:0"):
+            self.inputs = tf.Variable(
+                tf.zeros(inputs.shape, inputs.dtype), trainable=False
+            )
+        for start in range(0, len(inputs), _PART):
+            part = tf.constant(inputs[start : start + _PART])
+            _store(self.inputs, start + tf.range(len(part)), part)
+
+    def state(self) -> dict[str, tf.Variable]:
+        """Returns what is saved with a model's weights, by name."""
+        return {
+            "dictionary_features": self.features,
+            "dictionary_label_atoms": self.label_atoms,
+            "dictionary_filled": self.is_filled,
+        }
+
+    def __len__(self):
+        return self.image_index.shape[0]
+
+    def slots_of(self, image_index: tf.Tensor) -> tf.Tensor:
+        """Returns where images [B] stand in the dictionary, -1 = nowhere."""
+        # The last entry stands for -1, an image of no number.
+        return tf.gather(
+            self._slots,
+            tf.where(image_index < 0, self._labels.num_images, image_index),
+        )
+
+    def labels(self, slots: tf.Tensor) -> tf.Tensor:
+        """Returns the observed labels [n, C] int8 of entries `slots` [n]."""
+        return self._labels.rows(tf.gather(self.image_index, slots))
+
+    def refresh(self, encode: Callable, slots: tf.Tensor):
+        """Stores features and atoms of some entries under the current model.
+
+        Args:
+          encode: (inputs [n, ...], labels [n, C]) -> features [n, d], label
+            atoms [n, C].
+          slots: [n] int32, distinct entries.
+        """
+        encoded = encode(tf.gather(self.inputs, slots), self.labels(slots))
+        for stored, rows in zip(
+            (self.features, self.label_atoms), encoded, strict=True
+        ):
+            _store(stored, slots, tf.saturate_cast(rows, stored.dtype))
+
+
+class DictionaryRefresh(StepCallback):
+    """Fills a model's dictionary, then renews some of it after each step.
+
+    Args:
+      data: training data.
+      number: images renewed in each step, in turn, >= 1; all if there are
+        fewer.
+    """
+
+    def __init__(self, data: TrainingData, number: int):
+        super().__init__()
+        self._data, self._number = data, number
+
+    def on_train_begin(self, logs: dict | None = None):
+        super().on_train_begin(logs)
+        self.model.begin_training(self._data)
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None):
+        if self.model.dictionary is None:
+            return
+        size = len(self.model.dictionary)
+        turn = self._number * self.step + np.arange(min(self._number, size))
+        self.model.refresh_dictionary(turn % size)
+        self.step += 1
+
+
+def _store(variable, slots, rows):
+    """Writes rows to each copy that a strategy has of a variable."""
+    tf.distribute.get_strategy().extended.update(
+        variable, _write, (tf.IndexedSlices(rows, slots),)
+    )
+
+
+def _write(copy, rows):
+    return copy.scatter_update(rows)
+
+
+def class_balanced_subset(
+    labels: scipy.sparse.csr_array,
+    size: int,
+    seed: int,
+    positives_per_label: int = 10,
+) -> np.ndarray:
+    """Chooses training images so that rare labels are well represented.
+
+    The released rule: rarest label first, each label gets about
+    `positives_per_label` images that show it. Room that is left raises that
+    number, and images without positives come last.
+
+    Args:
+      labels: [N, C] int8 csr_array, observed entries -1 or +1.
+      size: M >= 1, images wanted; all N where M >= N.
+      seed: of the choice.
+      positives_per_label: images per label to aim for first.
+
+    Returns:
+      [min(M, N)] int64, sorted image numbers.
+
+    Raises:
+      ValueError: if `positives_per_label` is not positive.
+
+    Example:
+      >>> import imcl_tf, numpy as np, scipy.sparse
+      >>> labels = scipy.sparse.csr_array(np.eye(5, dtype=np.int8))
+      >>> imcl_tf.class_balanced_subset(labels, 2, seed=0).shape
+      (2,)
+    """
+    if positives_per_label < 1:
+        raise ValueError(
+            f"positives_per_label must be >= 1, got {positives_per_label}"
+        )
+    num_images = labels.shape[0]
+    if size >= num_images:
+        return np.arange(num_images)
+    order = np.random.default_rng(seed).permutation(num_images)
+    # Columns of a permuted matrix list their images in random order.
+    positives = scipy.sparse.csc_array(labels[order] > 0)
+    positives.sort_indices()
+    rows = scipy.sparse.csr_array(positives)
+    rarest_first = np.argsort(np.diff(positives.indptr), kind="stable")
+    chosen = np.zeros(num_images, bool)
+    have = np.zeros(labels.shape[1], np.int64)
+    most = np.diff(positives.indptr).max(initial=0)
+    target = positives_per_label
+    while chosen.sum() < size:
+        for j in rarest_first:
+            pool = positives.indices[
+                positives.indptr[j] : positives.indptr[j + 1]
+            ]
+            wanted = min(target - have[j], size - chosen.sum())
+            new = pool[~chosen[pool]][: max(wanted, 0)]
+            chosen[new] = True
+            have += np.bincount(rows[new].indices, minlength=len(have))
+        if target >= most:
+            rest = np.flatnonzero(~chosen)
+            chosen[rest[: size - chosen.sum()]] = True
+        target *= 2
+    return np.sort(order[chosen])

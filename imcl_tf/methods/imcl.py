@@ -1,0 +1,624 @@
+"""IMCL: interactive multi-label CNN learning (paper, Algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from imcl_tf.methods import label_graph as graphs
+from imcl_tf.methods.base import (
+    Batch,
+    MultiLabelModel,
+    TrainingData,
+    mean_over_observed,
+    register_method,
+    require_numbers,
+)
+from imcl_tf.methods.class_onehot import ClassOneHot
+from imcl_tf.methods.dictionary import (
+    Dictionary,
+    DictionaryRefresh,
+    class_balanced_subset,
+)
+from imcl_tf.methods.fixed_similarities import FixedSimilarities
+from imcl_tf.methods.label_graph import LabelGraph
+from imcl_tf.methods.pictures import Pictures
+from imcl_tf.ops import losses
+from imcl_tf.ops.labels import LabelTable, impute
+from imcl_tf.ops.similarity import SOLVERS, Similarities
+from imcl_tf.settings import METHOD_OPTIONS
+
+
+class Neighbors(NamedTuple):
+    """The selected images: features [B, k, d], labels and logits [B, k, C]."""
+
+    features: tf.Tensor
+    labels: tf.Tensor
+    logits: tf.Tensor
+
+
+_DICTIONARY_SIZE = 10_000  # where dictionary_size is -1
+_REFRESHED = 64  # entries of the dictionary at a time
+
+
+@register_method("imcl")
+class IMCL(MultiLabelModel):
+    """A multi-label CNN regularised by label and feature smoothness.
+
+    Minimises eq. (1), L_c + L_s, with L_s = lambda_y l_y + lambda_f l_f of
+    eq. (7). An image without any similar image has no smoothness loss.
+
+    Args:
+      backbone: layer or model, images -> features [B, d]; None where the
+        inputs are the features.
+      num_labels: C.
+      label_graph: A, a `LabelGraph` of C labels; or how `prepare` makes it
+        from the training labels: "cooccurrence", "identity", or a file of
+        `imcl_tf.methods.label_graph.save`.
+      lambda_y: weight >= 0 of the label smoothness, eq. (5).
+      lambda_f: weight >= 0 of the feature smoothness, eq. (6).
+      num_neighbors: k >= 1, similar images per image, eq. (8).
+      **kwargs: further `OPTIONS`, and arguments of `MultiLabelModel`. Where
+        they choose between the paper and the released code:
+
+        solver: "paper" is Algorithm 2.
+        imputation: see `imcl_tf.ops.labels.impute`. The released code also
+          applies A to imputed labels alone and then writes the observed ones
+          over the result.
+        reconstruction: "tanh" is eq. (5), "linear" released.
+        loss_scale: "initial" averages L_c over observed labels and multiplies
+          each lambda by the initial ratio L_c / l (released), taken from the
+          first minibatch; "absolute" is eq. (1) per image.
+        graph_update: "alternate" steps on A first, then on w and theta
+          (Algorithm 1); "joint" steps on all at once (released).
+        image_similarity: "fixed", see `fix_similarities`; "none", an image's
+          only neighbour is itself.
+        label_similarity: "fixed", A stays; "none", A = I stays.
+        class_weight: a, magnitude of the one-hot of an image's class that is
+          joined to its y in eq. (5) and in the solver (sec. 4.6). The tanh of
+          eq. (5) is of the labels alone: it cannot reach a > 1.
+        dictionary_size: -1 takes 10,000 where the training data number their
+          images, none elsewhere; more than 0 needs the numbers.
+
+    Attributes:
+      label_graph: the `LabelGraph`; None until `prepare` makes it.
+      dictionary: `Dictionary` or None; further candidates. What it stores is
+        saved with the weights, to be loaded into one of the same size.
+      class_onehot: `ClassOneHot` of the training images, or None; see
+        `class_weight`. Not saved.
+
+    Raises:
+      ValueError: if an argument is out of range.
+
+    Example:
+      >>> import imcl_tf, numpy as np
+      >>> features = np.random.default_rng(0).random((8, 5), np.float32)
+      >>> labels = np.array([[1, -1, 0], [0, 1, -1]] * 4, np.int8)
+      >>> model = imcl_tf.IMCL(None, 3, "identity", num_neighbors=2)
+      >>> model.compile("rmsprop")
+      >>> history = model.fit(features, labels, verbose=0)
+      >>> sorted(history.history)[:2]
+      ['feature_smoothness', 'label_smoothness']
+    """
+
+    TERMS = ("loss", "logistic_loss", "label_smoothness", "feature_smoothness")
+
+    boostable = False
+    OPTIONS = METHOD_OPTIONS["imcl"]
+    label_graph: LabelGraph | None
+
+    def __init__(
+        self,
+        backbone: keras.layers.Layer | None,
+        num_labels: int,
+        label_graph: LabelGraph | str = "cooccurrence",
+        lambda_y: float = 1.0,
+        lambda_f: float = 0.5,
+        num_neighbors: int = 5,
+        **kwargs,
+    ):
+        graph = label_graph if isinstance(label_graph, LabelGraph) else None
+        super().__init__(
+            backbone,
+            num_labels,
+            label_graph="identity" if graph else label_graph,
+            lambda_y=lambda_y,
+            lambda_f=lambda_f,
+            num_neighbors=num_neighbors,
+            **kwargs,
+        )
+        if self.image_similarity == self.label_similarity == "none":
+            self.lambda_y = 0.0  # nothing relates to anything: logistic
+        self._graph_kind = cast(str, self.label_graph)
+        self.label_graph = None
+        if self.label_similarity == "none":
+            graph = None
+            self._graph_kind = "identity"
+        if self._graph_kind == "identity":
+            self._set_graph(graph or LabelGraph.identity(num_labels))
+        self.graph_optimizer = None
+        # Initial L_c / l_y and L_c / l_f; 0 = not measured yet.
+        self.initial_ratios = self.add_weight(
+            shape=(2,),
+            initializer="zeros",
+            name="initial_ratios",
+            dtype="float32",
+            trainable=False,
+        )
+        self.dictionary: Dictionary | None = None
+        self.class_onehot: ClassOneHot | None = None
+        self.fixed_similarities: FixedSimilarities | None = None
+
+    @property
+    def _graph(self) -> LabelGraph:
+        """`label_graph`, once `prepare` has made it."""
+        return cast(LabelGraph, self.label_graph)
+
+    def _set_graph(self, graph: LabelGraph):
+        if graph.num_labels != self.num_labels:
+            raise ValueError(
+                f"the label graph has {graph.num_labels} labels, the model "
+                f"{self.num_labels}"
+            )
+        graph.trainable = self.label_similarity == "learned"
+        # Keras lets a built layer have no new weights; A's edges are known
+        # only when the training labels are.
+        self._tracker.unlock()
+        self.label_graph = graph
+        if self.built:
+            self._tracker.lock()
+
+    def prepare(self, data: TrainingData):
+        """Makes the label graph, the dictionary and the class one-hots.
+
+        Raises:
+          ValueError: for a graph of other labels, data without the classes
+            that `class_weight` needs, or without the numbers that a dictionary
+            needs.
+        """
+        renewed = self._prepared_for() is not None
+        super().prepare(data)
+        if self.label_graph is None:
+            self._set_graph(self._make_graph(data))
+        if self.class_weight:
+            require_numbers(data, "class_weight")
+            if not data.classes.size:
+                raise ValueError(
+                    "class_weight > 0: the training images have no classes"
+                )
+            self.class_onehot = ClassOneHot(data.classes, self.class_weight)
+        # With dictionary_size=0 one that was set by hand stays.
+        if self.dictionary_size and (self.dictionary is None or renewed):
+            self.dictionary = self._make_dictionary(data)
+        if self.image_similarity == "fixed" and self.dictionary is None:
+            raise ValueError("image_similarity=fixed needs a dictionary")
+        if self.image_similarity == "fixed":
+            self.fixed_similarities = FixedSimilarities(
+                data.labels.shape[0], self.num_neighbors
+            )
+
+    def _make_graph(self, data: TrainingData) -> LabelGraph:
+        if self._graph_kind == "cooccurrence":
+            return LabelGraph.from_cooccurrence(
+                data.labels, self.graph_neighbors
+            )
+        if not Path(self._graph_kind).is_file():
+            raise ValueError(
+                "label_graph must be cooccurrence, identity or a file of "
+                f"data_prep.label_graph, got {self._graph_kind!r}"
+            )
+        return graphs.load(self._graph_kind, data.label_names)
+
+    def _make_dictionary(self, data: TrainingData) -> Dictionary | None:
+        """The dictionary, still empty; `begin_training` fills it."""
+        if self.dictionary_size > 0:
+            require_numbers(data, "dictionary_size > 0")
+        if self.dictionary_size < 0 and not data.numbered:
+            logging.warning(
+                "IMCL without a dictionary: the training data have no "
+                "image_index, so the candidates are the minibatch alone"
+            )
+            return None
+        size = self.dictionary_size
+        chosen = class_balanced_subset(
+            data.labels, _DICTIONARY_SIZE if size < 0 else size, data.seed
+        )
+        return Dictionary(
+            chosen, LabelTable(data.labels), self._num_features(data)
+        )
+
+    def _num_features(self, data: TrainingData) -> int:
+        if self.fixed_features and len(data.input_shape) == 1:
+            return data.input_shape[0]
+        return self.backbone.compute_output_shape((None, *data.input_shape))[-1]
+
+    def callbacks(
+        self, data: TrainingData, log_dir: str | None = None
+    ) -> list[keras.callbacks.Callback]:
+        """The refresh of the dictionary, pictures, and the base's."""
+        pictures = [Pictures(data, log_dir)] if log_dir else []
+        return [
+            DictionaryRefresh(data, self.dictionary_refresh),
+            *pictures,
+            *super().callbacks(data, log_dir),
+        ]
+
+    def begin_training(self, data: TrainingData):
+        """Fills the dictionary and fixes similarities under the current model.
+
+        What was loaded with the weights of a run that is resumed stays.
+        """
+        dictionary = self.dictionary
+        if dictionary is not None:
+            if dictionary.inputs is None:
+                dictionary.store_inputs(
+                    data.load_inputs(dictionary.image_index.numpy())
+                )
+            if not dictionary.filled:
+                self.refresh_dictionary()
+        fixed = self.fixed_similarities
+        if fixed is not None and not fixed.solved:
+            self.fix_similarities(data.one_pass())
+
+    def compile(  # type: ignore[override]
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "rmsprop",
+        graph_optimizer: str | keras.optimizers.Optimizer | None = None,
+        **kwargs,
+    ):
+        """Sets the optimizers.
+
+        Args:
+          optimizer: of theta and w.
+          graph_optimizer: of A; None = one like `optimizer`, at the rate
+            `graph_learning_rate` and without weight decay.
+          **kwargs: of `MultiLabelModel.compile`.
+        """
+        super().compile(optimizer=optimizer, **kwargs)
+        if graph_optimizer is None:
+            config = self.optimizer.get_config() | {"weight_decay": None}
+            if self.graph_learning_rate:
+                config["learning_rate"] = self.graph_learning_rate
+            self.graph_optimizer = type(self.optimizer).from_config(config)
+        else:
+            self.graph_optimizer = keras.optimizers.get(graph_optimizer)
+
+    def head_variables(self) -> list:
+        return self.classifier.trainable_variables
+
+    def variable_groups(self) -> list:
+        groups = super().variable_groups()
+        edges = self._graph.trainable_variables
+        return groups + ([(self.graph_optimizer, edges)] if edges else [])
+
+    def _optimizer_names(self):
+        return (*super()._optimizer_names(), "graph_optimizer")
+
+    def write_extras(self, directory: Path, label_names: tuple[str, ...]):
+        """Writes the learned A, label_graph.npz."""
+        graphs.save(directory / "label_graph.npz", self._graph, label_names)
+
+    def training_state(self) -> dict[str, tf.Variable]:
+        state = super().training_state()
+        for part in (self.dictionary, self.fixed_similarities):
+            if part is not None:
+                state |= part.state()
+        return state
+
+    def train_step(self, data: tuple) -> dict:
+        """Algorithm 1 on one minibatch."""
+        batch = Batch.unpack(data)
+        with tf.GradientTape() as tape:
+            features = self.features_of(batch.inputs, training=True)
+            logits = self.scores(features)
+            # Adaptive similarity learning: the CNN is fixed (steps 3 to 6).
+            with tape.stop_recording():
+                similar = self.find_similar(features, logits, batch)
+            found = similar, self.neighbors(similar, features, logits, batch)
+            if self.graph_update == "alternate":
+                with tape.stop_recording():
+                    self._step_on_graph(features, batch, logits, *found)
+            # Constrained CNN learning: the similarities are fixed (7 to 9).
+            terms = self.loss_terms(features, batch, logits, *found)
+            terms = self.add_regularization(terms)
+        self.initial_ratios.assign(terms.pop("ratios"))
+        groups = self.variable_groups()
+        if self.graph_update == "alternate":
+            groups = super().variable_groups()
+        self.minimize(tape, terms["loss"], groups)
+        return self.track(terms)
+
+    def _step_on_graph(self, *state):
+        """One gradient step on eq. (7) with respect to A."""
+        edges = self._graph.trainable_variables
+        if not edges:
+            return
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([edge.value for edge in edges])
+            terms = self.loss_terms(*state)
+        self.graph_optimizer.apply(tape.gradient(terms["loss"], edges), edges)
+
+    def loss_terms(
+        self,
+        features: tf.Tensor,
+        batch: Batch,
+        logits: tf.Tensor | None = None,
+        similarities: Similarities | None = None,
+        neighbors: Neighbors | None = None,
+    ) -> dict:
+        """Eqs. (1), (2), (5) to (7) of a minibatch; also the new `ratios` [2].
+
+        Args:
+          features: [B, d] float32.
+          batch: of B images.
+          logits: [B, C], similarities and neighbors: of these images; what is
+            None is found here.
+        """
+        if logits is None:
+            logits = self.scores(features)
+        if similarities is None:
+            similarities = self.find_similar(features, logits, batch)
+        if neighbors is None:
+            neighbors = self.neighbors(similarities, features, logits, batch)
+        logistic = losses.cross_entropy(batch.labels, logits)
+        label = losses.label_smoothness(
+            self.label_targets(batch.labels, logits),
+            self._reconstruct_labels(similarities.label_weights, neighbors),
+            self.reconstruction,
+        )
+        feature = losses.feature_smoothness(
+            features,
+            losses.combine(similarities.feature_weights, neighbors.features),
+        )
+        related = tf.cast(similarities.indices[:, 0] >= 0, tf.float32)
+        smoothness = tf.stack(
+            [tf.reduce_mean(label * related), tf.reduce_mean(feature * related)]
+        )
+        if self.loss_scale == "initial":
+            logistic = mean_over_observed(logistic, batch.labels)
+            measured = tf.stop_gradient(
+                tf.math.divide_no_nan(logistic, smoothness)
+            )
+            ratios = tf.where(
+                self.initial_ratios > 0, self.initial_ratios, measured
+            )
+        else:
+            logistic = tf.reduce_mean(logistic)
+            ratios = tf.ones([2])
+        if self.class_weight:
+            # After the ratios: it is constant in w, theta and A, so it must
+            # not change how much the rest of l_y counts.
+            side = self._onehots().smoothness(
+                similarities, batch.image_index, self._candidates(batch)
+            )
+            smoothness += tf.stack([tf.reduce_mean(side * related), 0.0])
+        lambdas = tf.constant([self.lambda_y, self.lambda_f])
+        return {
+            "loss": logistic + tf.reduce_sum(lambdas * ratios * smoothness),
+            "logistic_loss": logistic,
+            "label_smoothness": smoothness[0],
+            "feature_smoothness": smoothness[1],
+            "ratios": ratios,
+        }
+
+    def find_similar(
+        self, features: tf.Tensor, logits: tf.Tensor, batch: Batch
+    ) -> Similarities:
+        """Similar images of each image of a minibatch under the current model.
+
+        Candidate i < B is image i of the minibatch, candidate B + m is image m
+        of the dictionary. No gradient flows through the result.
+        """
+        size = tf.shape(features)[0]
+        own = tf.range(size)
+        if self.image_similarity == "none":
+            weights = tf.ones([size, 1])
+            return Similarities(own[:, tf.newaxis], weights, weights)
+        if self.fixed_similarities is not None:
+            return self.fixed_similarities.of(batch.image_index, size)
+        label_atoms = [self.label_atoms(batch.labels, logits)]
+        feature_atoms, numbers = [features], [batch.image_index]
+        exclude = [own]
+        if self.dictionary is not None:
+            stored = self.dictionary
+            # An image of the minibatch may stand in the dictionary as well.
+            slots = stored.slots_of(batch.image_index)
+            exclude.append(tf.where(slots < 0, -1, slots + size))
+            label_atoms.append(stored.label_atoms)
+            feature_atoms.append(stored.features)
+            numbers.append(stored.image_index)
+        targets = self.label_targets(batch.labels, logits)
+        found = self._solve(
+            self._join_classes(targets, batch.image_index), features,
+            tuple(map(self._join_classes, label_atoms, numbers)),
+            tuple(feature_atoms), tf.stack(exclude, 1),
+        )  # fmt: skip
+        return Similarities(*map(tf.stop_gradient, found))
+
+    def _solve(self, targets, features, label_atoms, feature_atoms, exclude):
+        options = {}
+        if self.solver == "released":
+            options["threshold"] = self.solver_threshold
+        return SOLVERS[self.solver](
+            targets, features, label_atoms, feature_atoms,
+            self.num_neighbors, self.lambda_y, self.lambda_f, exclude,
+            **options,
+        )  # fmt: skip
+
+    def _candidates(self, batch: Batch):
+        """Image numbers of the candidates, in the order of `find_similar`."""
+        if self.dictionary is None:
+            return batch.image_index
+        return tf.concat([batch.image_index, self.dictionary.image_index], 0)
+
+    def _onehots(self) -> ClassOneHot:
+        if self.class_onehot is None:
+            raise ValueError(
+                "class_weight > 0 needs model.class_onehot, the classes of the "
+                "training images, which prepare makes"
+            )
+        return self.class_onehot
+
+    def _join_classes(self, vectors, image_index):
+        """y or A y of images, [n, C], with their class part: [n, C + K]."""
+        if not self.class_weight:
+            return vectors
+        return self._onehots().join(vectors, image_index)
+
+    def label_targets(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        """y of eq. (3), [..., C]."""
+        return impute(labels, logits, self.imputation, self.positive_ratio)
+
+    def label_atoms(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        """A y of candidates, [n, C]."""
+        targets = self.label_targets(labels, logits)
+        if self.imputation == "paper":
+            return self._graph(targets)
+        unobserved = tf.zeros_like(labels)
+        propagated = self._graph(self.label_targets(unobserved, logits))
+        return tf.where(labels == 0, propagated, targets)
+
+    def _reconstruct_labels(self, weights, neighbors: Neighbors):
+        """sum_i' c_i'i A y_i', [B, C]."""
+        if self.imputation == "paper":
+            # A is linear: one product for the sum, not one per neighbour.
+            targets = self.label_targets(neighbors.labels, neighbors.logits)
+            return self._graph(losses.combine(weights, targets))
+        flat = [-1, self.num_labels]
+        atoms = self.label_atoms(
+            tf.reshape(neighbors.labels, flat),
+            tf.reshape(neighbors.logits, flat),
+        )
+        return losses.combine(
+            weights, tf.reshape(atoms, tf.shape(neighbors.logits))
+        )
+
+    def neighbors(
+        self,
+        similarities: Similarities,
+        features: tf.Tensor,
+        logits: tf.Tensor,
+        batch: Batch,
+    ) -> Neighbors:
+        """The selected images; unused slots hold some image, at weight 0."""
+        size, chosen = tf.shape(features)[0], similarities.indices
+        inside = tf.where((chosen >= 0) & (chosen < size), chosen, 0)
+        in_batch = Neighbors(
+            *(tf.gather(x, inside) for x in (features, batch.labels, logits))
+        )
+        if self.dictionary is None:
+            return in_batch
+        outside = chosen >= size
+        slots = tf.where(outside, chosen - size, 0)
+        stored = self._dictionary_features(slots)
+        labels = tf.reshape(
+            self.dictionary.labels(tf.reshape(slots, [-1])),
+            tf.shape(in_batch.labels),
+        )
+        in_dictionary = Neighbors(stored, labels, self.scores(stored))
+        return Neighbors(
+            *(
+                tf.where(outside[:, :, tf.newaxis], a, b)
+                for a, b in zip(in_dictionary, in_batch, strict=True)
+            )
+        )
+
+    def _dictionary_features(self, slots):
+        """Features [B, k, d] of dictionary entries [B, k]."""
+        if self.fixed_features or self.dictionary_gradient == "stored":
+            stored = tf.gather(self.dictionary.features, slots)
+            return tf.cast(stored, tf.float32)
+        distinct, position = tf.unique(tf.reshape(slots, [-1]))
+        # Inference mode: these images must not move the batch statistics.
+        features = self.features_of(
+            tf.gather(self.dictionary.inputs, distinct), training=False
+        )
+        return tf.gather(features, tf.reshape(position, tf.shape(slots)))
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def encode(
+        self, inputs: tf.Tensor, labels: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Features [n, d] and label atoms [n, C] of candidate images."""
+        features = self.features_of(inputs, training=False)
+        return features, self.label_atoms(labels, self.scores(features))
+
+    def refresh_dictionary(self, slots: np.ndarray | None = None):
+        """Brings entries of the dictionary, if any, up to date with the model.
+
+        Args:
+          slots: [n] int, distinct entries; None = all.
+        """
+        if self.dictionary is None:
+            return
+        if slots is None:
+            slots = np.arange(len(self.dictionary))
+            self.dictionary.is_filled.assign(True)
+        for part in np.array_split(slots, -(-len(slots) // _REFRESHED)):
+            self.dictionary.refresh(self.encode, tf.constant(part, tf.int32))
+
+    def fix_similarities(self, batches: Iterable[tuple]):
+        """Solves the similarities of all training images once and keeps them.
+
+        For `image_similarity="fixed"`: the candidates are the dictionary, as
+        last refreshed.
+
+        Args:
+          batches: iterable of the training set, ({"inputs", "image_index"},
+            labels), each image at least once.
+
+        Raises:
+          ValueError: without a dictionary.
+        """
+        if self.dictionary is None:
+            raise ValueError("image_similarity=fixed needs a dictionary")
+        # Plain dictionary positions: the minibatch changes from step to step.
+        rows, parts = [], []
+        for data in batches:
+            batch = Batch.unpack(data)
+            rows.append(np.asarray(batch.image_index))
+            parts.append(self._similar_in_dictionary(batch))
+        numbers = np.concatenate(rows)
+        if self.fixed_similarities is None:
+            self.fixed_similarities = FixedSimilarities(
+                numbers.max() + 1, self.num_neighbors
+            )
+        self.fixed_similarities.store(
+            numbers,
+            Similarities(
+                *(np.concatenate(x) for x in zip(*parts, strict=True))
+            ),
+        )
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def _similar_in_dictionary(self, batch: Batch) -> Similarities:
+        features = self.features_of(batch.inputs, training=False)
+        targets = self.label_targets(batch.labels, self.scores(features))
+        stored = cast(Dictionary, self.dictionary)
+        return self._solve(
+            self._join_classes(targets, batch.image_index), features,
+            self._join_classes(stored.label_atoms, stored.image_index),
+            stored.features, stored.slots_of(batch.image_index),
+        )  # fmt: skip
+
+    def get_config(self) -> dict:
+        graph = self.label_graph
+        return {
+            **super().get_config(),
+            "label_graph": self._graph_kind
+            if graph is None
+            else keras.saving.serialize_keras_object(graph),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict) -> IMCL:
+        graph = config["label_graph"]
+        if not isinstance(graph, str):
+            graph = keras.saving.deserialize_keras_object(graph)
+        return super().from_config({**config, "label_graph": graph})

@@ -1,0 +1,29 @@
+"""Weak Assume Negative (WAN): unobserved labels count as absent, a little."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from imcl_tf.methods.assume_negative import entropy_assuming_negative
+from imcl_tf.methods.base import Batch, MultiLabelModel, register_method
+
+
+@register_method("weak_assume_negative")
+class WeakAssumeNegative(MultiLabelModel):
+    """Assume Negative with unobserved labels weighted 1 / (C - 1).
+
+    The "weak assume negative" loss L_WAN of Cole et al., "Multi-Label Learning
+    from Single Positive Labels", CVPR 2021. An unobserved label is a negative
+    here. The paper has one observed positive per image and no observed
+    negatives; such count in full, as observed positives do. The loss is summed
+    over labels and averaged over images, as eq. (1) of the IMCL paper; theirs
+    is also averaged over labels.
+    """
+
+    TERMS = ("loss",)
+
+    def loss_terms(self, features: tf.Tensor, batch: Batch) -> dict:
+        entropy = entropy_assuming_negative(batch.labels, self.scores(features))
+        weight = 1 / max(self.num_labels - 1, 1)
+        entropy = tf.where(batch.labels == 0, weight * entropy, entropy)
+        return {"loss": tf.reduce_mean(tf.reduce_sum(entropy, 1))}

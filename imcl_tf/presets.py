@@ -1,0 +1,77 @@
+"""Presets: the settings of flags/NAME.cfg, for programs and for Python."""
+
+from __future__ import annotations
+
+import importlib.resources
+from pathlib import Path
+
+from imcl_tf.options import Option, Value
+from imcl_tf.settings import dataset_kind, known_options
+
+
+def path(name: str) -> Path:
+    """Returns the flag file of a preset, in the wheel or in the checkout.
+
+    Args:
+      name: of the preset, or of a data set: "coco/2017", "tfds:voc".
+
+    Raises:
+      ValueError: if there is no such preset.
+    """
+    kind = name if name in names() else dataset_kind(name)
+    if kind == "tfds":  # unknown pictures, as a folder's are
+        kind = "folder"
+    return _directory() / f"{kind}.cfg"
+
+
+def names() -> tuple[str, ...]:
+    """Returns the names of all presets.
+
+    Example:
+      >>> import imcl_tf
+      >>> "folder" in imcl_tf.presets.names()
+      True
+    """
+    return tuple(sorted(file.stem for file in _directory().glob("*.cfg")))
+
+
+def load(name: str) -> dict[str, Value]:
+    """Reads the settings of a preset.
+
+    Args:
+      name: of the preset, or of a data set.
+
+    Returns:
+      option -> value, in the option's type: what flags/NAME.cfg sets.
+
+    Raises:
+      ValueError: if there is no such preset, or for a wrong line in it.
+
+    Example:
+      >>> import imcl_tf
+      >>> imcl_tf.presets.load("folder")["learning_rate"]
+      0.05
+    """
+    options = known_options()
+    settings: dict[str, Value] = {}
+    for line in path(name).read_text().splitlines():
+        line = line.strip()
+        if line and not line.startswith("#"):
+            option, text = _parsed(line, options)
+            settings[option.name] = option.checked(text)
+    return settings
+
+
+def _parsed(line: str, options: dict[str, Option]) -> tuple[Option, str]:
+    flag, equals, text = line.lstrip("-").partition("=")
+    if flag in options:
+        return options[flag], text if equals else "true"
+    if not equals and flag.startswith("no") and flag[2:] in options:
+        return options[flag[2:]], "false"
+    raise ValueError(f"preset line {line!r}: no such option")
+
+
+def _directory() -> Path:
+    installed = Path(str(importlib.resources.files("imcl_tf"))) / "flags"
+    checkout = installed.parents[1] / "flags"
+    return installed if installed.is_dir() else checkout

@@ -1,0 +1,533 @@
+"""Every setting of a run and of its methods, declared once.
+
+Flags of `imcl_tf.main`, arguments of `imcl_tf.run`, `OPTIONS` of the methods,
+`--help`, `flags.cfg` and presets all follow from here. Free of TensorFlow, so
+that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from imcl_tf.options import Option
+
+PAPER_DATASETS = ("coco", "cub", "open_images")
+DATASETS = ("scenes", "folder", *PAPER_DATASETS)
+BACKBONE_NAMES = ("small_cnn", "resnet101", "vgg16", "resnet_v1_101", "vgg_16")
+HIDING_RULES = ("per_label", "per_image")
+REGIMES = ("end_to_end", "fixed_features")
+
+# Declared by the program: a library user has the objects instead.
+DATASET = Option(
+    "dataset", "",
+    "Data set to train on: scenes (rendered pictures that the package makes), "
+    "folder (your own pictures), coco, cub, open_images, or tfds:NAME for a "
+    "set of TensorFlow Datasets; a variant follows a slash, as in coco/2017.",
+)  # fmt: skip
+DATA_DIR = Option(
+    "data_dir", "",
+    "Directory of the data: for folder the one with images/, labels.csv and "
+    "splits.csv, for other sets the one with their prepared records; empty = "
+    "the default directory of TensorFlow Datasets.",
+)  # fmt: skip
+ON_BAD_IMAGE = Option(
+    "on_bad_image", "error",
+    "What to do with a picture that cannot be read: stop with an error, or "
+    "skip it and list it in left_out.csv.",
+    choices=("error", "skip"),
+)  # fmt: skip
+PROGRAM_DATA = (DATASET, DATA_DIR, ON_BAD_IMAGE)
+
+DATA = (
+    Option(
+        "observed_fraction", 1.0,
+        "Share of the training labels to keep, in (0, 1]; the others are "
+        "hidden to simulate partial labels.",
+        minimum=0, maximum=1,
+    ),
+    Option(
+        "observed_rule", "per_label",
+        "How labels are hidden: per_label keeps each with the same "
+        "probability, and one positive and one negative of every label; "
+        "per_image keeps the same share of each picture's labels.",
+        choices=HIDING_RULES,
+    ),
+    Option("batch_size", 32, "Pictures in a training step (B).", minimum=1),
+    Option(
+        "augment", True,
+        "Crop and mirror the training pictures at random.",
+    ),
+)  # fmt: skip
+MODEL = (
+    Option(
+        "backbone", "small_cnn",
+        "Network that turns a picture into features; resnet_v1_101 and vgg_16 "
+        "are those of TF-Slim.",
+        choices=BACKBONE_NAMES,
+    ),
+    Option(
+        "backbone_weights", "none",
+        "Weights the network starts from: none (random), imagenet "
+        "(downloaded; resnet101 and vgg16), a Keras weights file, or for "
+        "resnet_v1_101 and vgg_16 a TF-Slim checkpoint.",
+    ),
+    Option(
+        "image_size", 0,
+        "Side of the network's input in pixels (S); 0 = the network's own.",
+        minimum=0,
+    ),
+    Option(
+        "init_from", "",
+        "Workdir of an earlier run whose logistic model this run starts from "
+        "instead of training one.",
+    ),
+)  # fmt: skip
+TRAINING = (
+    Option(
+        "regime", "end_to_end",
+        "Train the network too (end_to_end), or keep it fixed and store its "
+        "features once (fixed_features).",
+        choices=REGIMES,
+    ),
+    Option(
+        "epochs", 3,
+        "Passes over the training set with the method.", minimum=0,
+    ),
+    Option(
+        "learning_rate", 1e-3,
+        "Learning rate of the classifiers and the network.", minimum=0,
+    ),
+    Option(
+        "backbone_learning_rate", 0.0,
+        "Learning rate of the network alone; 0 = --learning_rate.", minimum=0,
+    ),
+    Option("momentum", 0.9, "RMSProp momentum.", minimum=0, maximum=1),
+    Option("epsilon", 1.0, "RMSProp epsilon.", minimum=0),
+    Option(
+        "weight_decay", 0.0,
+        "Decoupled weight decay per step, multiplied by the learning rate.",
+        minimum=0,
+    ),
+    Option(
+        "rate_decay", 0.8,
+        "Factor of all learning rates when the moving average of validation "
+        "mAP falls; 1 = no decay.",
+        minimum=0, maximum=1,
+    ),
+    Option(
+        "rate_drop_epoch", 0,
+        "Divide all learning rates by 10 after this many epochs; 0 = never.",
+        minimum=0,
+    ),
+    Option(
+        "evaluate_every", 0,
+        "Steps between evaluations on validation; 0 = once per epoch.",
+        minimum=0,
+    ),
+    Option(
+        "keep", "best",
+        "Model that the run ends with: the best on validation, or the latest.",
+        choices=("best", "latest"),
+    ),
+    Option(
+        "initial_epochs", 40,
+        "Epochs of the logistic model that every method starts from.",
+        minimum=0,
+    ),
+    Option(
+        "initial_learning_rate", 1e-3,
+        "Learning rate of the initial logistic model.", minimum=0,
+    ),
+    Option(
+        "initial_epsilon", 1e-7,
+        "RMSProp epsilon of the initial logistic model.", minimum=0,
+    ),
+    Option(
+        "initial_weight_decay", 1.0,
+        "Decoupled weight decay of the initial logistic model.", minimum=0,
+    ),
+    Option(
+        "seed", 0,
+        "Seed of hidden labels, initial weights, order and augmentation.",
+    ),
+)  # fmt: skip
+JIT = Option(
+    "jit", False,
+    "Compile the network with XLA; faster on accelerators, slower on CPUs.",
+)  # fmt: skip
+
+
+_SIMILARITY = ("learned", "fixed", "none")
+_FORM = ("paper", "released")
+_IMCL = (
+    Option(
+        "lambda_y", 1.0, "Weight of the label smoothness, eq. (5).", minimum=0
+    ),
+    Option(
+        "lambda_f", 0.5, "Weight of the feature smoothness, eq. (6).",
+        minimum=0,
+    ),
+    Option(
+        "num_neighbors", 5, "Similar images of each image (k).", minimum=1
+    ),
+    Option(
+        "label_graph", "cooccurrence",
+        "Label graph A: cooccurrence (from the training labels), identity, or "
+        "a file of data_prep.label_graph.",
+    ),
+    Option(
+        "graph_neighbors", 50,
+        "Related labels of each label in the co-occurrence graph (k_a).",
+        minimum=1,
+    ),
+    Option(
+        "graph_learning_rate", 0.0,
+        "Learning rate of the label graph; 0 = that of the classifiers.",
+        minimum=0,
+    ),
+    Option(
+        "dictionary_size", -1,
+        "Training images kept as candidates beside the minibatch, so chosen "
+        "that rare labels are well represented; 0 = none, the minibatch "
+        "alone; -1 = 10,000, or none where the data do not number their "
+        "images.",
+        minimum=-1,
+    ),
+    Option(
+        "dictionary_refresh", 10,
+        "Images of the dictionary whose features each step renews, in turn.",
+        minimum=1,
+    ),
+    Option(
+        "dictionary_gradient", "stored",
+        "What a selected dictionary image contributes: its stored feature, or "
+        "the feature of a new forward pass with its gradient (full).",
+        choices=("stored", "full"),
+    ),
+    Option(
+        "solver", "paper",
+        "Solver of the image similarities: Algorithm 2 of the paper, or the "
+        "released code's.",
+        choices=_FORM,
+    ),
+    Option(
+        "solver_threshold", 1e-6,
+        "Lowest score at which the released solver selects an image.",
+        minimum=1e-30,
+    ),
+    Option(
+        "imputation", "paper",
+        "How unobserved labels are imputed, eq. (3): as in the paper, or as "
+        "in the released code.",
+        choices=_FORM,
+    ),
+    Option(
+        "positive_ratio", 2.0,
+        "Imputed labels lie in [-1/c, 1]; this is c.", minimum=1,
+    ),
+    Option(
+        "reconstruction", "tanh",
+        "Form of eq. (5): with tanh (paper) or linear (released).",
+        choices=("tanh", "linear"),
+    ),
+    Option(
+        "loss_scale", "initial",
+        "Scale of lambda_y and lambda_f: multiplied by the ratio of the "
+        "losses in the first step (initial), or as they are (absolute).",
+        choices=("initial", "absolute"),
+    ),
+    Option(
+        "graph_update", "alternate",
+        "Step on the label graph before the step on the network (alternate, "
+        "Algorithm 1), or together with it (joint, released).",
+        choices=("alternate", "joint"),
+    ),
+    Option(
+        "image_similarity", "learned",
+        "Image similarities: learned, fixed at the start, or none (table 4).",
+        choices=_SIMILARITY,
+    ),
+    Option(
+        "label_similarity", "learned",
+        "Label graph: learned, fixed at the start, or none, the identity "
+        "(table 4).",
+        choices=_SIMILARITY,
+    ),
+    Option(
+        "class_weight", 0.0,
+        "Magnitude of the one-hot of a picture's class that is joined to its "
+        "labels in eq. (5) (a; CUB); 0 = without.",
+        minimum=0,
+    ),
+)  # fmt: skip
+_ASYMMETRIC = (
+    Option(
+        "asymmetric_gamma_positive", 0.0,
+        "Focal exponent of observed positive labels.", minimum=0,
+    ),
+    Option(
+        "asymmetric_gamma_negative", 1.0,
+        "Focal exponent of observed negative labels.", minimum=0,
+    ),
+    Option(
+        "asymmetric_gamma_unobserved", 4.0,
+        "Focal exponent of unobserved labels.", minimum=0,
+    ),
+    Option(
+        "asymmetric_margin", 0.0,
+        "Probability below which a label that is not positive has no loss.",
+        minimum=0, maximum=1,
+    ),
+)  # fmt: skip
+
+# Method -> its options; the paper's own comes first. Each class takes its entry
+# as `OPTIONS`.
+METHOD_OPTIONS: dict[str, tuple[Option, ...]] = dict(
+    imcl=_IMCL,
+    logistic=(),
+    wsabie=(
+        Option(
+            "wsabie_dimension", 100,
+            "Dimension of WSABIE's joint space, at most d and C.", minimum=1,
+        ),
+        Option(
+            "wsabie_norm", 1.0,
+            "Largest norm of a column of WSABIE's maps V and W.",
+            minimum=1e-6,
+        ),
+    ),
+    cnn_rnn=(
+        Option(
+            "cnn_rnn_embedding", 64, "Size of CNN-RNN's label embeddings.",
+            minimum=1,
+        ),
+        Option(
+            "cnn_rnn_units", 512, "Units of CNN-RNN's LSTM.", minimum=1
+        ),
+        Option(
+            "cnn_rnn_length", 20, "Most labels that CNN-RNN predicts per "
+            "picture.", minimum=1,
+        ),
+        Option(
+            "cnn_rnn_beam", 5, "Paths of CNN-RNN's beam search.", minimum=1
+        ),
+    ),
+    fast0tag=(
+        Option(
+            "label_vectors", "",
+            "Text file of label vectors (GloVe or word2vec) for Fast0Tag; "
+            "empty = vectors from label co-occurrence.",
+        ),
+        Option(
+            "fast0tag_dimension", 0,
+            "Dimension of Fast0Tag's label vectors; 0 = the file's, or 300.",
+            minimum=0,
+        ),
+        Option(
+            "fast0tag_hidden", 1024, "Units of Fast0Tag's hidden layer.",
+            minimum=1,
+        ),
+    ),
+    curriculum=(
+        Option(
+            "curriculum_alpha", -4.45,
+            "Factor alpha of g(rho) = alpha rho^gamma + beta in the "
+            "partial-BCE.",
+        ),
+        Option("curriculum_beta", 5.45, "Offset beta of g(rho)."),
+        Option("curriculum_gamma", 1.0, "Exponent gamma of g(rho)."),
+        Option(
+            "curriculum_threshold", 2.0,
+            "Score |z| from which an unobserved label is labelled (theta).",
+            minimum=1e-6,
+        ),
+        Option(
+            "curriculum_round_epochs", 1,
+            "Epochs between two rounds of labelling.", minimum=1,
+        ),
+    ),
+    latent_noise=(
+        Option(
+            "latent_noise_scores", "visual",
+            "What ranks the labels: their visual presence, or the probability "
+            "that they are mentioned (relevance).",
+            choices=("visual", "relevance"),
+        ),
+    ),
+    lsep=(),
+    assume_negative=(),
+    weak_assume_negative=(),
+    smoothed_assume_negative=(
+        Option(
+            "smoothing", 0.1,
+            "Probability of the opposite value in the smoothed labels.",
+            minimum=0, maximum=0.5,
+        ),
+    ),
+    large_loss=(
+        Option(
+            "large_loss", "reject",
+            "What happens to unobserved labels of large loss: no loss "
+            "(reject), or positive for this step or for good.",
+            choices=("reject", "correct_temporary", "correct_permanent"),
+        ),
+        Option(
+            "large_loss_delta", 0.4,
+            "Percent of the unobserved labels, per epoch, that count as of "
+            "large loss (Delta_rel).",
+            minimum=0, maximum=100,
+        ),
+    ),
+    asymmetric=_ASYMMETRIC,
+    selective=(
+        *_ASYMMETRIC,
+        Option(
+            "selective_top_k", 5,
+            "Unobserved labels of highest probability that each picture "
+            "ignores.",
+            minimum=0,
+        ),
+        Option(
+            "selective_prior_threshold", 0.5,
+            "Prior above which an unobserved label is ignored; 1 = never.",
+            minimum=0, maximum=1,
+        ),
+    ),
+    hill=(
+        Option(
+            "hill_lambda", 1.5,
+            "Factor lambda of the Hill loss (lambda - p) p^2 of negatives.",
+            minimum=1,
+        ),
+        Option(
+            "hill_margin", 1.0,
+            "Margin subtracted from the logit of positive labels.", minimum=0,
+        ),
+        Option(
+            "hill_gamma", 2.0, "Focal exponent of positive labels.", minimum=0
+        ),
+    ),
+    splc=(
+        Option(
+            "splc_threshold", 0.6,
+            "Probability above which an unobserved label counts as positive "
+            "(tau).",
+            minimum=0, maximum=1,
+        ),
+        Option(
+            "splc_first_epoch", 1, "Epochs before the first correction.",
+            minimum=0,
+        ),
+        Option(
+            "splc_margin", 1.0,
+            "Margin subtracted from the logit of observed positive labels.",
+            minimum=0,
+        ),
+        Option(
+            "splc_gamma", 2.0, "Focal exponent of all labels.", minimum=0
+        ),
+    ),
+    entropy_maximisation=(
+        Option(
+            "entropy_maximisation_alpha", 0.1,
+            "Weight of the entropy of unobserved labels.", minimum=0,
+        ),
+        Option(
+            "entropy_maximisation_beta", 0.9, "Weight of pseudo-labels.",
+            minimum=0,
+        ),
+        Option(
+            "entropy_maximisation_share", 0.9,
+            "Share of the unobserved labels that are pseudo-negative in the "
+            "end.",
+            minimum=0, maximum=1,
+        ),
+        Option(
+            "entropy_maximisation_warmup", 5,
+            "Epochs before the first pseudo-labels.", minimum=1,
+        ),
+        Option(
+            "entropy_maximisation_rounds", 5,
+            "Epochs over which pseudo-labels are given.", minimum=1,
+        ),
+    ),
+)  # fmt: skip
+DEFAULT_METHOD = next(iter(METHOD_OPTIONS))
+
+METHOD = (
+    Option(
+        "method", DEFAULT_METHOD,
+        "Method that trains on the partial labels, starting from the logistic "
+        f"model: {', '.join(METHOD_OPTIONS)}.",
+    ),
+    Option(
+        "boost", False,
+        "Boost positive scores at each position of the last feature map "
+        "(BoostLU); end to end, with methods whose scores are those of a "
+        "linear classifier.",
+    ),
+    Option(
+        "boost_factor", 5.0,
+        "Factor of the positive scores with --boost (alpha).", minimum=1,
+    ),
+)  # fmt: skip
+RUN = (*DATA, *MODEL, *METHOD, *TRAINING, JIT)
+# Arguments of `imcl_tf.run` that make the objects it takes.
+OBJECTS = ("backbone", "backbone_weights", "image_size", "method")
+
+MACHINE = (
+    JIT,
+    Option(
+        "mixed_precision", "none",
+        "Precision of the network: float32 (none), or bfloat16, faster where "
+        "the processor has units for it.",
+        choices=("none", "bfloat16"),
+    ),
+    Option(
+        "strategy", "none",
+        "Devices to train on: one (none), or all GPUs of this machine "
+        "(mirrored).",
+        choices=("none", "mirrored"),
+    ),
+)  # fmt: skip
+FILES = (
+    Option(
+        "workdir", "",
+        "Directory that gets every file of the run: results, metrics, "
+        "checkpoints, TensorBoard logs and the exported model.",
+    ),
+    Option(
+        "resume", False,
+        "Continue the run of --workdir from its latest checkpoint.",
+    ),
+    Option(
+        "search", "",
+        "JSON file of settings to try on validation first; the best are then "
+        "trained. An interrupted search continues when called again.",
+    ),
+)  # fmt: skip
+
+
+def known_options() -> dict[str, Option]:
+    """Returns every option of `imcl_tf.main` by name."""
+    of_methods = (o for of in METHOD_OPTIONS.values() for o in of)
+    everything = (*PROGRAM_DATA, *FILES, *RUN, *of_methods, *MACHINE)
+    return {option.name: option for option in everything}
+
+
+def dataset_kind(dataset: str) -> str:
+    """Returns the data set's name without variant, "tfds" for those of TFDS.
+
+    Args:
+      dataset: see the option `dataset`.
+
+    Raises:
+      ValueError: for an unknown one.
+    """
+    if dataset.startswith("tfds:"):
+        return "tfds"
+    name = dataset.split("/")[0]
+    if dataset not in DATASETS and name not in PAPER_DATASETS:
+        raise ValueError(
+            f"dataset must be one of {', '.join(DATASETS)} or tfds:NAME, got "
+            f"{dataset!r}"
+        )
+    return name

@@ -1,0 +1,1 @@
+"""A run: training, evaluation, and what it leaves in its workdir."""

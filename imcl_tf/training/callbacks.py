@@ -1,0 +1,236 @@
+"""What a run adds to training: evaluation, checkpoints, learning rates."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import keras
+import tensorflow as tf
+
+from imcl_tf.files import replacing, write_csv
+from imcl_tf.methods.base import StepCallback
+
+LATEST = "latest.keras"
+# Terms that metrics.csv has a column for whatever the method: 0 where a method
+# has no such term.
+_COMMON_TERMS = (
+    "loss", "logistic_loss", "label_smoothness", "feature_smoothness"
+)  # fmt: skip
+
+
+class Evaluation(StepCallback):
+    """Evaluates on validation before training and after each round.
+
+    Adds `val_mAP` (percent), `val_` loss terms and `learning_rate` to the
+    logs, where the progress bar, TensorBoard and later callbacks find them,
+    and writes one row per split to `metrics.csv`.
+
+    Args:
+      batches: validation minibatches, (inputs, labels).
+      metrics_file: where the rows go, header first.
+      steps_per_epoch: minibatches of one pass over the training set.
+      first_step: 0; or the step of a resumed run, whose rows the file holds.
+
+    Attributes:
+      past: validation mAP of the rounds before `first_step`.
+
+    Example:
+      >>> import imcl_tf, numpy as np, pathlib, tensorflow as tf
+      >>> data = np.eye(2, dtype=np.float32), np.eye(2, dtype=np.int8)
+      >>> batches = tf.data.Dataset.from_tensor_slices(data).batch(2)
+      >>> evaluation = imcl_tf.Evaluation(
+      ...     batches, pathlib.Path("metrics.csv"), steps_per_epoch=1)
+      >>> model = imcl_tf.MultiLabelModel(None, 2)
+      >>> model.compile("rmsprop")
+      >>> history = model.fit(batches, verbose=0, callbacks=[evaluation])
+      >>> pathlib.Path("metrics.csv").read_text().split(",")[:4]
+      ['step', 'epoch', 'split', 'mAP']
+    """
+
+    def __init__(
+        self,
+        batches: tf.data.Dataset,
+        metrics_file: Path,
+        steps_per_epoch: int,
+        first_step: int = 0,
+    ):
+        super().__init__()
+        self._batches = batches
+        self._file = metrics_file
+        self._steps_per_epoch = steps_per_epoch
+        self._latest = math.nan
+        self._rows = _rows_until(metrics_file, first_step) if first_step else []
+        self.past = [
+            float(mean)
+            for _, _, split, mean, *_ in self._rows
+            if split == "validation"
+        ]
+
+    def on_train_begin(self, logs: dict | None = None):
+        super().on_train_begin(logs)
+        if not self.past:
+            cast(dict, logs).update(self._evaluate({}))
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None):
+        self.step += 1
+        if logs is not None:
+            logs["val_mAP"] = self._latest
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None):
+        logs = cast(dict, logs)
+        logs.update(self._evaluate(logs))
+
+    def _evaluate(self, training: dict) -> dict:
+        precision, terms = self.model.run_over(self._batches)
+        # As in the file, so that a resumed run decides alike.
+        self._latest = round(100 * precision.mean(), 4)
+        rate = float(
+            keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+        )
+        if training:
+            self._add_row("train", "", training, rate)
+        self._add_row("validation", f"{self._latest:.4f}", terms, rate)
+        header = ("step", "epoch", "split", "mAP", *self._terms())
+        write_csv(self._file, (*header, "learning_rate"), self._rows)
+        return {
+            "val_mAP": self._latest,
+            **{f"val_{name}": value for name, value in terms.items()},
+            "learning_rate": rate,
+        }
+
+    def _terms(self) -> tuple[str, ...]:
+        own = (t for t in self.model.TERMS if t not in _COMMON_TERMS)
+        return (*_COMMON_TERMS, *own)
+
+    def _add_row(self, split, mean, terms, rate):
+        self._rows.append(
+            [
+                self.step,
+                f"{self.step / self._steps_per_epoch:.4g}",
+                split,
+                mean,
+                *(f"{terms.get(name, 0.0):.6g}" for name in self._terms()),
+                f"{rate:.6g}",
+            ]
+        )
+
+
+def _rows_until(metrics_file: Path, step: int) -> list[list[str]]:
+    with metrics_file.open(newline="") as file:
+        _, *rows = csv.reader(file)
+    return [row for row in rows if int(row[0]) <= step]
+
+
+class BestCheckpoint(keras.callbacks.Callback):
+    """Keeps the model of the best validation mAP, and the latest one.
+
+    Args:
+      directory: gets `best.keras` and `latest.keras`.
+      past: validation mAP of the rounds before, where a run is resumed.
+
+    Example:
+      >>> import imcl_tf, pathlib
+      >>> imcl_tf.BestCheckpoint(pathlib.Path("run")).best_file.name
+      'best.keras'
+    """
+
+    def __init__(self, directory: Path, past: Sequence[float] = ()):
+        super().__init__()
+        self.best_file = directory / "best.keras"
+        self.latest_file = directory / LATEST
+        self._best = max(past, default=-math.inf)
+
+    def on_train_begin(self, logs: dict | None = None):
+        if "val_mAP" in cast(dict, logs):
+            self.on_epoch_end(-1, logs)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None):
+        logs = cast(dict, logs)
+        # The latest one last: a run is resumed from it.
+        if logs["val_mAP"] > self._best:
+            self._best = logs["val_mAP"]
+            self._save(self.best_file)
+        self._save(self.latest_file)
+
+    def _save(self, file):
+        with replacing(file) as path:
+            self.model.save(path)
+
+
+class RateDecay(keras.callbacks.Callback):
+    """Multiplies the rates when validation degrades (sec. 4.3).
+
+    As in the released code, "degrades" means that an exponential moving
+    average of validation mAP falls.
+
+    Args:
+      factor: of all learning rates.
+      weight: of the newest mAP in the average, in (0, 1].
+      past: validation mAP of the rounds before, where a run is resumed.
+
+    Example:
+      >>> import imcl_tf
+      >>> decay = imcl_tf.RateDecay(factor=0.8)  # for `fit`
+    """
+
+    def __init__(
+        self,
+        factor: float = 0.8,
+        weight: float = 0.3,
+        past: Sequence[float] = (),
+    ):
+        super().__init__()
+        self._factor, self._weight = factor, weight
+        self._average = None
+        for mean in past:
+            self._update(mean)
+
+    def _update(self, mean) -> bool:
+        """Takes the next mAP into the average; whether that falls."""
+        before = mean if self._average is None else self._average
+        self._average = before + self._weight * (mean - before)
+        return self._average < before
+
+    def on_train_begin(self, logs: dict | None = None):
+        logs = cast(dict, logs)
+        if "val_mAP" in logs:
+            self._average = logs["val_mAP"]
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None):
+        if self._update(cast(dict, logs)["val_mAP"]):
+            _scale_rates(self.model, self._factor)
+
+
+class RateDrop(StepCallback):
+    """Multiplies the rates once, when a pass begins (sec. 4.3, MS-COCO).
+
+    Args:
+      epoch: passes over the training set before that, >= 1.
+      steps_per_epoch: minibatches of one pass over the training set.
+      factor: of all learning rates.
+
+    Example:
+      >>> import imcl_tf
+      >>> drop = imcl_tf.RateDrop(epoch=2, steps_per_epoch=100)
+    """
+
+    def __init__(self, epoch: int, steps_per_epoch: int, factor: float = 0.1):
+        super().__init__()
+        self._at = epoch * steps_per_epoch
+        self._factor = factor
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None):
+        # Not at the end of the step before: an evaluation in between reports
+        # the rate of what it evaluates.
+        if self.step == self._at:
+            _scale_rates(self.model, self._factor)
+        self.step += 1
+
+
+def _scale_rates(model, factor):
+    for optimizer in model.optimizers:
+        optimizer.learning_rate.assign(optimizer.learning_rate * factor)

@@ -1,0 +1,74 @@
+"""SavedModel for inference: encoded images in, probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from imcl_tf.backbones.make import picture_format
+from imcl_tf.data.pipeline import decode_and_resize
+from imcl_tf.files import replacing
+from imcl_tf.methods.base import MultiLabelModel
+
+
+def export(
+    model: MultiLabelModel, path: str | Path, label_names: Sequence[str]
+):
+    """Writes a SavedModel that opens with TensorFlow alone.
+
+    Its signature `serving_default` takes `images` [B] string (JPEG or PNG
+    bytes) and returns `probabilities` [B, C] float32 and `labels` [C] string.
+
+    Args:
+      model: with a backbone on pictures [B, S, S, 3], built.
+      path: directory to write, replaced if it exists; its parent is made.
+      label_names: C names.
+
+    Raises:
+      ValueError: if the names are not C, or the model takes no pictures.
+      OSError: if the directory cannot be written.
+
+    Example:
+      >>> import imcl_tf, os, tempfile
+      >>> model = imcl_tf.MultiLabelModel(
+      ...     imcl_tf.backbone("small_cnn", image_size=32), 2)
+      >>> model.build((None, 32, 32, 3))
+      >>> place = os.path.join(tempfile.mkdtemp(), "saved_model")
+      >>> imcl_tf.export(model, place, ["cat", "dog"])
+      >>> os.path.isfile(os.path.join(place, "saved_model.pb"))
+      True
+    """
+    path = Path(path)
+    if len(label_names) != model.num_labels:
+        raise ValueError(
+            f"label_names must be {model.num_labels} names, got "
+            f"{len(label_names)}"
+        )
+    image_size, resizing = picture_format(model.backbone)
+
+    def serve(images):
+        pixels = tf.map_fn(
+            lambda encoded: decode_and_resize(encoded, image_size, resizing),
+            images,
+            fn_output_signature=tf.TensorSpec(
+                [image_size, image_size, 3], tf.uint8
+            ),
+        )
+        return {
+            "probabilities": tf.sigmoid(model(pixels, training=False)),
+            "labels": tf.constant(label_names),
+        }
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint(
+        "serving_default",
+        serve,
+        input_signature=[tf.TensorSpec([None], tf.string, name="images")],
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as unfinished:
+        archive.write_out(str(unfinished), verbose=False)

@@ -1,0 +1,290 @@
+"""One run: data, model, fit, evaluation, export."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+
+from imcl_tf.backbones.make import (
+    freeze_batch_statistics,
+    picture_format,
+    without_pooling,
+)
+from imcl_tf.data.features import fixed_features
+from imcl_tf.data.pipeline import Batches, MultiLabelDataset
+from imcl_tf.methods import method as method_named
+from imcl_tf.methods.base import METHODS, MultiLabelModel, steps_taken
+from imcl_tf.options import check_all
+from imcl_tf.settings import OBJECTS, RUN, known_options
+from imcl_tf.training.callbacks import (
+    LATEST,
+    BestCheckpoint,
+    Evaluation,
+    RateDecay,
+    RateDrop,
+)
+from imcl_tf.training.evaluation import (
+    evaluate,
+    scores,
+    write_average_precision,
+)
+from imcl_tf.training.export import export
+from imcl_tf.training.workdir import Workdir, describe
+
+OPTIONS = tuple(option for option in RUN if option.name not in OBJECTS)
+
+
+class Schedule(NamedTuple):
+    """How one stage of a run trains; see the options of the same names."""
+
+    epochs: int
+    learning_rate: float
+    backbone_learning_rate: float
+    momentum: float
+    epsilon: float
+    weight_decay: float
+    rate_decay: float
+    rate_drop_epoch: int
+    evaluate_every: int
+    keep: str
+    jit: bool
+
+
+def run(
+    data: MultiLabelDataset,
+    backbone: keras.Model,
+    method: str | type[MultiLabelModel],
+    workdir: str | Path,
+    *,
+    resume: bool = False,
+    tuning: bool = False,
+    settings: str = "",
+    **options,
+) -> dict:
+    """Trains, evaluates on test and exports.
+
+    Every method starts from the logistic model (sec. 4.2): that of
+    `init_from`, or one trained here first. A run of method "logistic" is thus
+    the logistic model trained further.
+
+    Initial weights follow `keras.utils.set_random_seed`; the option `seed`
+    is that of hidden labels, order and augmentation.
+
+    Args:
+      data: of `load_dataset`.
+      backbone: of `imcl_tf.backbone`, or any keras.Model [B, S, S, 3] ->
+        [B, d]. It is trained in place.
+      method: a name of `imcl_tf.methods()`, or a class.
+      workdir: gets every file of the run.
+      resume: continue a run of the same settings from its latest checkpoint.
+        A finished run is returned, one that never began begins.
+      tuning: the test split is not read, no model is exported or kept.
+      settings: text of flags.cfg, with which the run can be repeated.
+      **options: `OPTIONS` of a run and those of the method, by name; those of
+        other methods are ignored, so that a preset serves every method.
+
+    Returns:
+      what results.json holds: "mAP" on test in percent, and more.
+
+    Raises:
+      TypeError: for an unknown option.
+      ValueError: for a value out of range, an `init_from` or a graph that does
+        not fit, an evaluation split without positives, a backbone that cannot
+        be boosted, or `resume` with other settings.
+
+    Example:
+      >>> import imcl_tf
+      >>> data = imcl_tf.load_dataset("folder", "pictures")
+      >>> preset = imcl_tf.presets.load("folder")
+      >>> backbone = imcl_tf.backbone(preset.pop("backbone"), image_size=32)
+      >>> preset |= {"initial_epochs": 1, "epochs": 1}
+      >>> results = imcl_tf.run(
+      ...     data, backbone, imcl_tf.IMCL, "runs/mine", **preset)
+      >>> 0 <= results["mAP"] <= 100
+      True
+    """
+    directory = Workdir(workdir)
+    cls = method_named(method) if isinstance(method, str) else method
+    given, own = _split_options(options, cls)
+    if resume and (finished := directory.finished(settings)):
+        return finished
+    _check_positives(data)
+    data = data.hide_labels(
+        given["observed_fraction"], given["seed"], given["observed_rule"]
+    )
+    images = data.train.batches(
+        given["batch_size"], seed=given["seed"], augment=given["augment"]
+    ).sized(*picture_format(backbone))
+    logistic = MultiLabelModel(backbone, data.num_labels)
+    logistic.build((None, *images.input_shape))
+    model = _make_model(cls, backbone, data.num_labels, given, own)
+    model.prepare(images)
+    model.build((None, *images.input_shape))
+    if given["init_from"]:
+        Workdir(given["init_from"]).load_logistic(logistic, data.label_names)
+
+    # Nothing is written before all that a user may have got wrong is checked.
+    directory.start(settings, data, resume)
+    fixed = given["regime"] == "fixed_features"
+    # Whether w is worth keeping: a network of unknown make comes with weights.
+    trained = bool(given["init_from"]) or getattr(backbone, "pretrained", True)
+    if trained:
+        freeze_batch_statistics(backbone)
+    if not given["init_from"]:
+        schedule = _schedule(given, "initial_")
+        stage = fixed_features(data, backbone) if fixed and trained else data
+        _fit(logistic, stage, images, schedule, directory.initial)
+        if schedule.epochs:
+            freeze_batch_statistics(backbone)
+    directory.save_logistic(logistic)
+    model.start_from(logistic)
+
+    stage = fixed_features(data, backbone) if fixed else data
+    logistic.fixed_features = fixed
+    if not tuning:  # now, for w may change
+        initial = evaluate(logistic, stage.test, given["batch_size"])
+    _fit(model, stage, images, _schedule(given, ""), directory.path)
+
+    validation = evaluate(model, stage.validation, given["batch_size"])
+    results = {
+        "method": _name(cls),
+        "regime": given["regime"],
+        "seed": given["seed"],
+        **describe(data),
+        "validation_mAP": 100 * validation.mean(),
+        "settings": settings.splitlines(),
+    }
+    if tuning:
+        directory.drop_checkpoints()
+    else:
+        observed = data.train.labels
+        test = evaluate(model, stage.test, given["batch_size"])
+        results |= scores(test, observed)
+        results["initial_logistic"] = scores(initial, observed)
+        write_average_precision(
+            test, data.label_names, directory.path / "average_precision.csv"
+        )
+        model.write_extras(directory.path, data.label_names)
+        export(model, directory.path / "saved_model", data.label_names)
+    directory.write_results(results)
+    return results
+
+
+def _name(cls: type[MultiLabelModel]) -> str:
+    """What a method is registered as."""
+    names = (name for name, known in METHODS.items() if known is cls)
+    return next(names, cls.__name__)
+
+
+def _split_options(options, cls) -> tuple[dict, dict]:
+    """Checked options of the run, and those of the method that were given."""
+    of_run = {option.name for option in OPTIONS}
+    of_method = {option.name for option in cls.OPTIONS}
+    unknown = set(options) - of_run - of_method - set(known_options())
+    if unknown:
+        raise TypeError(f"unknown option {', '.join(sorted(unknown))}")
+    given = {name: x for name, x in options.items() if name in of_run}
+    own = {name: x for name, x in options.items() if name in of_method}
+    return check_all(OPTIONS, given), own
+
+
+def _check_positives(data):
+    for name in ("validation", "test"):
+        if not (data.splits[name].labels.data > 0).any():
+            raise ValueError(
+                f"split {name} has no observed positive label, so its average "
+                "precision is undefined"
+            )
+
+
+def _make_model(cls, backbone, num_labels, given, own) -> MultiLabelModel:
+    fixed = given["regime"] == "fixed_features"
+    if given["boost"]:
+        if fixed:
+            raise ValueError("boost: fixed features have no positions")
+        backbone = without_pooling(backbone)
+        own = own | {"boost_factor": given["boost_factor"]}
+    return cls(backbone, num_labels, fixed_features=fixed, **own)
+
+
+def _schedule(given: dict, prefix: str) -> Schedule:
+    """Of the method, or with "initial_" of the logistic model before it."""
+    of_method_only = {
+        "backbone_learning_rate": 0.0, "rate_drop_epoch": 0
+    } if prefix else {}  # fmt: skip
+    values = {
+        name: given.get(prefix + name, given[name]) for name in Schedule._fields
+    }
+    return Schedule(**values | of_method_only)
+
+
+def _fit(
+    model: MultiLabelModel,
+    data: MultiLabelDataset,
+    images: Batches,
+    schedule: Schedule,
+    directory: Path,
+):
+    """Trains `model`; leaves it with its best or its latest weights."""
+    if not schedule.epochs:
+        return
+    model.fixed_features = bool(data.train.num_features)
+    batches = images.of_split(data.train)
+    _compile(model, schedule)
+    (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
+    steps = schedule.evaluate_every or batches.steps_per_epoch
+    latest = directory / "checkpoints" / LATEST
+    first_step = 0
+    if latest.is_file():  # the run is resumed
+        model.load_weights(latest)
+        first_step = steps_taken(model)
+    evaluation = Evaluation(
+        model.evaluation_batches(data.validation, batches.batch_size),
+        directory / "metrics.csv", batches.steps_per_epoch, first_step,
+    )  # fmt: skip
+    checkpoint = BestCheckpoint(directory / "checkpoints", evaluation.past)
+    callbacks = [evaluation]
+    if schedule.rate_decay < 1:
+        callbacks.append(RateDecay(schedule.rate_decay, past=evaluation.past))
+    callbacks.append(checkpoint)  # with the rates of the next round
+    if schedule.rate_drop_epoch:
+        callbacks.append(
+            RateDrop(schedule.rate_drop_epoch, batches.steps_per_epoch)
+        )
+    board = keras.callbacks.TensorBoard(
+        directory / "tensorboard", write_graph=False
+    )
+    model.fit(
+        batches,
+        epochs=math.ceil(schedule.epochs * batches.steps_per_epoch / steps),
+        initial_epoch=first_step // steps,
+        steps_per_epoch=steps,
+        callbacks=[*callbacks, board],
+        verbose=1 if sys.stdout.isatty() else 2,
+    )
+    if schedule.keep == "best":
+        model.load_weights(checkpoint.best_file)
+
+
+def _compile(model, schedule):
+    def rmsprop(rate):
+        return keras.optimizers.RMSprop(
+            rate, rho=0.9, momentum=schedule.momentum,
+            epsilon=schedule.epsilon,
+            weight_decay=schedule.weight_decay or None,
+        )  # fmt: skip
+
+    backbone = None
+    if schedule.backbone_learning_rate and not model.fixed_features:
+        backbone = rmsprop(schedule.backbone_learning_rate)
+    model.compile(
+        rmsprop(schedule.learning_rate),
+        backbone_optimizer=backbone,
+        jit_compile=schedule.jit,
+    )
+    # Built now, so that a checkpoint of the untrained model has their state.
+    model.build_optimizers()

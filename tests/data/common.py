@@ -1,0 +1,79 @@
+"""What tests of records share: records as they lie on disk."""
+
+import csv
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from imcl_tf.data import builders
+from imcl_tf.data.folder import folder_builder
+
+SPLITS = ("train", "validation", "test")
+
+
+def raw_records(builder, split):
+    """The records of a split, file by file."""
+    return [
+        list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
+        for path in builder.info.splits[split].filepaths
+    ]
+
+
+def parsed(record):
+    """Feature name -> list of values, by the protocol buffer alone."""
+    values = {}
+    for name, f in tf.train.Example.FromString(record).features.feature.items():
+        kind = f.WhichOneof("kind")
+        values[name] = list(getattr(f, kind).value) if kind else []
+    return values
+
+
+def image_ids(builder, split):
+    """Image ids in the order of the records."""
+    records = sum(raw_records(builder, split), [])
+    return [parsed(record)["image_id"][0].decode() for record in records]
+
+
+def label_table(builder, split):
+    """The arrays of a split's label table, by NumPy alone."""
+    path = Path(str(builder.data_path)) / f"labels-{split}.npz"
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def dense(table):
+    """[N, C] int8, the labels of a label table."""
+    names, splits = table["label_names"], table["row_splits"]
+    rows = np.zeros((len(table["image_ids"]), len(names)), np.int8)
+    for i, row in enumerate(rows):
+        part = slice(*splits[i : i + 2])
+        assert (np.diff(table["columns"][part]) > 0).all()
+        row[table["columns"][part]] = table["values"][part]
+    return rows
+
+
+def shuffled(names, split):
+    """TFDS's order: by the MD5 sum of the split's name and the image's."""
+    return sorted(
+        names, key=lambda n: hashlib.md5(f"{split}{n}".encode()).digest()
+    )
+
+
+def files_of(builder):
+    """Name -> content of all files of a data set."""
+    return {
+        path.name: path.read_bytes()
+        for path in Path(str(builder.data_path)).rglob("*")
+    }
+
+
+def left_out(builder):
+    text = (builder.data_path / builders.LEFT_OUT).read_text()
+    return [*csv.reader(text.splitlines())]
+
+
+def prepare_folder(made, records, on_bad_image="error", **options):
+    builder = folder_builder(made.path, records, on_bad_image)
+    return builders.prepare(builder, made.path, **options)

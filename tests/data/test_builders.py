@@ -1,0 +1,230 @@
+"""Records and label tables of image files, byte by byte; finding them."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from imcl_tf.data import builders, shards
+from imcl_tf.data.folder import Folder, folder_builder
+from tests.data.common import (
+    SPLITS,
+    label_table,
+    parsed,
+    prepare_folder,
+    raw_records,
+    shuffled,
+)
+
+
+def observed(folder, image):
+    """(label index, value) of an image, ascending."""
+    labels = folder.labels[image]
+    return [
+        (j, labels[name])
+        for j, name in enumerate(folder.label_names)
+        if name in labels
+    ]
+
+
+class TestRecords:
+    def test_bytes_are_those_of_images_in_order_of_a_hash(
+        self, folder, prepared, make_example
+    ):
+        for split in SPLITS:
+            expected = [
+                make_example(
+                    image_id=image.encode(), image=folder.encoded[image]
+                )
+                for image in shuffled(folder.splits[split], split)
+            ]
+            assert sum(raw_records(prepared, split), []) == expected
+
+    def test_tfds_alone_reads_the_same(self, folder, richer):
+        builder = tfds.builder_from_directory(richer.data_path)
+        for split, images in folder.splits.items():
+            ds = builder.as_dataset(
+                split, decoders={"image": tfds.decode.SkipDecoding()}
+            )
+            read = {r["image_id"].decode(): r for r in tfds.as_numpy(ds)}
+            assert set(read) == set(images)
+            for image, record in read.items():
+                assert set(record) == {"image_id", "image"}
+                assert record["image"] == folder.encoded[image]
+
+    def test_tfds_decodes_the_images(self, folder, prepared):
+        builder = tfds.builder_from_directory(prepared.data_path)
+        for record in builder.as_dataset("test"):
+            image = folder.encoded[record["image_id"].numpy().decode()]
+            np.testing.assert_array_equal(
+                record["image"], tf.io.decode_image(image, channels=3)
+            )
+
+
+class TestLabelTables:
+    def test_hold_the_labels_in_the_order_of_the_records(
+        self, folder, prepared
+    ):
+        assert tuple(prepared.info.metadata["labels"]) == folder.label_names
+        for split in SPLITS:
+            images = shuffled(folder.splits[split], split)
+            pairs = [observed(folder, image) for image in images]
+            table = label_table(prepared, split)
+            assert table["image_ids"].tolist() == [x.encode() for x in images]
+            names = [name.encode() for name in folder.label_names]
+            assert table["label_names"].tolist() == names
+            assert table["columns"].tolist() == [j for j, _ in sum(pairs, [])]
+            assert table["values"].tolist() == [v for _, v in sum(pairs, [])]
+            ends = np.cumsum([0, *map(len, pairs)])
+            np.testing.assert_array_equal(table["row_splits"], ends)
+            assert table["classes"].size == 0
+            assert table["file_sizes"].tolist() == [
+                Path(str(path)).stat().st_size
+                for path in prepared.info.splits[split].filepaths
+            ]
+            for name, dtype in (
+                ("values", np.int8), ("columns", np.int32),
+                ("row_splits", np.int32), ("classes", np.int32),
+            ):  # fmt: skip
+                assert table[name].dtype == dtype
+            assert not [name for name in table if name.startswith("extra_")]
+
+    def test_further_integers_of_images_and_of_labels(
+        self, folder, richer, make_richer
+    ):
+        for split in SPLITS:
+            images = shuffled(folder.splits[split], split)
+            table = label_table(richer, split)
+            assert table["classes"].dtype == np.int32
+            assert table["classes"].tolist() == [
+                make_richer.class_of(image) for image in images
+            ]
+            assert table["extra_certainties"].dtype == np.uint8
+            assert table["extra_certainties"].tolist() == [
+                make_richer.certainty_of(image, folder.label_names[j])
+                for image in images
+                for j, _ in observed(folder, image)
+            ]
+
+    def test_nothing_else_is_left_beside_the_records(self, prepared):
+        names = {
+            path.name
+            for path in Path(str(prepared.data_path)).iterdir()
+            if "tfrecord" not in path.name
+        }
+        assert names == {
+            "dataset_info.json", "features.json", "metadata.json",
+            *(f"labels-{split}.npz" for split in SPLITS),
+        }  # fmt: skip
+
+    def test_no_dense_label_vector_on_disk(self, make_folder, tmp_path):
+        names = [f"label {n}" for n in range(3000)]
+        sizes = {"train": 8, "validation": 8, "test": 8}
+        made = make_folder(tmp_path / "raw", sizes, names[:5], names=())
+        with (made.path / "labels.csv").open("a") as file:
+            rows = [(made.splits["test"][0], n, 0) for n in names[5:]]
+            csv.writer(file).writerows(rows)
+        builder = prepare_folder(made, tmp_path / "records")
+        assert len(builder.info.metadata["labels"]) == 3000
+        for record in sum(raw_records(builder, "train"), []):
+            image = parsed(record)["image"][0]
+            assert len(record) < len(image) + 100
+        for name, values in label_table(builder, "train").items():
+            # 24,000 entries if dense.
+            assert values.size <= (3000 if name == "label_names" else 40)
+
+
+class TestPrepare:
+    def test_needs_a_directory_of_raw_files(self, tmp_path):
+        (tmp_path / "empty").mkdir()
+        for name in ("nowhere", "empty"):
+            builder = Folder(data_dir=tmp_path / "records")
+            with pytest.raises(FileNotFoundError, match=f"{name}: "):
+                builders.prepare(builder, tmp_path / name)
+
+    @pytest.mark.parametrize(
+        ("error", "raised"),
+        [
+            (OSError(28, "No space left on device"), OSError),
+            (KeyboardInterrupt("Ctrl-C"), KeyboardInterrupt),
+        ],
+    )
+    def test_interrupted_leaves_nothing(
+        self, small, fails, tmp_path, monkeypatch, error, raised
+    ):
+        original, count = shards.records.encode_image, iter(range(13))
+
+        def encode(*arguments):
+            if next(count, None) is None:  # amid the second split
+                raise error
+            return original(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(shards.records, "encode_image", encode)
+            fails(small, error.args[-1], error=raised)
+        builder = prepare_folder(small, tmp_path / "records")
+        assert builder.info.splits["train"].num_examples == 10
+
+    @pytest.mark.parametrize("size", [100, 1_000])
+    def test_full_disk_leaves_nothing(self, small, fails, small_disk, size):
+        with small_disk(size):
+            fails(small, error=OSError, limit=2_000)
+
+
+class TestFind:
+    @pytest.fixture
+    def place(self, prepared, tmp_path):
+        """Makes copies of `prepared` under other names and versions."""
+
+        def copy(*names):
+            for name in names:
+                shutil.copytree(prepared.data_path, tmp_path / name)
+                path = tmp_path / name / "dataset_info.json"
+                info = json.loads(path.read_text())
+                info["version"] = path.parent.name
+                path.write_text(json.dumps(info))
+
+        copy.directory = tmp_path
+        return copy
+
+    def test_newest_version(self, folder, place):
+        place("birds/1.9.0", "birds/1.10.0", "birds/1.2.11")
+        for data_dir in (place.directory, str(place.directory)):
+            found = builders.find("birds", data_dir)
+            assert Path(found.data_path) == place.directory / "birds" / "1.10.0"
+        assert tuple(found.info.metadata["labels"]) == folder.label_names
+        assert len([*found.as_dataset("test")]) == len(folder.splits["test"])
+
+    def test_unfinished_records_do_not_count(self, place):
+        place("birds/1.0.0", "birds/2.0.0.incompleteXYZ")
+        found = builders.find("birds", place.directory)
+        assert Path(found.data_path).name == "1.0.0"
+
+    def test_the_only_config_need_not_be_named(self, place):
+        place("birds/zero_shot/1.0.0", "birds/zero_shot/1.0.1")
+        for name in ("birds", "birds/zero_shot"):
+            found = builders.find(name, place.directory)
+            assert Path(found.data_path).parts[-2:] == ("zero_shot", "1.0.1")
+
+    def test_one_of_several_configs_must_be_named(self, place):
+        place("birds/a/1.0.0", "birds/b/1.0.0")
+        with pytest.raises(ValueError, match="birds.* /a, /b$"):
+            builders.find("birds", place.directory)
+        found = builders.find("birds/b", place.directory)
+        assert Path(found.data_path).parts[-2:] == ("b", "1.0.0")
+
+    def test_none(self, place):
+        place("birds/a/1.0.0", "birds_2/1.0.0.incompleteXYZ")
+        for name in ("bird", "birds/b", "birds_2", "a"):
+            with pytest.raises(FileNotFoundError, match=f"{name}: no records"):
+                builders.find(name, place.directory)
+
+    def test_default_place_is_that_of_tfds(self, small):
+        builder = builders.prepare(folder_builder(small.path), small.path)
+        name = f"folder/{builder.builder_config.name}"
+        assert builders.find(name).data_path == builder.data_path

@@ -1,0 +1,155 @@
+"""Decoding and resizing of pictures, against weights by hand."""
+
+import struct
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from imcl_tf.backbones.make import Resizing
+from imcl_tf.data import pipeline
+
+
+def cropped(pixels, size, shorter_side, tf1):
+    """[size, size, 3] float: resized to `shorter_side`, then the centre.
+
+    One output pixel is an average of the input pixels around its place, by
+    the triangle of the distance: 1 wide, or as wide as the scale where the
+    picture shrinks and `tf1` is not asked for. In TF1 pixel n of the output
+    lies at n / scale, else at (n + 1/2) / scale - 1/2, borders on borders.
+    """
+    scale = shorter_side / min(pixels.shape[:2])
+    result = pixels.astype(float)
+    for axis in (0, 1):
+        before = pixels.shape[axis]
+        after = round(before * scale)
+        step = before / after
+        place = (np.arange(after) + (0 if tf1 else 0.5)) * step
+        place = place if tf1 else place - 0.5
+        place = np.clip(place, 0, before - 1) if tf1 else place
+        distance = abs(place[:, np.newaxis] - np.arange(before))
+        weights = np.maximum(0, 1 - distance / (1 if tf1 else max(1, step)))
+        weights /= weights.sum(1, keepdims=True)
+        start = (after - size) // 2
+        result = np.moveaxis(
+            np.tensordot(weights[start : start + size], result, (1, axis)),
+            0, axis,
+        )  # fmt: skip
+    return result
+
+
+class TestDecodeAndResize:
+    @pytest.mark.parametrize("channels", [1, 3, 4])
+    def test_png_of_the_right_size_stays(self, channels):
+        """Grey three times, and no transparency."""
+        rng = np.random.default_rng(0)
+        pixels = rng.integers(0, 256, (6, 6, channels)).astype(np.uint8)
+        image = pipeline.decode_and_resize(tf.io.encode_png(pixels), 6)
+        assert image.dtype == tf.uint8 and image.shape == (6, 6, 3)
+        expected = np.repeat(pixels, 3, 2) if channels == 1 else pixels[..., :3]
+        np.testing.assert_array_equal(image, expected)
+
+    def test_sixteen_bit_png(self):
+        pixels = np.arange(27, dtype=np.uint16).reshape(3, 3, 3) * 257
+        image = pipeline.decode_and_resize(tf.io.encode_png(pixels), 3)
+        np.testing.assert_array_equal(image, pixels // 257)
+
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_jpeg(self, channels):
+        colour = [200] if channels == 1 else [200, 30, 90]
+        pixels = np.full((16, 24, channels), colour, np.uint8)
+        encoded = tf.io.encode_jpeg(pixels, quality=100)
+        image = pipeline.decode_and_resize(encoded, 10)
+        assert image.shape == (10, 10, 3)
+        expected = np.broadcast_to(np.array(colour), (10, 10, 3))
+        np.testing.assert_allclose(image, expected, atol=3)
+
+    def test_bmp(self):
+        """Two pixels, red and blue: BGR, rows padded to four bytes."""
+        row = bytes([0, 0, 255, 255, 0, 0]) + b"\0\0"
+        header = struct.pack("<2sIHHI", b"BM", 54 + 8, 0, 0, 54)
+        header += struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, 24, 0, 8, *[0] * 4)
+        image = pipeline.decode_and_resize(tf.constant(header + row), 2)
+        np.testing.assert_array_equal(image, [[[255, 0, 0], [0, 0, 255]]] * 2)
+
+    def test_first_frame_of_a_gif(self):
+        """One red and one blue pixel, a frame each."""
+        colours = bytes([255, 0, 0, 0, 0, 255])
+
+        def frame(bits):
+            return b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + bits
+
+        content = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + colours
+        # LZW of minimum size 2: clear, index 0 or 1, end.
+        content += frame(b"\x02\x02\x44\x01\x00")
+        content += frame(b"\x02\x02\x4c\x01\x00") + b";"
+        image = pipeline.decode_and_resize(tf.constant(content), 1)
+        np.testing.assert_array_equal(image, [[[255, 0, 0]]])
+
+    def test_shrinking_averages(self):
+        """Halving weights by the triangle 1, 3, 3, 1 (over 8), then rounds.
+
+        Columns 0 0 0 0 10 90 0 0 0 0: output 1 sees columns 1..4, 10 / 8;
+        output 2 columns 3..6, (3 10 + 3 90) / 8 = 37.5; output 3 columns
+        5..8, 90 / 8 = 11.25. Without antialiasing 2 would be 50, 1 and 3 0.
+        """
+        columns = np.array([0, 0, 0, 0, 10, 90, 0, 0, 0, 0], np.uint8)
+        pixels = np.broadcast_to(columns[None, :, None], (10, 10, 3))
+        image = pipeline.decode_and_resize(tf.io.encode_png(pixels), 5)
+        np.testing.assert_array_equal(image[2, :, 0], [0, 1, 38, 11, 0])
+
+    def test_values_are_rounded(self):
+        """100, 103 enlarged twofold: 100, 100.75, 102.25, 103."""
+        columns = np.array([[100, 103], [100, 103]], np.uint8)
+        pixels = np.repeat(columns[..., np.newaxis], 3, 2)
+        image = pipeline.decode_and_resize(tf.io.encode_png(pixels), 4)
+        np.testing.assert_array_equal(image[1, :, 1], [100, 101, 102, 103])
+
+    def test_aspect_ratio_is_not_kept(self):
+        """Left half black, right half white: so it stays at any size."""
+        pixels = np.zeros((4, 40, 3), np.uint8)
+        pixels[:, 20:] = 255
+        image = pipeline.decode_and_resize(tf.io.encode_png(pixels), 10)
+        np.testing.assert_array_equal(image[:, :4], 0)
+        np.testing.assert_array_equal(image[:, 6:], 255)
+
+    @pytest.mark.parametrize("tf1", [True, False])
+    @pytest.mark.parametrize("size", [224, 299, 32])
+    @pytest.mark.parametrize(
+        "height, width",
+        [(300, 451), (451, 300), (257, 256), (90, 77), (5, 9), (33, 500)],
+    )
+    def test_central_crop(self, height, width, size, tf1):
+        rng = np.random.default_rng(0)
+        pixels = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+        shorter_side = {224: 256, 299: 341, 32: 36}[size]
+        expected = cropped(pixels, size, shorter_side, tf1)
+        image = pipeline.decode_and_resize(
+            tf.io.encode_png(pixels), size, Resizing(256, tf1)
+        )
+        # Rounded to bytes, of numbers that float32 has a little off.
+        assert image.dtype == tf.uint8
+        np.testing.assert_allclose(image, expected, rtol=0, atol=0.51)
+
+    @pytest.mark.parametrize("tf1", [True, False])
+    def test_picture_of_the_size_before_the_crop(self, tf1):
+        """Nothing to resize: an odd rest is cut off below and at the right."""
+        rng = np.random.default_rng(0)
+        pixels = rng.integers(0, 256, (36, 43, 3)).astype(np.uint8)
+        image = pipeline.decode_and_resize(
+            tf.io.encode_png(pixels), 32, Resizing(256, tf1)
+        )
+        np.testing.assert_array_equal(image, pixels[2:34, 5:37])
+
+    def test_tf1_does_not_average(self):
+        """Halved, it takes every other pixel, from the first one on."""
+        rng = np.random.default_rng(0)
+        pixels = rng.integers(0, 256, (12, 16, 3)).astype(np.uint8)
+        image = pipeline.decode_and_resize(
+            tf.io.encode_png(pixels), 6, Resizing(224, tf1=True)
+        )
+        np.testing.assert_array_equal(image, pixels[::2, 2:14:2])
+
+    def test_no_image(self):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            pipeline.decode_and_resize(tf.constant(b"<html>"), 4)

@@ -1,0 +1,299 @@
+"""Shards: image files checked, turned upright, left out; Beam."""
+
+import collections
+import io
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from imcl_tf.data import builders, shards
+from imcl_tf.data.folder import Folder
+from tests.data.common import (
+    dense,
+    files_of,
+    image_ids,
+    label_table,
+    left_out,
+    parsed,
+    prepare_folder,
+    raw_records,
+    shuffled,
+)
+
+MINIMUM_SHARDS = 8
+
+
+class TestShards:
+    def test_enough_to_shuffle_and_read_in_parallel(self, folder, prepared):
+        for split, images in folder.splits.items():
+            info = prepared.info.splits[split]
+            lengths = [len(shard) for shard in raw_records(prepared, split)]
+            assert info.num_examples == len(images)
+            assert lengths == list(info.shard_lengths)
+            assert len(lengths) == MINIMUM_SHARDS
+            assert max(lengths) - min(lengths) <= 1
+
+    def test_fewer_where_a_split_has_fewer_images(self, make_folder, tmp_path):
+        sizes = {"train": 9, "validation": 1, "test": 3}
+        made = make_folder(tmp_path / "raw", sizes)
+        builder = prepare_folder(made, tmp_path / "out")
+        for split, number in (("train", 8), ("validation", 1), ("test", 3)):
+            records = raw_records(builder, split)
+            assert len(records) == number
+            images = [parsed(r)["image_id"][0] for r in sum(records, [])]
+            assert sorted(images) == sorted(
+                name.encode() for name in made.splits[split]
+            )
+
+    def test_more_where_it_has_many(self, folder, tmp_path, monkeypatch):
+        """23 images, two a shard: 11, one of them of three."""
+        monkeypatch.setattr(shards, "_SHARD_IMAGES", 2)
+        builder = prepare_folder(folder, tmp_path)
+        assert sorted(builder.info.splits["train"].shard_lengths) == [
+            *[2] * 10, 3,
+        ]  # fmt: skip
+        ids = image_ids(builder, "train")
+        assert ids == shuffled(folder.splits["train"], "train")
+
+
+def pillow_image(seed=0, size=(24, 17), mode="RGB"):
+    """A random image that differs on all sides; JPEG hardly changes it."""
+    from PIL import Image
+
+    colours = np.random.default_rng(seed).integers(0, 256, (3, 2, 3))
+    image = Image.fromarray(colours.astype(np.uint8))
+    return image.resize(size).convert(mode)
+
+
+def encoded_by_pillow(image, kind, orientation=1):
+    exif = image.getexif()
+    if orientation > 1:
+        exif[0x0112] = orientation
+    file = io.BytesIO()
+    image.save(
+        file, kind, exif=exif, **{"quality": 95} if kind == "JPEG" else {}
+    )
+    return file.getvalue()
+
+
+class TestUnusualImages:
+    def test_are_counted(self, folder, prepared):
+        """By Pillow's word for the images of the folder."""
+        image = pytest.importorskip("PIL.Image")
+        words = {"L": "images: gray", "RGBA": "images: alpha"}
+        modes = [
+            image.open(io.BytesIO(x)).mode for x in folder.encoded.values()
+        ]
+        expected = collections.Counter(map(words.get, modes))
+        del expected[None]
+        counts = tfds.builder_from_directory(prepared.data_path).info.metadata[
+            "counts"
+        ]
+        assert len(expected) == 2 and counts == expected
+        assert not (prepared.data_path / builders.LEFT_OUT).exists()
+
+    def test_are_kept_as_they_came_but_for_their_orientation(
+        self, make_folder, tmp_path
+    ):
+        ops = pytest.importorskip("PIL.ImageOps")
+        sizes = {"train": 8, "validation": 1, "test": 1}
+        made = make_folder(tmp_path / "raw", sizes)
+        deep = np.arange(60, dtype=np.uint16).reshape(4, 5, 3) * 1000
+        pictures = [
+            encoded_by_pillow(pillow_image(1, mode="CMYK"), "JPEG"),
+            encoded_by_pillow(pillow_image(2, mode="L"), "JPEG"),
+            encoded_by_pillow(pillow_image(3, mode="P"), "PNG"),
+            tf.io.encode_png(deep).numpy(),
+            encoded_by_pillow(pillow_image(4), "PNG", 5),
+            *(encoded_by_pillow(pillow_image(n), "JPEG", n) for n in (6, 3)),
+            encoded_by_pillow(pillow_image(7), "JPEG"),
+        ]
+        upright = pictures[:4] + pictures[7:]
+        files = dict(zip(made.splits["train"], pictures, strict=True))
+        plain = tf.io.encode_png(np.zeros((2, 2, 3), np.uint8)).numpy()
+        for name in made.encoded:
+            (made.path / "images" / name).write_bytes(files.get(name, plain))
+
+        builder = prepare_folder(made, tmp_path / "records")
+        assert builder.info.metadata["counts"] == {
+            "images: CMYK": 1,
+            "images: gray": 1,
+            "images: palette": 1,
+            "images: 16-bit": 1,
+            "images: EXIF orientation 5": 1,
+            "images: EXIF orientation 6": 1,
+            "images: EXIF orientation 3": 1,
+        }
+        open_image = pytest.importorskip("PIL.Image").open
+        for record in map(parsed, sum(raw_records(builder, "train"), [])):
+            (name,), (stored,) = record["image_id"], record["image"]
+            came = files[name.decode()]
+            if came in upright:
+                assert stored == came
+                continue
+            assert stored != came
+            expected = ops.exif_transpose(open_image(io.BytesIO(came)))
+            # TensorFlow ignores orientations: so training sees it.
+            pixels = tf.io.decode_image(stored, channels=3).numpy()
+            assert pixels.shape == (*expected.size[::-1], 3)
+            difference = np.abs(pixels.astype(float) - np.asarray(expected))
+            assert difference.mean() <= (0 if stored[:1] == b"\x89" else 4)
+
+
+REASONS = {
+    "missing": "no such image file",
+    "html": "an HTML page, not an image",
+    "empty": "empty file",
+    "cut": "truncated JPEG",
+    "directory": "Is a directory",
+}
+
+
+def spoil(folder, name, damage):
+    """Makes an image unusable."""
+    path = folder.path / "images" / name
+    path.unlink()
+    if damage == "html":
+        path.write_text("<html><body>404 Not Found</body></html>\n")
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "cut":
+        pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 1))
+        content = tf.io.encode_jpeg(pixels.astype(np.uint8)).numpy()
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "directory":
+        path.mkdir()
+    return name
+
+
+class TestBadImages:
+    @pytest.mark.parametrize("damage", REASONS)
+    def test_error_names_image_and_reason(self, small, fails, damage):
+        name = spoil(small, small.splits["train"][1], damage)
+        fails(small, f"{name}: {REASONS[damage]}", "--on_bad_image=skip")
+
+    def test_skipped_ones_are_listed_and_counted(self, small, tmp_path):
+        bad = dict(zip(REASONS, small.splits["train"], strict=False))
+        bad["html 2"] = small.splits["test"][2]
+        for damage, name in bad.items():
+            spoil(small, name, damage.split()[0])
+        builder = prepare_folder(small, tmp_path, "skip")
+        expected = [
+            ["train", bad[damage], reason] for damage, reason in REASONS.items()
+        ]
+        expected.append(["test", bad["html 2"], REASONS["html"]])
+        header, *rows = left_out(builder)
+        assert header == ["split", "image_id", "reason"]
+        assert rows == sorted(expected)
+        for split, images in small.splits.items():
+            records = map(parsed, sum(raw_records(builder, split), []))
+            read = {
+                record["image_id"][0].decode(): record for record in records
+            }
+            assert set(read) == set(images) - set(bad.values())
+            for image, record in read.items():
+                assert record["image"] == [small.encoded[image]]
+            table = label_table(builder, split)
+            ids = image_ids(builder, split)
+            assert [x.decode() for x in table["image_ids"]] == ids
+            np.testing.assert_array_equal(dense(table), small.rows(ids))
+
+        # On disk, not only in the builder that wrote it; and TFDS still
+        # reads all of it, though some shards are empty.
+        again = tfds.builder_from_directory(builder.data_path)
+        assert again.info.metadata["counts"]["images left out"] == 6
+        assert 0 in again.info.splits["train"].shard_lengths
+        for split, size in (("train", 5), ("validation", 8), ("test", 7)):
+            assert again.info.splits[split].num_examples == size
+            assert len([*again.as_dataset(split)]) == size
+
+    def test_images_and_labels_stay_together_over_many_tasks(
+        self, small, tmp_path, monkeypatch
+    ):
+        """One shard, two images at a time, the first and the fifth bad."""
+        monkeypatch.setattr(shards, "_MINIMUM_SHARDS", 1)
+        monkeypatch.setattr(shards, "_IMAGES_PER_TASK", 2)
+        order = shuffled(small.splits["train"], "train")
+        for n, damage in ((0, "cut"), (4, "missing")):
+            spoil(small, order[n], damage)
+        builder = prepare_folder(small, tmp_path, "skip")
+        (records,) = raw_records(builder, "train")
+        kept = [order[n] for n in range(10) if n not in (0, 4)]
+        for record, image in zip(map(parsed, records), kept, strict=True):
+            assert record["image_id"] == [image.encode()]
+            assert record["image"] == [small.encoded[image]]
+        rows = dense(label_table(builder, "train"))
+        np.testing.assert_array_equal(rows, small.rows(kept))
+        assert left_out(builder)[1:] == sorted(
+            [["train", order[0], REASONS["cut"]],
+             ["train", order[4], REASONS["missing"]]]
+        )  # fmt: skip
+
+    def test_what_is_left_out_is_not_counted_as_unusual(self, small, tmp_path):
+        plain = tf.io.encode_png(np.zeros((2, 2, 3), np.uint8)).numpy()
+        for name in small.encoded:
+            (small.path / "images" / name).write_bytes(plain)
+        spoil(small, small.splits["train"][0], "cut")  # a gray JPEG
+        builder = prepare_folder(small, tmp_path, "skip")
+        assert builder.info.metadata["counts"] == {"images left out": 1}
+
+    def test_nothing_to_skip(self, small, tmp_path):
+        builder = prepare_folder(small, tmp_path, "skip")
+        assert not (builder.data_path / builders.LEFT_OUT).exists()
+        assert "images left out" not in builder.info.metadata["counts"]
+        assert builder.info.splits["train"].num_examples == 10
+
+    def test_no_split_may_become_empty(self, small, fails):
+        for name in small.splits["validation"]:
+            spoil(small, name, "html")
+        fails(small, "validation", "no image", on_bad_image="skip")
+
+    def test_is_error_or_skip(self, tmp_path):
+        with pytest.raises(ValueError, match="error or skip.*'ignore'"):
+            Folder(on_bad_image="ignore", data_dir=tmp_path)
+
+
+class TestBeam:
+    @pytest.fixture(autouse=True)
+    def beam(self):
+        pytest.importorskip("apache_beam")
+
+    @pytest.mark.parametrize("on_bad_image", ["error", "skip"])
+    def test_every_file_is_the_same(
+        self, small, make_richer, tmp_path, on_bad_image
+    ):
+        if on_bad_image == "skip":
+            spoil(small, small.splits["train"][0], "cut")
+            spoil(small, small.splits["test"][3], "missing")
+        plain, by_beam = (
+            files_of(
+                builders.prepare(
+                    make_richer(data_dir=tmp_path / f"{runner}records",
+                                on_bad_image=on_bad_image),
+                    small.path, runner,
+                )
+            )
+            for runner in ("", "DirectRunner")
+        )  # fmt: skip
+        # 24 shards, three tables, three files of TFDS.
+        assert len(plain) == 24 + 3 + 3 + (on_bad_image == "skip")
+        assert {"dataset_info.json", "metadata.json"} < set(plain)
+        assert ("left_out.csv" in plain) == (on_bad_image == "skip")
+        assert by_beam == plain
+
+    def test_bad_image_is_named(self, small, fails):
+        name = spoil(small, small.splits["train"][1], "html")
+        options = {"beam_runner": "DirectRunner"}
+        message = fails(small, f"{name}: {REASONS['html']}; ", **options)
+        assert message.endswith("leaves such images out")
+
+    def test_is_an_extra(self, small, fails, monkeypatch):
+        for name in ("apache_beam", "apache_beam.options.pipeline_options"):
+            monkeypatch.setitem(sys.modules, name, None)
+        fails(small, "imcl_tf[beam]", beam_runner="DirectRunner")
+
+    def test_wrong_runner(self, small, fails):
+        fails(small, "NoRunner", beam_runner="NoRunner")

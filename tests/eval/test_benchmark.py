@@ -1,0 +1,193 @@
+"""The benchmark at a small fraction of its size, by the command line."""
+
+import json
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+from eval import growth
+from eval.benchmark import __main__ as benchmark
+from eval.benchmark import graph, measure, step
+from eval.benchmark import records as records_section
+from imcl_tf.data import records
+from imcl_tf.methods.base import METHODS
+from tests import programs
+
+SECTIONS = {
+    "records": {
+        "label on disk": ("bytes", 12),
+        "rows to records": ("s", 60),
+        "peak memory": ("GB", 2),
+        "time to that of copying the images": ("x", None),
+    },
+    "graph": {
+        "co-occurrence graph": ("s", None),
+        "peak memory": ("GB", 4),
+        "time to that of the sparse product": ("x", None),
+        "step on A to that of a dense A": ("x", 0.2),
+    },
+    "similarity": {
+        "5 candidates to the products alone": ("x", 1.4),
+        "10 candidates to the products alone": ("x", 1.4),
+        **{
+            f"within the minibatch to one image at a time, {how}": ("x", 0.05)
+            for how in ("compiled", "as written")
+        },
+    },
+    "input": {
+        f"{what} to bare decode and resize": ("x", 1.11)
+        for what in ("minibatches", "by way of 256 pixels", "augmented")
+    },
+    "average_precision": {
+        "time to that of scikit-learn": ("x", 1 / 30),
+        "largest difference": ("", 1e-12),
+        "memory": ("MB", 200),
+    },
+    "start": {
+        "start to first step of scenes to importing TensorFlow": ("x", 3),
+    },
+}
+
+
+@pytest.mark.slow
+def test_all_sections(tmp_path):
+    out = tmp_path / "out.json"
+    done = programs.run(
+        "eval.benchmark", *SECTIONS, "--scale=0.001", "--repeats=1",
+        f"--out={out}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert found.keys() == SECTIONS.keys()
+    for section, expected in SECTIONS.items():
+        assert f"| {section} | | at most |" in done.stdout
+        told = {
+            row["what"]: (row["unit"], row["bar"]) for row in found[section]
+        }
+        assert told == expected
+        for row in found[section]:
+            assert row.keys() == {"what", "value", "unit", "bar"}
+            assert 0 <= row["value"] < float("inf")
+            line = f"| {row['what']} | {row['value']:.3g} {row['unit']} |"
+            assert line in done.stdout
+    # A label's sign and column are five bytes; the rest is shared by the
+    # labels of an image, and the small tables' heads and names come on top.
+    assert found["records"][0]["value"] > 5
+
+
+def test_unknown_section():
+    done = programs.run("eval.benchmark", "records", "nothing")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    lines = [x for x in done.stderr.splitlines() if x.startswith("imcl_tf")]
+    (told,) = lines
+    names = ", ".join(benchmark.SECTIONS)
+    assert benchmark.SECTIONS.keys() - SECTIONS.keys() == {
+        "step", "methods", "variants",
+    }  # fmt: skip
+    assert told.endswith(f"expected sections of {names}, got 'nothing'")
+
+
+def test_bytes_of_labels(tmp_path):
+    """All of the tables' bytes, and their observed labels."""
+    sizes = []
+    for split, values in (("train", [1, -1, 1]), ("test", [-1])):
+        file = records.labels_file(tmp_path, split)
+        labels = scipy.sparse.csr_array(np.array([values], np.int8))
+        records.write_labels(
+            file,
+            records.SplitLabels(
+                np.array([b"a"]), labels, ("x", "y", "z")[: len(values)],
+                np.zeros(0, np.int32), {}, np.array([7]),
+            ),
+        )  # fmt: skip
+        sizes.append(len(file.read_bytes()))
+    tables = sorted(tmp_path.iterdir())
+    assert records_section._label_bytes(tables) == (sum(sizes), 4)
+
+
+def test_labels_of_the_graph():
+    labels = graph.skewed_labels(0.001)
+    assert labels.shape == (3600, 5000) and labels.dtype == np.int8
+    assert labels.has_canonical_format
+    assert 19_000 < labels.nnz < 21_000
+    assert set(np.unique(labels.data)) == {-1, 1}
+    often = np.bincount(labels.indices, minlength=5000)
+    assert often[0] > often[10] > often[1000:1010].mean()
+
+
+def printed(capsys):
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_steps(capsys):
+    """Of a small CNN: of a ResNet-101 the section takes minutes."""
+    step.time_methods(2, 1, "small_cnn")
+    ratios = printed(capsys)
+    assert ratios.keys() == METHODS.keys()
+    assert all(ratio > 0 for ratio in ratios.values())
+    step.time_steps(2, 30, 1, "small_cnn")
+    ratios = printed(capsys)
+    assert list(ratios) == ["minibatch", "dictionary of 30"]
+    # A step on A and ten images more, at two images and a small CNN.
+    assert 1 < ratios["minibatch"] < ratios["dictionary of 30"]
+    step.take_step(2, 5, "small_cnn")
+    step.time_variant("small_cnn", "float32", False, 2, 1)
+    assert 0 < printed(capsys) < 60
+
+
+@pytest.mark.parametrize("size", [0, 50])
+def test_epochs_on_fixed_features(capsys, size):
+    step.time_fixed(size, 2, steps=2)
+    ratios = printed(capsys)
+    assert len(ratios) == 2 and min(ratios) > 0
+
+
+def test_weight_of_a_dictionary(capsys):
+    step.weigh_dictionary(7)
+    assert printed(capsys) == [0.5]
+
+
+def test_growth(tmp_path, monkeypatch):
+    """Runs that take and hold what their counts say have their exponents."""
+    calls = []
+
+    def call(function, m, c, b, k, repeats):
+        assert function is growth.solve
+        calls.append((m, c, b, k))
+        size = growth.Size(m, c, b, k)
+        held = 0 if m == 1 else 40 * size.numbers
+        seconds = f"{3 * size.operations}"
+        return measure.Measured(0.0, 1000 + held, seconds)
+
+    monkeypatch.setattr(growth, "call", call)
+    points = growth.curves(1.0, 2)
+    assert len(points) == len(calls) - 1 == 20
+    assert (32_000, 5000, 32, 5) in calls and (8000, 5000, 32, 16) in calls
+    for _, time, operations, memory, numbers in growth.fits(points):
+        assert time == pytest.approx(operations, abs=1e-9)
+        assert memory == pytest.approx(numbers, abs=1e-3)
+    times = {name: time for name, time, *_ in growth.fits(points)}
+    assert times["M"] == pytest.approx(1) and times["k"] == pytest.approx(1)
+    assert times["C"] < 1  # features take their part
+
+
+def test_solved_problem_tells_its_seconds(capsys):
+    growth.solve(40, 9, 3, 2, 3)
+    assert 0 < printed(capsys) < 60
+
+
+@pytest.mark.slow
+def test_growth_program(tmp_path):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "curves.csv"
+    done = programs.run(
+        "eval.growth", f"--out={out}", "--scale=0.002", "--repeats=1"
+    )
+    assert done.returncode == 0, done.stderr
+    lines = out.read_text().splitlines()
+    assert lines[0] == "name,M,C,B,k,seconds,bytes" and len(lines) == 21
+    assert len(done.stdout.splitlines()) == 2 + 4
+    png = out.with_suffix(".png").read_bytes()
+    assert png.startswith(b"\x89PNG")

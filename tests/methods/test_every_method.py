@@ -1,0 +1,190 @@
+"""What every method does by the same code: train, save, export, resume."""
+
+import csv
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import scipy.sparse
+import tensorflow as tf
+
+import imcl_tf
+from imcl_tf.data.pipeline import open_source
+from imcl_tf.methods.base import METHODS
+from imcl_tf.ops.labels import hide_labels
+from imcl_tf.training.callbacks import BestCheckpoint
+from tests import programs
+
+SHOWN = {"observed_fraction": 0.5, "observed_rule": "per_image", "seed": 3}
+COMMON = {
+    **SHOWN, "regime": "fixed_features", "batch_size": 5,
+    "dictionary_refresh": 5, "settings": "--some=settings\n",
+    "initial_epochs": 0, "learning_rate": 0.05, "graph_learning_rate": 0.5,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def source(prepared):
+    return open_source(prepared)
+
+
+@pytest.fixture(scope="module")
+def other(source):
+    """The same data set, the sign of every hidden training label turned."""
+    full = source.train.labels
+    shown = hide_labels(full, 0.5, SHOWN["seed"], "per_image")
+    turned = scipy.sparse.csr_array(2 * shown - full)
+    assert (turned != full).nnz > 20
+    return source._replace(train=source.train._replace(labels=turned))
+
+
+@pytest.fixture(scope="module")
+def initial(source, tmp_path_factory):
+    """Workdir of a logistic model that did not train."""
+    workdir = tmp_path_factory.mktemp("initial")
+    run(source, workdir, method="logistic", epochs=0)
+    return workdir
+
+
+def run(source, workdir, method, **arguments):
+    keras.utils.set_random_seed(3)
+    cnn = imcl_tf.backbone("small_cnn", image_size=32)
+    return imcl_tf.run(source, cnn, method, workdir, **COMMON | arguments)
+
+
+def keep_first_round(monkeypatch, workdir, copy):
+    """Copies `workdir` as the next run leaves it after its first round."""
+    save = BestCheckpoint.on_epoch_end
+
+    def on_epoch_end(self, epoch, logs=None):
+        save(self, epoch, logs)
+        if epoch == 0 and not copy.exists():
+            shutil.copytree(workdir, copy)
+
+    monkeypatch.setattr(BestCheckpoint, "on_epoch_end", on_epoch_end)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_method(method, source, other, initial, tmp_path, monkeypatch):
+    """Hidden labels do not leak, a resumed run is the run, what is saved is
+    what is exported."""
+    arguments = {
+        "method": method, "init_from": str(initial), "epochs": 2,
+    }  # fmt: skip
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    with monkeypatch.context() as context:
+        keep_first_round(context, whole, parts)
+        results = run(source, whole, **arguments)
+    assert 0 < results["mAP"] <= 100
+    resumed = run(other, parts, resume=True, tuning=True, **arguments)
+    assert resumed.items() < results.items()  # all but those of test
+    table = (whole / "metrics.csv").read_text()
+    assert (parts / "metrics.csv").read_text() == table
+    # It did train: another loss on validation in the end.
+    losses = [
+        row["loss"]
+        for row in csv.DictReader(table.splitlines())
+        if row["split"] == "validation"
+    ]
+    assert len(losses) == 3 and losses[0] != losses[2]
+
+    model = keras.saving.load_model(whole / "checkpoints/best.keras")
+    exported = tf.saved_model.load(str(whole / "saved_model"))
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3))
+    pixels = tf.constant(pixels, tf.uint8)
+    outputs = exported.signatures["serving_default"](
+        images=tf.map_fn(tf.io.encode_png, pixels, tf.string)
+    )
+    scores = model(pixels)
+    np.testing.assert_allclose(
+        outputs["probabilities"], tf.sigmoid(scores), atol=1e-5
+    )
+
+
+def test_resumed_in_the_initial_stage(source, tmp_path, monkeypatch):
+    """End to end, with crops, in the middle of an epoch of 5 minibatches."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    arguments = {
+        "method": "logistic", "regime": "end_to_end", "tuning": True,
+        "epochs": 1, "evaluate_every": 3, "initial_epochs": 1,
+        "initial_learning_rate": 0.01, "initial_epsilon": 1.0,
+    }  # fmt: skip
+    with monkeypatch.context() as context:
+        keep_first_round(context, whole, parts)
+        results = run(source, whole, **arguments)
+    assert run(source, parts, resume=True, **arguments) == results
+    for name in ("initial/metrics.csv", "metrics.csv"):
+        assert (parts / name).read_text() == (whole / name).read_text()
+    rows = (whole / "initial/metrics.csv").read_text().splitlines()
+    steps = [line.split(",")[0] for line in rows if "validation" in line]
+    assert steps == ["0", "3", "6"]
+
+
+def test_resume_of_other_settings_is_refused(source, initial, tmp_path):
+    arguments = {"method": "logistic", "init_from": str(initial)}
+    run(source, tmp_path, epochs=0, **arguments)
+    before = (tmp_path / "results.json").read_bytes()
+    with pytest.raises(ValueError, match="other settings: --more, --some"):
+        run(
+            source, tmp_path, epochs=1, resume=True,
+            **arguments | {"settings": "--more\n"},
+        )  # fmt: skip
+    assert (tmp_path / "results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("method", ["assume_negative", "logistic"])
+def test_boosted_methods_train_end_to_end(method, source, initial, tmp_path):
+    results = run(
+        source, tmp_path, method=method, boost=True, regime="end_to_end",
+        init_from=str(initial), epochs=1,
+    )  # fmt: skip
+    # Of the model it started from, though w has changed since.
+    before = json.loads((initial / "results.json").read_text())
+    assert results["initial_logistic"]["mAP"] == pytest.approx(before["mAP"])
+    assert before["mAP"] != results["mAP"]
+    model = keras.saving.load_model(tmp_path / "checkpoints/best.keras")
+    pixels = tf.random.stateless_uniform((2, 32, 32, 3), [1, 2], 0, 255.0)
+    features = model.features_of(pixels, training=False)
+    assert features.shape.rank == 4
+    logits = features @ model.classifier.kernel + model.classifier.bias
+    boosted = np.where(logits > 0, 5 * logits.numpy(), logits.numpy())
+    np.testing.assert_allclose(
+        model(pixels), boosted.mean((1, 2)), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"regime": "fixed_features"}, "fixed features have no positions"),
+        ({"method": "cnn_rnn"}, "boost_factor"),
+        ({"method": "imcl"}, "boost_factor"),
+    ],
+)
+def test_what_cannot_be_boosted(arguments, message, source, tmp_path):
+    arguments = {"method": "logistic", "regime": "end_to_end"} | arguments
+    with pytest.raises(ValueError, match=message):
+        run(
+            source, tmp_path / "never", boost=True, epochs=1, **arguments,
+        )  # fmt: skip
+    assert not (tmp_path / "never").exists()
+
+
+def test_resume_on_the_command_line(folder, tmp_path):
+    """It begins a run that has not begun, and returns a finished one."""
+    arguments = [
+        "--dataset=folder", f"--data_dir={folder.path}", "--image_size=32",
+        "--initial_epochs=1", "--epochs=1", "--method=assume_negative",
+        f"--workdir={tmp_path}", "--resume",
+    ]  # fmt: skip
+    first = programs.run("imcl_tf.main", *arguments)
+    assert first.returncode == 0, first.stderr
+    again = programs.run("imcl_tf.main", *arguments)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
+    other = programs.run("imcl_tf.main", *arguments, "--seed=7")
+    assert other.returncode == 1
+    assert "--seed=0, --seed=7" in other.stderr
+    assert json.loads((tmp_path / "results.json").read_text())["seed"] == 0
