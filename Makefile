@@ -27,7 +27,8 @@ PYTEST := -m pytest --numprocesses=2 --dist=loadfile
 	touch $@
 
 demo: .venv/installed
-	$(BIN)/python -m imcl_tf.main --dataset=scenes --workdir=$(DEMO)
+	$(BIN)/python -m imcl_tf.main --dataset=scenes/small --workdir=$(DEMO) \
+		--image_size=32 --initial_epochs=3 --epochs=2
 
 test: .venv/installed lint
 	$(BIN)/python $(PYTEST) --no-loadscope-reorder --durations=10

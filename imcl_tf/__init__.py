@@ -41,7 +41,7 @@ _HOMES = {
     "fixed_features": "data.features",
     "Option": "options",
     "method": "methods",
-    "Batch": "methods.base",
+    "Batch": "methods.batches",
     "MultiLabelModel": "methods.base",
     "register_method": "methods.base",
     "IMCL": "methods.imcl",

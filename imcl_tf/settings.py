@@ -11,6 +11,7 @@ from imcl_tf.options import Option
 
 PAPER_DATASETS = ("coco", "cub", "open_images")
 DATASETS = ("scenes", "folder", *PAPER_DATASETS)
+SMALL_SCENES = "scenes/small"
 BACKBONE_NAMES = ("small_cnn", "resnet101", "vgg16", "resnet_v1_101", "vgg_16")
 HIDING_RULES = ("per_label", "per_image")
 REGIMES = ("end_to_end", "fixed_features")
@@ -18,7 +19,8 @@ REGIMES = ("end_to_end", "fixed_features")
 # Declared by the program: a library user has the objects instead.
 DATASET = Option(
     "dataset", "",
-    "Data set to train on: scenes (rendered pictures that the package makes), "
+    "Data set to train on: scenes (rendered pictures that the package makes; "
+    "scenes/small has a third of them), "
     "folder (your own pictures), coco, cub, open_images, or tfds:NAME for a "
     "set of TensorFlow Datasets; a variant follows a slash, as in coco/2017.",
 )  # fmt: skip
@@ -525,7 +527,7 @@ def dataset_kind(dataset: str) -> str:
     if dataset.startswith("tfds:"):
         return "tfds"
     name = dataset.split("/")[0]
-    if dataset not in DATASETS and name not in PAPER_DATASETS:
+    if dataset not in (*DATASETS, SMALL_SCENES) and name not in PAPER_DATASETS:
         raise ValueError(
             f"dataset must be one of {', '.join(DATASETS)} or tfds:NAME, got "
             f"{dataset!r}"

@@ -351,7 +351,7 @@ def test_make_demo_trains_on_scenes(tmp_path):
     # Scenes are many: an epoch is long, and filling a dictionary longer.
     short = [*SHORT.split(), "--epochs=0", "--dictionary_size=100"]
     output = run_module("imcl_tf.main", [*arguments, *short], tmp_path)
-    assert re.search(r"scenes test mAP: initial logistic \d+", output)
+    assert re.search(r"scenes/small test mAP: initial logistic \d+", output)
 
 
 # Python -------------------------------------------------------------------

@@ -27,7 +27,8 @@ from eval.benchmark.measure import (
 from imcl_tf.backbones.make import backbone, freeze_batch_statistics
 from imcl_tf.data.pipeline import prefetched, with_labels
 from imcl_tf.methods import method as method_named
-from imcl_tf.methods.base import METHODS, TrainingData
+from imcl_tf.methods.base import METHODS
+from imcl_tf.methods.batches import TrainingData
 from imcl_tf.methods.dictionary import Dictionary
 from imcl_tf.ops.labels import LabelTable
 from imcl_tf.settings import DEFAULT_METHOD

@@ -9,9 +9,9 @@ from absl import logging
 from imcl_tf.data import builders
 from imcl_tf.data.folder import folder_builder
 from imcl_tf.data.pipeline import MultiLabelDataset, open_source
-from imcl_tf.data.scenes_set import Scenes
+from imcl_tf.data.scenes_set import Scenes, SmallScenes
 from imcl_tf.data.tfds_sets import tfds_builder
-from imcl_tf.settings import dataset_kind
+from imcl_tf.settings import SMALL_SCENES, dataset_kind
 
 # What preparing the paper's data sets takes.
 _COSTS = {
@@ -28,8 +28,8 @@ def load_dataset(
     """Opens the records of a data set; makes those of small sets first.
 
     Args:
-      name: "scenes", "folder", "coco", "cub", "open_images" or "tfds:NAME"; a
-        variant follows a slash, as in "coco/2017".
+      name: "scenes", "scenes/small", "folder", "coco", "cub", "open_images" or
+        "tfds:NAME"; a variant follows a slash, as in "coco/2017".
       data_dir: of a folder, the directory that holds images/, labels.csv and
         splits.csv; of other sets, where their records lie. None = TFDS's
         default directory.
@@ -70,7 +70,8 @@ def _builder(dataset, data_dir, on_bad_image):
     """The builder of a data set whose records exist from then on."""
     kind = dataset_kind(dataset)
     if kind == "scenes":
-        return builders.prepare(Scenes(data_dir=data_dir))
+        scenes = SmallScenes if dataset == SMALL_SCENES else Scenes
+        return builders.prepare(scenes(data_dir=data_dir))
     if kind == "tfds":
         return builders.prepare(
             tfds_builder(dataset.removeprefix("tfds:"), data_dir)

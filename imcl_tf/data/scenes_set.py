@@ -11,6 +11,7 @@ from imcl_tf.data import scenes, shards
 from imcl_tf.data.builders import MultiLabelBuilder
 
 _SIZES = {"train": 4000, "validation": 500, "test": 1500}
+_SMALL_SIZES = {"train": 1500, "validation": 250, "test": 500}
 
 
 class Scenes(MultiLabelBuilder):
@@ -23,8 +24,12 @@ class Scenes(MultiLabelBuilder):
         self.info.metadata["labels"] = list(scenes.LABELS)
         return {
             split: self._shard_generators(split, seed, size)
-            for seed, (split, size) in enumerate(_SIZES.items())
+            for seed, (split, size) in enumerate(self._sizes().items())
         }
+
+    def _sizes(self) -> dict[str, int]:
+        """Split -> number of pictures."""
+        return _SIZES
 
     def _shard_generators(self, split, seed, size):
         names = [f"{seed}-{number:05d}.jpg" for number in range(size)]
@@ -32,6 +37,15 @@ class Scenes(MultiLabelBuilder):
             functools.partial(_render, seed, [(int(i), names[i]) for i in rows])
             for rows in shards.cut(names, split)
         ]
+
+
+class SmallScenes(Scenes):
+    """The first of the scenes of each split, for a demo of a minute."""
+
+    name = "scenes_small"
+
+    def _sizes(self) -> dict[str, int]:
+        return _SMALL_SIZES
 
 
 def _render(seed, numbered, counts, left_out):

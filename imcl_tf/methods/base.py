@@ -9,52 +9,28 @@ a plain `fit` is the method. `@register_method("name")` makes it a `--method`.
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from imcl_tf.backbones.make import picture_format
-from imcl_tf.data.pipeline import Batches, Split
-from imcl_tf.data.tensors import TensorBatches
+from imcl_tf.methods.batches import (
+    KERAS_ARGUMENTS,
+    Batch,
+    TrainingData,
+    refuse,
+    require_numbers,
+)
+from imcl_tf.methods.epochs import EpochStart
+from imcl_tf.methods.fitting import PartialLabelFitting
 from imcl_tf.methods.pseudo_labels import PseudoLabels
 from imcl_tf.ops import losses
-from imcl_tf.ops.metrics import AveragePrecision
 from imcl_tf.options import Option
 
-TrainingData = Batches | TensorBatches
 METHODS: dict[str, type[MultiLabelModel]] = {}
 _STATE = "state_"
-# Arguments of Keras that would change what a method minimises or reports.
-_NOT_OURS = {
-    "loss": "the loss is the method's own",
-    "loss_weights": "the loss is the method's own",
-    "metrics": "use imcl_tf.AveragePrecision, which skips unobserved labels",
-    "weighted_metrics": "sample weights do not enter the losses",
-    "sample_weight": "sample weights do not enter the losses",
-    "class_weight": "labels are weighted by the method",
-    "validation_split": "give validation_data",
-}
-
-
-def refuse(**arguments):
-    """Raises ValueError for the first Keras argument that is given.
-
-    Args:
-      **arguments: of `compile` or `fit`, name -> value; what is empty or 0
-        is not given.
-    """
-    for name, value in arguments.items():
-        if value is not None and not _is_empty(value):
-            raise ValueError(f"{name} cannot be honoured: {_NOT_OURS[name]}")
-
-
-def _is_empty(value) -> bool:
-    return isinstance(value, (int, float, list, tuple, dict)) and not value
 
 
 def register_method(name: str) -> Callable[[type], type]:
@@ -83,40 +59,8 @@ def register_method(name: str) -> Callable[[type], type]:
     return register
 
 
-class Batch(NamedTuple):
-    """A minibatch.
-
-    Attributes:
-      inputs: [B, H, W, 3] uint8 or float images in [0, 255], or [B, d] float
-        features.
-      labels: [B, C] int8 in {-1, 0, +1}, 0 = unobserved.
-      image_index: [B] int32, number of the image in the training set, -1 where
-        it is not a training image.
-
-    Example:
-      >>> import imcl_tf, numpy as np
-      >>> batch = imcl_tf.Batch.unpack((np.zeros((2, 3)), np.ones((2, 4))))
-      >>> batch.image_index.numpy().tolist()  # images of no number
-      [-1, -1]
-    """
-
-    inputs: tf.Tensor
-    labels: tf.Tensor
-    image_index: tf.Tensor
-
-    @classmethod
-    def unpack(cls, data: tuple) -> Batch:
-        """From (inputs, labels); inputs may be a dict with `image_index`."""
-        inputs, labels, *weights = data
-        refuse(sample_weight=next(iter(weights), None))
-        if isinstance(inputs, dict):
-            return cls(inputs["inputs"], labels, inputs["image_index"])
-        unknown = tf.fill([tf.shape(labels)[0]], -1)
-        return cls(inputs, labels, unknown)
-
-
 @register_method("logistic")
-class MultiLabelModel(keras.Model):
+class MultiLabelModel(PartialLabelFitting):
     """Logistic regression of C labels on a CNN feature, by eq. (2) alone.
 
     Args:
@@ -201,7 +145,6 @@ class MultiLabelModel(keras.Model):
         self.pseudo_labels: PseudoLabels | None = None
         self.backbone_optimizer = None
         self._xla_backbone = None
-        self._prepared_for = _nothing
         self._term_means = [keras.metrics.Mean(name) for name in self.TERMS]
 
     def build(self, input_shape: tuple | dict[str, tuple]):
@@ -263,20 +206,6 @@ class MultiLabelModel(keras.Model):
         """Takes over the classifier of a logistic model of the same w."""
         self.classifier.set_weights(logistic.classifier.get_weights())
 
-    def prepare(self, data: TrainingData):
-        """Builds what the method needs from the training labels.
-
-        `fit` calls it before the first step on new training data; the model
-        need not be built yet. An override raises ValueError for what the data
-        do not allow.
-
-        Args:
-          data: training data, `Batches` or `TensorBatches`; `labels` [N, C]
-            are read when they are asked for.
-        """
-        # Weak: the model must not hold the data, nor export them.
-        self._prepared_for = weakref.ref(_identity(data))
-
     def callbacks(
         self, data: TrainingData, log_dir: str | None = None
     ) -> list[keras.callbacks.Callback]:
@@ -330,229 +259,6 @@ class MultiLabelModel(keras.Model):
         """Returns scores [B, C] and the loss terms, outside training."""
         features = self.features_of(batch.inputs, training=False)
         return self.scores(features), self.loss_terms(features, batch)
-
-    def fit(
-        self,
-        x: TrainingData | tf.data.Dataset | np.ndarray | None = None,
-        y: np.ndarray | None = None,
-        batch_size: int | None = None,
-        epochs: int = 1,
-        *,
-        validation_data: Split | Batches | tf.data.Dataset | None = None,
-        callbacks: Sequence[keras.callbacks.Callback] = (),
-        steps_per_epoch: int | None = None,
-        sample_weight: Any = None,
-        class_weight: Any = None,
-        validation_split: float = 0.0,
-        **kwargs,
-    ) -> keras.callbacks.History:
-        """Trains by the method: `prepare` and `callbacks` are part of it.
-
-        Args:
-          x: `Batches` of `Split.batches`; or a tf.data.Dataset of (inputs,
-            labels), where the inputs may be the dictionary {"inputs",
-            "image_index"}; or an array of inputs [N, ...].
-          y: [N, C] int8, the labels of an array.
-          batch_size: B, for arrays.
-          epochs: passes over the training data, or rounds of
-            `steps_per_epoch`.
-          validation_data: `Split`, `Batches` or a tf.data.Dataset of (inputs,
-            labels), evaluated after each epoch: `val_mAP` in percent beside
-            the loss terms.
-          callbacks: further ones.
-          steps_per_epoch: minibatches in an epoch; None = all of them once.
-          sample_weight: must be None.
-          class_weight: must be None.
-          validation_split: must be 0.
-          **kwargs: of `keras.Model.fit`.
-
-        Returns:
-          keras.callbacks.History.
-
-        Raises:
-          ValueError: for what cannot be honoured, or data that the method
-            cannot use.
-        """
-        refuse(
-            sample_weight=sample_weight,
-            class_weight=class_weight,
-            validation_split=validation_split,
-        )
-        data = self._training_data(x, y, batch_size)
-        if self._prepared_for() is not _identity(data):
-            self.prepare(data)
-        self._build_for(data)
-        self.build_optimizers()
-        if isinstance(data, Batches):
-            x = data.training(first_step=steps_taken(self))
-            steps_per_epoch = steps_per_epoch or data.steps_per_epoch
-        if validation_data is not None:
-            validation_data = self.evaluation_batches(
-                validation_data, getattr(data, "batch_size", 32)
-            )
-        boards = (
-            callback.log_dir
-            for callback in callbacks
-            if isinstance(callback, keras.callbacks.TensorBoard)
-        )
-        log_dir = next(boards, None)
-        # Keras shuffles arrays alone, and warns where it is asked to shuffle
-        # anything else.
-        kwargs.setdefault("shuffle", y is not None)
-        return super().fit(
-            x,
-            y,
-            batch_size=batch_size,
-            epochs=epochs,
-            validation_data=validation_data,
-            callbacks=[*self.callbacks(data, log_dir), *callbacks],
-            steps_per_epoch=steps_per_epoch,
-            **kwargs,
-        )
-
-    def _training_data(self, x, y, batch_size) -> TrainingData:
-        if isinstance(x, Split):
-            raise ValueError("fit takes minibatches: give Split.batches(32)")
-        if isinstance(x, Batches):
-            return self.sized(x)
-        if not isinstance(x, tf.data.Dataset):
-            if y is None:
-                raise ValueError(
-                    "fit takes Batches, a tf.data.Dataset of (inputs, labels) "
-                    f"or two arrays, got {type(x).__name__} without labels"
-                )
-            x = tf.data.Dataset.from_tensor_slices((x, y))
-            x = x.batch(batch_size or 32)
-        return TensorBatches(x)
-
-    def sized(self, batches: Batches) -> Batches:
-        """Returns `batches` with pictures of the size that the model takes.
-
-        Raises:
-          ValueError: if the model takes features and these are pictures, or
-            the other way round.
-        """
-        if self.fixed_features != bool(batches.split.num_features):
-            raise ValueError(
-                "fixed_features: the model takes features, the data are "
-                "pictures: make them by imcl_tf.fixed_features(data, backbone)"
-                if self.fixed_features
-                else "the data are features: the model needs "
-                "fixed_features=True"
-            )
-        if batches.input_shape:
-            return batches
-        return batches.sized(*picture_format(self.backbone))
-
-    def _build_for(self, data: TrainingData):
-        """Builds the model, as Keras does not where it takes features."""
-        if self.built:
-            return
-        shape = data.input_shape
-        if self.fixed_features and getattr(self.backbone, "inputs", None):
-            shape = self.backbone.input_shape[1:]
-        self.build((None, *shape))
-
-    def build_optimizers(self):
-        """Makes the optimizers' variables.
-
-        Keras makes those of the first optimizer alone, and under a
-        tf.distribute strategy the others could not be made within a step.
-        """
-        for optimizer, variables in self.variable_groups():
-            if not optimizer.built:
-                optimizer.build(variables)
-
-    def evaluation_batches(
-        self,
-        data: Split | Batches | tf.data.Dataset | tuple,
-        batch_size: int = 32,
-    ) -> tf.data.Dataset:
-        """Returns the minibatches to evaluate on.
-
-        Args:
-          data: `Split`, `Batches` or tf.data.Dataset of (inputs, labels).
-          batch_size: B, of a split.
-        """
-        if isinstance(data, Split):
-            data = data.batches(batch_size)
-        if isinstance(data, Batches):
-            return self.sized(data).one_pass()
-        if isinstance(data, tuple):
-            data = tf.data.Dataset.from_tensor_slices(data).batch(batch_size)
-        return data
-
-    def run_over(
-        self, batches: tf.data.Dataset
-    ) -> tuple[AveragePrecision, dict[str, float]]:
-        """Scores every image of a data set once.
-
-        Args:
-          batches: (inputs, labels) or ({"inputs", ...}, labels); they count
-            as images outside the training set.
-
-        Returns:
-          the filled `AveragePrecision`, and the mean of each loss term.
-
-        Raises:
-          FloatingPointError: if a score is not a finite number.
-          ValueError: if there is no image.
-        """
-        precision = AveragePrecision(self.num_labels)
-        sums, images = dict.fromkeys(self.TERMS, 0.0), 0
-        for inputs, labels in batches:
-            if isinstance(inputs, dict):
-                inputs = inputs["inputs"]
-            batch = Batch.unpack((inputs, labels))
-            scores, terms = self.evaluation_step(batch)
-            if not np.isfinite(scores).all():
-                raise FloatingPointError(
-                    "training diverged: a score is not finite; lower the rates"
-                )
-            precision.update(labels.numpy(), scores.numpy())
-            images += len(labels)
-            for name in self.TERMS:
-                sums[name] += float(terms[name]) * len(labels)
-        if not images:
-            raise ValueError("the data to evaluate on hold no image")
-        return precision, {name: x / images for name, x in sums.items()}
-
-    def evaluate(
-        self,
-        x: Split | Batches | tf.data.Dataset | np.ndarray | None = None,
-        y: np.ndarray | None = None,
-        *,
-        batch_size: int | None = None,
-        sample_weight: Any = None,
-        steps: int | None = None,
-        return_dict: bool = False,
-        **kwargs,
-    ) -> dict[str, float] | list[float]:
-        """Returns mAP in percent and the means of the loss terms.
-
-        Args:
-          x: `Split`, `Batches`, a tf.data.Dataset of (inputs, labels), or
-            inputs [N, ...].
-          y: [N, C] int8, the labels of an array.
-          batch_size: B, of a split or an array.
-          sample_weight: must be None.
-          steps: minibatches to evaluate on; None = all.
-          return_dict: a dictionary in the place of a list.
-          **kwargs: of `keras.Model.evaluate`, without effect on the result.
-
-        Returns:
-          [loss terms ..., mAP], or name -> value.
-        """
-        del kwargs
-        refuse(sample_weight=sample_weight)
-        batches = self.evaluation_batches(
-            x if y is None else (x, y), batch_size or 32
-        )
-        precision, terms = self.run_over(
-            batches.take(steps) if steps else batches
-        )
-        logs = terms | {"mAP": 100 * precision.mean()}
-        return logs if return_dict else list(logs.values())
 
     def train_step(self, data: tuple) -> dict:
         batch = Batch.unpack(data)
@@ -626,7 +332,7 @@ class MultiLabelModel(keras.Model):
         Raises:
           ValueError: for what cannot be honoured.
         """
-        refuse(**{k: kwargs.pop(k, None) for k in _NOT_OURS})
+        refuse(**{k: kwargs.pop(k, None) for k in KERAS_ARGUMENTS})
         if kwargs.get("steps_per_execution", 1) != 1:
             raise ValueError(
                 "steps_per_execution must be 1: methods act between steps"
@@ -730,62 +436,3 @@ def mean_over_observed(per_image: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 def _optimizer(identifier):
     return None if identifier is None else keras.optimizers.get(identifier)
-
-
-def steps_taken(model: MultiLabelModel) -> int:
-    """Minibatches that a compiled model has been trained on."""
-    # Not int(): under a strategy the variable is one of several copies.
-    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
-
-
-def require_numbers(data: TrainingData, what: str):
-    """Raises ValueError if the training data do not number their images."""
-    if isinstance(data, TensorBatches) and not data.numbered:
-        raise ValueError(
-            f"{what} needs the number of each training image: give "
-            '({"inputs": ..., "image_index": ...}, labels), or Split.batches'
-        )
-
-
-def _nothing():
-    """A dead weak reference."""
-
-
-def _identity(data: TrainingData):
-    """What two views of the same training labels have in common."""
-    return data.labels if isinstance(data, Batches) else data.dataset
-
-
-class StepCallback(keras.callbacks.Callback):
-    """Tracks the global step; after a resume it is `optimizer.iterations`."""
-
-    def __init__(self):
-        super().__init__()
-        self.step = 0
-
-    def on_train_begin(self, logs: dict | None = None):
-        self.step = steps_taken(self.model)
-
-
-class EpochStart(StepCallback):
-    """Calls `begin_epoch` before each pass over the training data.
-
-    Args:
-      data: training data. Where the length of a pass is not known, an epoch
-        of Keras counts as one.
-    """
-
-    def __init__(self, data: TrainingData):
-        super().__init__()
-        self._data = data
-
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None):
-        if not self._data.steps_per_epoch:
-            self.model.begin_epoch(epoch, self._data)
-
-    def on_train_batch_begin(self, batch: int, logs: dict | None = None):
-        if self._data.steps_per_epoch:
-            epoch, within = divmod(self.step, self._data.steps_per_epoch)
-            if within == 0:
-                self.model.begin_epoch(epoch, self._data)
-        self.step += 1

@@ -6,12 +6,8 @@ from typing import cast
 
 import tensorflow as tf
 
-from imcl_tf.methods.base import (
-    Batch,
-    MultiLabelModel,
-    TrainingData,
-    register_method,
-)
+from imcl_tf.methods.base import MultiLabelModel, register_method
+from imcl_tf.methods.batches import Batch, TrainingData
 from imcl_tf.methods.pseudo_labels import PseudoLabels, complete
 from imcl_tf.ops import losses
 from imcl_tf.settings import METHOD_OPTIONS

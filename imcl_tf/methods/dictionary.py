@@ -14,7 +14,8 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
-from imcl_tf.methods.base import StepCallback, TrainingData
+from imcl_tf.methods.batches import TrainingData
+from imcl_tf.methods.epochs import StepCallback
 from imcl_tf.ops.labels import LabelTable
 
 _PART = 256  # images

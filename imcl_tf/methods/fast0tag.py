@@ -11,12 +11,8 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
-from imcl_tf.methods.base import (
-    Batch,
-    MultiLabelModel,
-    TrainingData,
-    register_method,
-)
+from imcl_tf.methods.base import MultiLabelModel, register_method
+from imcl_tf.methods.batches import Batch, TrainingData
 from imcl_tf.methods.wsabie import truncated_svd
 from imcl_tf.settings import METHOD_OPTIONS
 

@@ -13,13 +13,11 @@ from absl import logging
 
 from imcl_tf.methods import label_graph as graphs
 from imcl_tf.methods.base import (
-    Batch,
     MultiLabelModel,
-    TrainingData,
     mean_over_observed,
     register_method,
-    require_numbers,
 )
+from imcl_tf.methods.batches import Batch, TrainingData, require_numbers
 from imcl_tf.methods.class_onehot import ClassOneHot
 from imcl_tf.methods.dictionary import (
     Dictionary,
@@ -182,7 +180,7 @@ class IMCL(MultiLabelModel):
             that `class_weight` needs, or without the numbers that a dictionary
             needs.
         """
-        renewed = self._prepared_for() is not None
+        renewed = self._prepared_for is not None
         super().prepare(data)
         if self.label_graph is None:
             self._set_graph(self._make_graph(data))

@@ -5,12 +5,8 @@ from __future__ import annotations
 import tensorflow as tf
 
 from imcl_tf.methods.assume_negative import entropy_assuming_negative
-from imcl_tf.methods.base import (
-    Batch,
-    MultiLabelModel,
-    TrainingData,
-    register_method,
-)
+from imcl_tf.methods.base import MultiLabelModel, register_method
+from imcl_tf.methods.batches import Batch, TrainingData
 from imcl_tf.methods.pseudo_labels import complete
 from imcl_tf.settings import METHOD_OPTIONS
 

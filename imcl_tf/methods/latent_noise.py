@@ -6,11 +6,11 @@ import keras
 import tensorflow as tf
 
 from imcl_tf.methods.base import (
-    Batch,
     MultiLabelModel,
     mean_over_observed,
     register_method,
 )
+from imcl_tf.methods.batches import Batch
 from imcl_tf.ops import losses
 from imcl_tf.settings import METHOD_OPTIONS
 

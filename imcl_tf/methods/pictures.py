@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
-from imcl_tf.methods.base import Batch, TrainingData
+from imcl_tf.methods.batches import Batch, TrainingData
 
 _MAXIMUM_LABELS = 128
 _MAXIMUM_IMAGES = 8

@@ -5,7 +5,8 @@ from __future__ import annotations
 import tensorflow as tf
 
 from imcl_tf.methods.asymmetric import Asymmetric
-from imcl_tf.methods.base import Batch, TrainingData, register_method
+from imcl_tf.methods.base import register_method
+from imcl_tf.methods.batches import Batch, TrainingData
 from imcl_tf.settings import METHOD_OPTIONS
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from imcl_tf.methods.base import Batch, MultiLabelModel, register_method
+from imcl_tf.methods.base import MultiLabelModel, register_method
+from imcl_tf.methods.batches import Batch
 from imcl_tf.methods.hill import focal_entropy
 from imcl_tf.settings import METHOD_OPTIONS
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import tensorflow as tf
 
 from imcl_tf.methods.assume_negative import entropy_assuming_negative
-from imcl_tf.methods.base import Batch, MultiLabelModel, register_method
+from imcl_tf.methods.base import MultiLabelModel, register_method
+from imcl_tf.methods.batches import Batch
 
 
 @register_method("weak_assume_negative")

@@ -9,7 +9,8 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
-from imcl_tf.methods.base import Batch, MultiLabelModel, register_method
+from imcl_tf.methods.base import MultiLabelModel, register_method
+from imcl_tf.methods.batches import Batch
 from imcl_tf.settings import METHOD_OPTIONS
 
 _SEED = 2011

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from imcl_tf.files import replacing, write_csv
-from imcl_tf.methods.base import StepCallback
+from imcl_tf.methods.epochs import StepCallback
 
 LATEST = "latest.keras"
 # Terms that metrics.csv has a column for whatever the method: 0 where a method

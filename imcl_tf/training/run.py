@@ -17,7 +17,8 @@ from imcl_tf.backbones.make import (
 from imcl_tf.data.features import fixed_features
 from imcl_tf.data.pipeline import Batches, MultiLabelDataset
 from imcl_tf.methods import method as method_named
-from imcl_tf.methods.base import METHODS, MultiLabelModel, steps_taken
+from imcl_tf.methods.base import METHODS, MultiLabelModel
+from imcl_tf.methods.epochs import steps_taken
 from imcl_tf.options import check_all
 from imcl_tf.settings import OBJECTS, RUN, known_options
 from imcl_tf.training.callbacks import (

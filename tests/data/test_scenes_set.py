@@ -77,3 +77,11 @@ class TestScenes:
     def test_real_sizes(self):
         assert set(scenes_set._SIZES) == set(SPLITS)
         assert sum(scenes_set._SIZES.values()) == 6000
+
+    def test_small_scenes_are_the_first(self, tmp_path, monkeypatch):
+        sizes = {split: size - 3 for split, size in SIZES.items()}
+        monkeypatch.setattr(scenes_set, "_SMALL_SIZES", sizes)
+        small = builders.prepare(scenes_set.SmallScenes(data_dir=tmp_path))
+        for seed, (split, size) in enumerate(sizes.items()):
+            names = set(image_ids(small, split))
+            assert names == {f"{seed}-{n:05d}.jpg" for n in range(size)}

@@ -6,7 +6,7 @@ import scipy.sparse
 import tensorflow as tf
 
 from imcl_tf.data.tensors import TensorBatches
-from imcl_tf.methods.base import Batch
+from imcl_tf.methods.batches import Batch
 
 B, C, D = 12, 9, 6
 

@@ -6,7 +6,7 @@ import scipy.sparse
 import tensorflow as tf
 
 import imcl_tf
-from imcl_tf.methods.base import Batch
+from imcl_tf.methods.batches import Batch
 from imcl_tf.methods.dictionary import Dictionary
 from imcl_tf.ops.labels import LabelTable
 

@@ -12,7 +12,8 @@ import tensorflow as tf
 
 import imcl_tf
 from imcl_tf.data.pipeline import open_source
-from imcl_tf.methods.base import METHODS, Batch
+from imcl_tf.methods.base import METHODS
+from imcl_tf.methods.batches import Batch
 from imcl_tf.methods.dictionary import Dictionary, DictionaryRefresh
 from imcl_tf.methods.imcl import IMCL
 from imcl_tf.methods.label_graph import LabelGraph

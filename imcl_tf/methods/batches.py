@@ -1,0 +1,86 @@
+"""Minibatches of partial labels, and where a method gets them from."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from imcl_tf.data.pipeline import Batches
+from imcl_tf.data.tensors import TensorBatches
+
+TrainingData = Batches | TensorBatches
+# Arguments of Keras that would change what a method minimises or reports.
+KERAS_ARGUMENTS = {
+    "loss": "the loss is the method's own",
+    "loss_weights": "the loss is the method's own",
+    "metrics": "use imcl_tf.AveragePrecision, which skips unobserved labels",
+    "weighted_metrics": "sample weights do not enter the losses",
+    "sample_weight": "sample weights do not enter the losses",
+    "class_weight": "labels are weighted by the method",
+    "validation_split": "give validation_data",
+}
+
+
+def refuse(**arguments):
+    """Raises ValueError for the first Keras argument that is given.
+
+    Args:
+      **arguments: of `compile` or `fit`, name -> value; what is empty or 0
+        is not given.
+    """
+    for name, value in arguments.items():
+        if value is not None and not _is_empty(value):
+            raise ValueError(
+                f"{name} cannot be honoured: {KERAS_ARGUMENTS[name]}"
+            )
+
+
+def _is_empty(value) -> bool:
+    return isinstance(value, (int, float, list, tuple, dict)) and not value
+
+
+class Batch(NamedTuple):
+    """A minibatch.
+
+    Attributes:
+      inputs: [B, H, W, 3] uint8 or float images in [0, 255], or [B, d] float
+        features.
+      labels: [B, C] int8 in {-1, 0, +1}, 0 = unobserved.
+      image_index: [B] int32, number of the image in the training set, -1 where
+        it is not a training image.
+
+    Example:
+      >>> import imcl_tf, numpy as np
+      >>> batch = imcl_tf.Batch.unpack((np.zeros((2, 3)), np.ones((2, 4))))
+      >>> batch.image_index.numpy().tolist()  # images of no number
+      [-1, -1]
+    """
+
+    inputs: tf.Tensor
+    labels: tf.Tensor
+    image_index: tf.Tensor
+
+    @classmethod
+    def unpack(cls, data: tuple) -> Batch:
+        """From (inputs, labels); inputs may be a dict with `image_index`."""
+        inputs, labels, *weights = data
+        refuse(sample_weight=next(iter(weights), None))
+        if isinstance(inputs, dict):
+            return cls(inputs["inputs"], labels, inputs["image_index"])
+        unknown = tf.fill([tf.shape(labels)[0]], -1)
+        return cls(inputs, labels, unknown)
+
+
+def require_numbers(data: TrainingData, what: str):
+    """Raises ValueError if the training data do not number their images."""
+    if isinstance(data, TensorBatches) and not data.numbered:
+        raise ValueError(
+            f"{what} needs the number of each training image: give "
+            '({"inputs": ..., "image_index": ...}, labels), or Split.batches'
+        )
+
+
+def identity(data: TrainingData) -> object:
+    """What two views of the same training labels have in common."""
+    return data.labels if isinstance(data, Batches) else data.dataset

@@ -1,0 +1,279 @@
+"""`fit` and `evaluate` on partial labels: what they take, refuse and do."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from imcl_tf.backbones.make import picture_format
+from imcl_tf.data.pipeline import Batches, Split
+from imcl_tf.data.tensors import TensorBatches
+from imcl_tf.methods.batches import (
+    Batch,
+    TrainingData,
+    identity,
+    refuse,
+)
+from imcl_tf.methods.epochs import steps_taken
+from imcl_tf.ops.metrics import AveragePrecision
+
+
+class PartialLabelFitting(keras.Model):
+    """A model whose `fit` is a method of learning from partial labels.
+
+    A subclass has a `backbone` and `num_labels`, says with `fixed_features`
+    whether it takes features, and defines `variable_groups`, `callbacks` and
+    `evaluation_step`.
+    """
+
+    TERMS: tuple[str, ...] = ("loss",)
+    backbone: Any
+    num_labels: int
+    fixed_features: bool
+    variable_groups: Callable[[], list]
+    callbacks: Callable[..., list]
+    evaluation_step: Callable[[Batch], tuple]
+    _prepared_for: weakref.ref | None = None
+
+    def prepare(self, data: TrainingData) -> None:
+        """Notes which training data the model is for.
+
+        `fit` calls it before the first step on new training data; the model
+        need not be built yet. A method builds here what it needs from the
+        training labels, and raises ValueError for what the data do not allow.
+
+        Args:
+          data: training data, `Batches` or `TensorBatches`; `labels` [N, C]
+            are read when they are asked for.
+        """
+        # Weak: the model must not hold the data, nor export them.
+        self._prepared_for = weakref.ref(identity(data))
+
+    def fit(
+        self,
+        x: TrainingData | tf.data.Dataset | np.ndarray | None = None,
+        y: np.ndarray | None = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        *,
+        validation_data: Split | Batches | tf.data.Dataset | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        steps_per_epoch: int | None = None,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        validation_split: float = 0.0,
+        **kwargs,
+    ) -> keras.callbacks.History:
+        """Trains by the method: `prepare` and `callbacks` are part of it.
+
+        Args:
+          x: `Batches` of `Split.batches`; or a tf.data.Dataset of (inputs,
+            labels), where the inputs may be the dictionary {"inputs",
+            "image_index"}; or an array of inputs [N, ...].
+          y: [N, C] int8, the labels of an array.
+          batch_size: B, for arrays.
+          epochs: passes over the training data, or rounds of
+            `steps_per_epoch`.
+          validation_data: `Split`, `Batches` or a tf.data.Dataset of (inputs,
+            labels), evaluated after each epoch: `val_mAP` in percent beside
+            the loss terms.
+          callbacks: further ones.
+          steps_per_epoch: minibatches in an epoch; None = all of them once.
+          sample_weight: must be None.
+          class_weight: must be None.
+          validation_split: must be 0.
+          **kwargs: of `keras.Model.fit`.
+
+        Returns:
+          keras.callbacks.History.
+
+        Raises:
+          ValueError: for what cannot be honoured, or data that the method
+            cannot use.
+        """
+        refuse(
+            sample_weight=sample_weight,
+            class_weight=class_weight,
+            validation_split=validation_split,
+        )
+        data = self._training_data(x, y, batch_size)
+        known = self._prepared_for
+        if known is None or known() is not identity(data):
+            self.prepare(data)
+        self._build_for(data)
+        self.build_optimizers()
+        if isinstance(data, Batches):
+            x = data.training(first_step=steps_taken(self))
+            steps_per_epoch = steps_per_epoch or data.steps_per_epoch
+        if validation_data is not None:
+            validation_data = self.evaluation_batches(
+                validation_data, getattr(data, "batch_size", 32)
+            )
+        boards = (
+            callback.log_dir
+            for callback in callbacks
+            if isinstance(callback, keras.callbacks.TensorBoard)
+        )
+        log_dir = next(boards, None)
+        # Keras shuffles arrays alone, and warns where it is asked to shuffle
+        # anything else.
+        kwargs.setdefault("shuffle", y is not None)
+        return super().fit(
+            x,
+            y,
+            batch_size=batch_size,
+            epochs=epochs,
+            validation_data=validation_data,
+            callbacks=[*self.callbacks(data, log_dir), *callbacks],
+            steps_per_epoch=steps_per_epoch,
+            **kwargs,
+        )
+
+    def _training_data(self, x, y, batch_size) -> TrainingData:
+        if isinstance(x, Split):
+            raise ValueError("fit takes minibatches: give Split.batches(32)")
+        if isinstance(x, Batches):
+            return self.sized(x)
+        if not isinstance(x, tf.data.Dataset):
+            if y is None:
+                raise ValueError(
+                    "fit takes Batches, a tf.data.Dataset of (inputs, labels) "
+                    f"or two arrays, got {type(x).__name__} without labels"
+                )
+            x = tf.data.Dataset.from_tensor_slices((x, y))
+            x = x.batch(batch_size or 32)
+        return TensorBatches(x)
+
+    def sized(self, batches: Batches) -> Batches:
+        """Returns `batches` with pictures of the size that the model takes.
+
+        Raises:
+          ValueError: if the model takes features and these are pictures, or
+            the other way round.
+        """
+        if self.fixed_features != bool(batches.split.num_features):
+            raise ValueError(
+                "fixed_features: the model takes features, the data are "
+                "pictures: make them by imcl_tf.fixed_features(data, backbone)"
+                if self.fixed_features
+                else "the data are features: the model needs "
+                "fixed_features=True"
+            )
+        if batches.input_shape:
+            return batches
+        return batches.sized(*picture_format(self.backbone))
+
+    def _build_for(self, data: TrainingData):
+        """Builds the model, as Keras does not where it takes features."""
+        if self.built:
+            return
+        shape = data.input_shape
+        if self.fixed_features and getattr(self.backbone, "inputs", None):
+            shape = self.backbone.input_shape[1:]
+        self.build((None, *shape))
+
+    def build_optimizers(self):
+        """Makes the optimizers' variables.
+
+        Keras makes those of the first optimizer alone, and under a
+        tf.distribute strategy the others could not be made within a step.
+        """
+        for optimizer, variables in self.variable_groups():
+            if not optimizer.built:
+                optimizer.build(variables)
+
+    def evaluation_batches(
+        self,
+        data: Split | Batches | tf.data.Dataset | tuple,
+        batch_size: int = 32,
+    ) -> tf.data.Dataset:
+        """Returns the minibatches to evaluate on.
+
+        Args:
+          data: `Split`, `Batches` or tf.data.Dataset of (inputs, labels).
+          batch_size: B, of a split.
+        """
+        if isinstance(data, Split):
+            data = data.batches(batch_size)
+        if isinstance(data, Batches):
+            return self.sized(data).one_pass()
+        if isinstance(data, tuple):
+            data = tf.data.Dataset.from_tensor_slices(data).batch(batch_size)
+        return data
+
+    def run_over(
+        self, batches: tf.data.Dataset
+    ) -> tuple[AveragePrecision, dict[str, float]]:
+        """Scores every image of a data set once.
+
+        Args:
+          batches: (inputs, labels) or ({"inputs", ...}, labels); they count
+            as images outside the training set.
+
+        Returns:
+          the filled `AveragePrecision`, and the mean of each loss term.
+
+        Raises:
+          FloatingPointError: if a score is not a finite number.
+          ValueError: if there is no image.
+        """
+        precision = AveragePrecision(self.num_labels)
+        sums, images = dict.fromkeys(self.TERMS, 0.0), 0
+        for inputs, labels in batches:
+            if isinstance(inputs, dict):
+                inputs = inputs["inputs"]
+            batch = Batch.unpack((inputs, labels))
+            scores, terms = self.evaluation_step(batch)
+            if not np.isfinite(scores).all():
+                raise FloatingPointError(
+                    "training diverged: a score is not finite; lower the rates"
+                )
+            precision.update(labels.numpy(), scores.numpy())
+            images += len(labels)
+            for name in self.TERMS:
+                sums[name] += float(terms[name]) * len(labels)
+        if not images:
+            raise ValueError("the data to evaluate on hold no image")
+        return precision, {name: x / images for name, x in sums.items()}
+
+    def evaluate(
+        self,
+        x: Split | Batches | tf.data.Dataset | np.ndarray | None = None,
+        y: np.ndarray | None = None,
+        *,
+        batch_size: int | None = None,
+        sample_weight: Any = None,
+        steps: int | None = None,
+        return_dict: bool = False,
+        **kwargs,
+    ) -> dict[str, float] | list[float]:
+        """Returns mAP in percent and the means of the loss terms.
+
+        Args:
+          x: `Split`, `Batches`, a tf.data.Dataset of (inputs, labels), or
+            inputs [N, ...].
+          y: [N, C] int8, the labels of an array.
+          batch_size: B, of a split or an array.
+          sample_weight: must be None.
+          steps: minibatches to evaluate on; None = all.
+          return_dict: a dictionary in the place of a list.
+          **kwargs: of `keras.Model.evaluate`, without effect on the result.
+
+        Returns:
+          [loss terms ..., mAP], or name -> value.
+        """
+        del kwargs
+        refuse(sample_weight=sample_weight)
+        batches = self.evaluation_batches(
+            x if y is None else (x, y), batch_size or 32
+        )
+        precision, terms = self.run_over(
+            batches.take(steps) if steps else batches
+        )
+        logs = terms | {"mAP": 100 * precision.mean()}
+        return logs if return_dict else list(logs.values())
