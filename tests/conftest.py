@@ -38,8 +38,12 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     # The longest first: two processes share the files.
-    longest = ("test_docs.py", "test_end_to_end.py", "test_every_method.py")
-    items.sort(key=lambda item: item.path.name not in longest)
+    longest = (
+        "test_docs.py", "test_every_method.py", "test_compiled.py",
+        "test_end_to_end.py", "test_library.py", "test_public.py",
+    )  # fmt: skip
+    place = {name: number for number, name in enumerate(longest)}
+    items.sort(key=lambda item: place.get(item.path.name, len(longest)))
 
 
 def pytest_unconfigure():

@@ -57,7 +57,9 @@ FIXED = f"{SHORT} --regime=fixed_features"
 SHORTER = {
     "python -m imcl_tf.main --dataset=folder": FIXED,
     "python -m imcl_tf.main --flagfile": "",  # of a run that was short
-    "python -m imcl_tf.main": f"{FIXED} {SMALL} --evaluate_every=0",
+    # Whatever the method, these show a data set; logistic is traced soonest.
+    "python -m imcl_tf.main": f"{FIXED} {SMALL} --evaluate_every=0 "
+    "--method=logistic",
     "python -m imcl_tf.predict": "",
     "imcl-predict": "",
     "python -m data_prep.features": "--backbone=small_cnn --image_size=32 "
@@ -345,6 +347,7 @@ def test_a_workdir_holds_what_the_table_says(ran):
         ]
 
 
+@pytest.mark.slow  # it renders all pictures of the demo
 def test_make_demo_trains_on_scenes(tmp_path):
     (line,) = [line for line in make("demo") if "imcl_tf.main" in line]
     arguments = shlex.split(line.split("-m imcl_tf.main ")[1])

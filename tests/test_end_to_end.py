@@ -123,6 +123,7 @@ def test_mask_is_saved_and_is_what_the_seed_says(finished, folder):
     assert results["observed_labels"] == mask.nnz
 
 
+@pytest.mark.slow  # the test of the docs repeats a run too
 def test_flagfile_replays_the_run(finished, tmp_path):
     flagfile = finished[0] / "flags.cfg"
     succeed(f"--flagfile={flagfile}", f"--workdir={tmp_path}")

@@ -424,6 +424,7 @@ class TestRefused:
 
 
 class TestProgram:
+    @pytest.mark.slow
     def test_success(self, tmp_path):
         write_set(tmp_path, VOC, voc_example, *NAME)
         workdir = tmp_path / "run"

@@ -66,7 +66,21 @@ def keep_first_round(monkeypatch, workdir, copy):
     monkeypatch.setattr(BestCheckpoint, "on_epoch_end", on_epoch_end)
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+# Each of these has a state, a head or a hook of its own; the others differ in
+# `loss_terms` alone.
+SPECIAL = (
+    "cnn_rnn", "curriculum", "entropy_maximisation", "fast0tag", "imcl",
+    "large_loss", "selective",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        name if name in SPECIAL else pytest.param(name, marks=pytest.mark.slow)
+        for name in sorted(METHODS)
+    ],
+)
 def test_method(method, source, other, initial, tmp_path, monkeypatch):
     """Hidden labels do not leak, a resumed run is the run, what is saved is
     what is exported."""
