@@ -277,6 +277,12 @@ def test_fit_refuses_what_it_cannot_honour(arguments, message):
         made(MultiLabelModel).fit(*arrays(), verbose=0, **arguments)
 
 
+def test_validation_weights_are_refused():
+    model = made(MultiLabelModel)
+    with pytest.raises(ValueError, match="sample_weight cannot be honoured"):
+        model.fit(*arrays(), verbose=0, validation_data=triple())
+
+
 def triple():
     features, labels = arrays()
     weighted = features, labels, np.ones(N, np.float32)

@@ -224,19 +224,20 @@ class PartialLabelFitting(keras.Model):
         """
         precision = AveragePrecision(self.num_labels)
         sums, images = dict.fromkeys(self.TERMS, 0.0), 0
-        for inputs, labels in batches:
-            if isinstance(inputs, dict):
-                inputs = inputs["inputs"]
-            batch = Batch.unpack((inputs, labels))
+        for data in batches:
+            batch = Batch.unpack(data)
+            # No image of the training set, whatever number it has.
+            batch = batch._replace(image_index=-tf.ones_like(batch.image_index))
             scores, terms = self.evaluation_step(batch)
             if not np.isfinite(scores).all():
                 raise FloatingPointError(
                     "training diverged: a score is not finite; lower the rates"
                 )
-            precision.update(labels.numpy(), scores.numpy())
-            images += len(labels)
+            size = len(batch.labels)
+            precision.update(batch.labels.numpy(), scores.numpy())
+            images += size
             for name in self.TERMS:
-                sums[name] += float(terms[name]) * len(labels)
+                sums[name] += float(terms[name]) * size
         if not images:
             raise ValueError("the data to evaluate on hold no image")
         return precision, {name: x / images for name, x in sums.items()}
