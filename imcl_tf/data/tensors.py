@@ -9,6 +9,8 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
+from imcl_tf.ops.labels import LabelTable
+
 _THUMBNAIL = (64, 64)
 
 
@@ -87,6 +89,11 @@ class TensorBatches:
         source[number] = first
         nothing = scipy.sparse.csr_array((1, labels.shape[1]), dtype=np.int8)
         return scipy.sparse.vstack([labels, nothing], format="csr")[source]
+
+    @functools.cached_property
+    def label_table(self) -> LabelTable:
+        """The observed labels in TensorFlow."""
+        return LabelTable(self.labels)
 
     @property
     def label_names(self) -> tuple[str, ...]:

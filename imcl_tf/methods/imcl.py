@@ -28,7 +28,7 @@ from imcl_tf.methods.fixed_similarities import FixedSimilarities
 from imcl_tf.methods.label_graph import LabelGraph
 from imcl_tf.methods.pictures import Pictures
 from imcl_tf.ops import losses
-from imcl_tf.ops.labels import LabelTable, impute
+from imcl_tf.ops.labels import impute
 from imcl_tf.ops.similarity import SOLVERS, Similarities
 from imcl_tf.settings import METHOD_OPTIONS
 
@@ -227,9 +227,7 @@ class IMCL(MultiLabelModel):
         chosen = class_balanced_subset(
             data.labels, _DICTIONARY_SIZE if size < 0 else size, data.seed
         )
-        return Dictionary(
-            chosen, LabelTable(data.labels), self._num_features(data)
-        )
+        return Dictionary(chosen, data.label_table, self._num_features(data))
 
     def _num_features(self, data: TrainingData) -> int:
         if self.fixed_features and len(data.input_shape) == 1:
