@@ -6,13 +6,10 @@ import shutil
 import tarfile
 import threading
 
-from tests.data_prep import (
-    coco_files,
-    cub_files,
-    open_images_files,
-    test_wordnet,
-    wikipedia_files,
-)
+from tests.data_prep import test_wordnet, wikipedia_files
+from tests.data_prep.coco import files as coco_files
+from tests.data_prep.cub import files as cub_files
+from tests.data_prep.open_images import files as open_images_files
 
 
 class Serving:

@@ -57,9 +57,9 @@ FIXED = f"{SHORT} --regime=fixed_features"
 SHORTER = {
     "python -m imcl_tf.main --dataset=folder": FIXED,
     "python -m imcl_tf.main --flagfile": "",  # of a run that was short
-    # Whatever the method, these show a data set; logistic is traced soonest.
+    # Whatever comes after the initial model, these show a data set.
     "python -m imcl_tf.main": f"{FIXED} {SMALL} --evaluate_every=0 "
-    "--method=logistic",
+    "--method=logistic --epochs=0",
     "python -m imcl_tf.predict": "",
     "imcl-predict": "",
     "python -m data_prep.features": "--backbone=small_cnn --image_size=32 "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import uuid
 from pathlib import Path
@@ -13,12 +14,8 @@ import tensorflow as tf
 
 from imcl_tf.backbones.make import picture_format
 from imcl_tf.data import records
-from imcl_tf.data.pipeline import (
-    MultiLabelDataset,
-    Split,
-    indexed_records,
-    with_inputs,
-)
+from imcl_tf.data.pipeline import MultiLabelDataset, without_autograph
+from imcl_tf.data.pixels import decode_and_resize
 
 
 def fixed_features(
@@ -58,8 +55,9 @@ def fixed_features(
     )
     directory.mkdir(exist_ok=True)
     run = tf.function(
-        lambda images: backbone(images, training=False), reduce_retracing=True
-    )
+        lambda images: backbone(images, training=False),
+        autograph=False, reduce_retracing=True,
+    )  # fmt: skip
     splits: dict[str, Any] = {}
     for name, split in data.splits.items():
         files = tuple(str(directory / Path(file).name) for file in split.files)
@@ -70,42 +68,46 @@ def fixed_features(
     return data._replace(**splits)
 
 
+@without_autograph
 def _write_missing(files, split, run, image_size, batch_size, resizing):
     """Writes those feature files of a split that are not there yet."""
+    missing = [n for n, file in enumerate(files) if not Path(file).exists()]
     progress = keras.utils.Progbar(sum(split.lengths), unit_name="image")
-    done = 0
-    for file, images, length in zip(
-        files, split.files, split.lengths, strict=True
-    ):
-        if not Path(file).exists():
-            shard = split._replace(files=(images,), lengths=(length,))
-            # Runs of several seeds may compute the same file at once.
-            unfinished = f"{file}.unfinished-{uuid.uuid4().hex}"
-            try:
-                _write_features(
-                    unfinished, shard, run, image_size, batch_size, resizing
-                )
-                os.replace(unfinished, file)
-            finally:
-                Path(unfinished).unlink(missing_ok=True)
-        done += length
-        progress.update(done)
+    progress.update(sum(split.lengths) - sum(split.lengths[n] for n in missing))
+    features = _features_of(
+        [split.files[n] for n in missing],
+        run, image_size, batch_size, resizing,
+    )  # fmt: skip
+    for n in missing:
+        # Runs of several seeds may compute the same file at once.
+        unfinished = f"{files[n]}.unfinished-{uuid.uuid4().hex}"
+        try:
+            with tf.io.TFRecordWriter(unfinished) as writer:
+                for name, feature in itertools.islice(
+                    features, split.lengths[n]
+                ):
+                    writer.write(records.encode_feature(name, feature))
+            os.replace(unfinished, files[n])
+        finally:
+            Path(unfinished).unlink(missing_ok=True)
+        progress.add(split.lengths[n])
 
 
-def _write_features(file, shard, run, image_size, batch_size, resizing):
-    """Writes the feature records of a shard, in the order of its images."""
-    shape = (image_size, image_size, 3)
-    names = _image_ids(shard)
-    batches = with_inputs(indexed_records(shard), shape, batch_size, resizing)
-    with tf.io.TFRecordWriter(file) as writer:
-        for index, images in batches.prefetch(2):
-            for i, feature in zip(
-                index.numpy(), run(images).numpy(), strict=True
-            ):
-                writer.write(records.encode_feature(names[i], feature))
+def _features_of(files, run, image_size, batch_size, resizing):
+    """Yields image ids and features [d] of image records, in their order."""
 
+    def decode(record):
+        name, encoded = records.decode_image(record)
+        return name, decode_and_resize(encoded, image_size, resizing)
 
-def _image_ids(split: Split) -> list[bytes]:
-    """Returns the image ids of a split, in the order of its records."""
-    ds = indexed_records(split).map(lambda _, r: records.decode_image(r)[0])
-    return list(ds.as_numpy_iterator())
+    # No minibatch crosses from one file to the next: what is computed of an
+    # image, to the last bit, must not depend on which files are missing.
+    batches = tf.data.Dataset.from_tensor_slices(files).flat_map(
+        lambda file: (
+            tf.data.TFRecordDataset(file)
+            .map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+            .batch(batch_size)
+        )
+    )
+    for names, images in batches.prefetch(2):
+        yield from zip(names.numpy(), run(images).numpy(), strict=True)

@@ -123,7 +123,9 @@ def _decode(encoded):
     return tf.io.decode_image(encoded, channels=3, expand_animations=False)
 
 
-@tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+@tf.function(
+    autograph=False, input_signature=[tf.TensorSpec([None], tf.string)]
+)
 def _decode_all(files):
     """Decodes in one call from Python, not one for each file."""
     return tf.map_fn(

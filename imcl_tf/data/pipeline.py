@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from imcl_tf.backbones.make import SQUASHED, Resizing
 from imcl_tf.data import records
+from imcl_tf.data.pixels import augmented, decode_and_resize
 from imcl_tf.ops.labels import LabelTable, hide_labels
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ SPLITS = ("train", "validation", "test")
 _SHUFFLE_BUFFER = 10_000
 _PARALLEL_FILES = 16
 _THUMBNAIL = (64, 64, 3)
+# The steps of a chain are TensorFlow alone. AutoGraph, which tf.data runs over
+# each of them, takes longer than to trace them, and leaves files behind.
+without_autograph = tf.autograph.experimental.do_not_convert
 
 
 class Split(NamedTuple):
@@ -271,40 +275,6 @@ def _labels_of(directory, split, info) -> records.SplitLabels:
     return table
 
 
-def decode_and_resize(
-    encoded: tf.Tensor, image_size: int, resizing: Resizing = SQUASHED
-) -> tf.Tensor:
-    """Decodes one image [] string (JPEG, PNG, BMP, GIF's first frame).
-
-    Args:
-      encoded: the file.
-      image_size: S.
-      resizing: to S x S.
-
-    Returns:
-      [S, S, 3] uint8.
-    """
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    image.set_shape([None, None, 3])
-    size = tf.constant([image_size, image_size])
-    if resizing.shorter_side:
-        before = tf.cast(tf.shape(image)[:2], tf.float32)
-        # Rounded down, as for the 341 pixels of the Open Images checkpoint.
-        shorter_side = resizing.shorter_side * image_size // 224
-        scale = shorter_side / tf.reduce_min(before)
-        size = tf.cast(tf.round(before * scale), tf.int32)
-    if resizing.tf1:
-        image = tf.compat.v1.image.resize(tf.cast(image, tf.float32), size)
-    else:
-        image = tf.image.resize(image, size, antialias=True)
-    if resizing.shorter_side:
-        # Not resize_with_crop_or_pad, whose checks take longer than the crop.
-        start = tf.pad((size - image_size) // 2, [[0, 1]])
-        image = tf.slice(image, start, [image_size, image_size, 3])
-    # Means of bytes: there is nothing to clip.
-    return tf.cast(tf.round(image), tf.uint8)
-
-
 def indexed_records(
     split: Split, shuffle_seed: int | None = None
 ) -> tf.data.Dataset:
@@ -369,55 +339,7 @@ def with_labels(ds: tf.data.Dataset, labels: LabelTable) -> tf.data.Dataset:
     )
 
 
-def augmented(
-    ds: tf.data.Dataset,
-    image_size: int,
-    seed: int,
-    first_step: int = 0,
-    minimum_area: float = 0.8,
-) -> tf.data.Dataset:
-    """Crops each image at random, back to its size, and mirrors every other.
-
-    Args:
-      ds: (image_index [B], images [B, S, S, 3] uint8).
-      image_size: S.
-      seed: of crops and mirroring, together with the step.
-      first_step: number of the first minibatch.
-      minimum_area: of a crop, as a share of the image, in (0, 1].
-
-    Returns:
-      elements as those of `ds`.
-    """
-
-    def crop(batch, step):
-        index, images = batch
-        size = tf.shape(images)[0]
-        u = tf.random.stateless_uniform([4, size], tf.stack([seed, step]))
-        side = tf.sqrt(minimum_area + (1.0 - minimum_area) * u[0])
-        top, left = u[1] * (1.0 - side), u[2] * (1.0 - side)
-        right = left + side
-        # A box from right to left is a mirror image.
-        mirror = u[3] < 0.5
-        boxes = tf.stack(
-            [
-                top,
-                tf.where(mirror, right, left),
-                top + side,
-                tf.where(mirror, left, right),
-            ],
-            1,
-        )
-        images = tf.image.crop_and_resize(
-            images, boxes, tf.range(size), [image_size, image_size]
-        )
-        return index, tf.cast(tf.round(images), tf.uint8)
-
-    steps = tf.data.Dataset.counter(first_step)
-    return tf.data.Dataset.zip(ds, steps).map(
-        crop, num_parallel_calls=tf.data.AUTOTUNE
-    )
-
-
+@without_autograph
 def training_batches(
     split: Split,
     labels: LabelTable,
@@ -465,6 +387,7 @@ def training_batches(
     return prefetched(with_labels(ds, labels))
 
 
+@without_autograph
 def one_pass(
     split: Split,
     labels: LabelTable,
@@ -486,6 +409,7 @@ def prefetched(ds: tf.data.Dataset) -> tf.data.Dataset:
     return ds.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
+@without_autograph
 def load_inputs(
     split: Split,
     image_index: np.ndarray,

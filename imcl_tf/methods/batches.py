@@ -71,6 +71,12 @@ class Batch(NamedTuple):
         unknown = tf.fill([tf.shape(labels)[0]], -1)
         return cls(inputs, labels, unknown)
 
+    def spec(self) -> Batch:
+        """TensorSpecs of minibatches like this one, of any size."""
+        return Batch(
+            *(tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in self)
+        )
+
 
 def require_numbers(data: TrainingData, what: str):
     """Raises ValueError if the training data do not number their images."""

@@ -37,7 +37,7 @@ class PartialLabelFitting(keras.Model):
     fixed_features: bool
     variable_groups: Callable[[], list]
     callbacks: Callable[..., list]
-    evaluation_step: Callable[[Batch], tuple]
+    evaluation_step: Any  # tf.function, `Batch` -> (scores, loss terms)
     _prepared_for: weakref.ref | None = None
 
     def prepare(self, data: TrainingData) -> None:
@@ -224,11 +224,14 @@ class PartialLabelFitting(keras.Model):
         """
         precision = AveragePrecision(self.num_labels)
         sums, images = dict.fromkeys(self.TERMS, 0.0), 0
+        step = None
         for data in batches:
             batch = Batch.unpack(data)
             # No image of the training set, whatever number it has.
             batch = batch._replace(image_index=-tf.ones_like(batch.image_index))
-            scores, terms = self.evaluation_step(batch)
+            if step is None:  # traced once, though the last batch is smaller
+                step = self.evaluation_step.get_concrete_function(batch.spec())
+            scores, terms = step(batch)
             if not np.isfinite(scores).all():
                 raise FloatingPointError(
                     "training diverged: a score is not finite; lower the rates"

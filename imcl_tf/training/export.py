@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from imcl_tf.backbones.make import picture_format
-from imcl_tf.data.pipeline import decode_and_resize
+from imcl_tf.data.pixels import decode_and_resize
 from imcl_tf.files import replacing
 from imcl_tf.methods.base import MultiLabelModel
 

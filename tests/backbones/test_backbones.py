@@ -16,7 +16,7 @@ from imcl_tf.backbones.make import (
     picture_format,
 )
 from imcl_tf.data import pipeline
-from imcl_tf.data.pipeline import decode_and_resize
+from imcl_tf.data.pixels import decode_and_resize
 from imcl_tf.settings import DEFAULT_METHOD
 from imcl_tf.training import export
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from imcl_tf.backbones.make import SQUASHED, PictureInput, Resizing
 from imcl_tf.data import features, pipeline
+from imcl_tf.data.pixels import decode_and_resize
 from imcl_tf.ops.labels import LabelTable
 
 S, D, C = 8, 3, 7
@@ -160,7 +161,7 @@ def test_images_have_the_size_that_the_backbone_takes(data):
         split = result.splits["train"]
         means = pipeline.load_inputs(split, np.arange(7), (3,))
         images = [
-            pipeline.decode_and_resize(tf.io.encode_png(image), size)
+            decode_and_resize(tf.io.encode_png(image), size)
             for image in data.made["train"].pixels
         ]
         expected = np.mean(images, (1, 2))

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from imcl_tf.backbones.make import Resizing
 from imcl_tf.data import pipeline
+from imcl_tf.data.pixels import augmented, decode_and_resize
 from imcl_tf.ops.labels import LabelTable
 
 LENGTHS = (4, 1, 6, 2)
@@ -195,9 +196,7 @@ class TestAugmentation:
         ds = tf.data.Dataset.from_tensor_slices((index, images)).batch(52)
         mirrored = np.zeros((2, 520), bool)
         for first_step, epoch in zip((0, 10), mirrored, strict=True):
-            made_anew = pipeline.augmented(
-                ds, S, 1, first_step, minimum_area=1.0
-            )
+            made_anew = augmented(ds, S, 1, first_step, minimum_area=1.0)
             for numbers, crops in made_anew.as_numpy_iterator():
                 for i, crop in zip(numbers, crops, strict=True):
                     epoch[i] = np.array_equal(crop, images[i][:, ::-1])
@@ -209,53 +208,6 @@ class TestAugmentation:
         assert 0.39 < (mirrored[0] == mirrored[1]).mean() < 0.61
         batches = mirrored.reshape(20, 52)
         assert len({row.tobytes() for row in batches}) == 20
-
-    def test_crops_are_upright_squares_within_the_image(self):
-        """On a ramp of x and y a crop shows where its corners were.
-
-        Red is 4 x, green 4 y: the crop from (x0, y0) to (x1, y1) is the ramp
-        from 4 x0 to 4 x1; a mirrored one runs down in red, never in green.
-        """
-        size = 64
-        ramp = np.broadcast_to(4 * np.arange(size), (size, size))
-        pixels = np.stack([ramp, ramp.T, 0 * ramp], -1).astype(np.uint8)
-        images = np.repeat(pixels[np.newaxis], 200, 0)
-        ds = pipeline.augmented(
-            tf.data.Dataset.from_tensors((np.arange(200, dtype="i"), images)),
-            size,
-            seed=0,
-        )
-        ((index, crops),) = ds.as_numpy_iterator()
-        np.testing.assert_array_equal(index, np.arange(200))
-        red, green = crops[..., 0] / 4.0, crops[..., 1] / 4.0
-        x0, x1 = red[:, 0, 0], red[:, 0, -1]
-        y0, y1 = green[:, 0, 0], green[:, -1, 0]
-        for corner in (x0, x1, y0, y1):
-            assert (corner >= 0).all() and (corner <= size - 1).all()
-        assert (y1 > y0).all()
-        np.testing.assert_allclose(abs(x1 - x0), y1 - y0, atol=0.3)
-        area = ((y1 - y0) / (size - 1)) ** 2
-        assert area.min() > 0.78 and area.max() < 1.01
-        # Uniform in [0.8, 1].
-        assert np.quantile(area, [0.1, 0.9]) == pytest.approx(
-            [0.82, 0.98], abs=0.02
-        )
-        steps = np.linspace(0, 1, size)
-        np.testing.assert_allclose(
-            red[:, size // 2],
-            x0[:, np.newaxis] + (x1 - x0)[:, np.newaxis] * steps,
-            atol=0.3,
-        )
-        np.testing.assert_allclose(
-            green[:, :, size // 2],
-            y0[:, np.newaxis] + (y1 - y0)[:, np.newaxis] * steps,
-            atol=0.3,
-        )
-        assert 60 < (x1 < x0).sum() < 140  # mirrored, of 200
-        # Anywhere: left and top margins are independent of each other.
-        left = np.minimum(x0, x1)
-        assert left.max() > 4 and y0.max() > 4
-        assert abs(np.corrcoef(left, y0)[0, 1]) < 0.7
 
 
 class TestOnePass:
@@ -322,7 +274,7 @@ def test_all_ways_to_images_obey_the_resizing(made, split):
     resizing = Resizing(448)  # the inner quarter, enlarged
     expected = np.stack(
         [
-            pipeline.decode_and_resize(tf.io.encode_png(p), S, resizing)
+            decode_and_resize(tf.io.encode_png(p), S, resizing)
             for p in made.pixels
         ]
     )

@@ -1,9 +1,5 @@
 """How a training step is compiled: traced once, without the host, by XLA."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
@@ -19,8 +15,8 @@ from imcl_tf.methods.imcl import IMCL
 from imcl_tf.methods.label_graph import LabelGraph
 from imcl_tf.ops.labels import LabelTable
 from imcl_tf.settings import DEFAULT_METHOD, REGIMES
+from tests import programs
 
-ROOT = Path(__file__).resolve().parents[2]
 C, SIZE, N = 6, 8, 20
 # Fewer than the 4 features: the least squares of more are ill-conditioned, and
 # training would multiply rounding errors.
@@ -146,40 +142,13 @@ def test_half_precision_rounds_the_cnn_alone():
     np.testing.assert_allclose(terms[1], again, rtol=1e-4)
 
 
-def train_on_two_devices():
-    """In a process of its own: devices are made before TensorFlow starts."""
-    (cpu,) = tf.config.list_physical_devices("CPU")
-    tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * 2
-    )
-    images, labels = images_and_labels()
-    inputs = {"inputs": images, "image_index": np.arange(N, dtype=np.int32)}
-    batches = tf.data.Dataset.from_tensor_slices((inputs, labels)).batch(8)
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-        model = small_model(dictionary_refresh=3)
-        model.compile(keras.optimizers.RMSprop(0.01, epsilon=1))
-        model.refresh_dictionary()
-        before = model.dictionary.label_atoms.numpy()
-        model.fit(batches, verbose=0)
-    for stored in (model.dictionary.features, model.dictionary.label_atoms):
-        first, second = (copy.numpy() for copy in stored.values)
-        np.testing.assert_array_equal(first, second)
-        assert np.isfinite(first).all() and first.any(1).all()
-    changed = (before != model.dictionary.label_atoms.numpy()).any(1)
-    assert changed[:9].all() and not changed[9:].any()
-
-
 def test_two_devices():
     """Each has the whole dictionary, and both the same."""
-    module = "tests.training.test_compiled"
-    code = f"import {module} as t; t.train_on_two_devices()"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
-    )
+    done = programs.run("tests.training.two_devices")
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.parametrize("method", [DEFAULT_METHOD, "logistic", "selective"])
+@pytest.mark.parametrize("method", [DEFAULT_METHOD, "selective"])
 @pytest.mark.parametrize("regime", REGIMES)
 def test_a_step_is_traced_once(method, regime, prepared, tmp_path, monkeypatch):
     """In two epochs, with smaller last minibatches, refreshes and rounds."""

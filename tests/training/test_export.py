@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import imcl_tf
 from imcl_tf.backbones.make import PictureInput, Resizing, backbone
-from imcl_tf.data.pipeline import decode_and_resize
+from imcl_tf.data.pixels import decode_and_resize
 from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.methods.dictionary import Dictionary
 from imcl_tf.ops.labels import LabelTable

@@ -14,7 +14,7 @@ from data_prep import coco
 from imcl_tf.data.pipeline import open_source
 from tests.data.common import image_ids
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 REAL = ROOT.parent / "shared" / "data" / "raw"
 needs_real = pytest.mark.skipif(
     not (REAL / "coco").is_dir(), reason="no genuine files"

@@ -13,7 +13,7 @@ from imcl_tf.data import builders
 from imcl_tf.data.manifest import image_path
 from tests.data.common import dense, label_table, parsed, raw_records
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 REAL = ROOT.parent / "shared" / "data" / "raw" / "open_images"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="no genuine files")
 SIZES = {"train": 40, "validation": 12, "test": 15}  # images

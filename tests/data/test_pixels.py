@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from imcl_tf.backbones.make import Resizing
-from imcl_tf.data import pipeline
+from imcl_tf.data.pixels import augmented, decode_and_resize
 
 
 def cropped(pixels, size, shorter_side, tf1):
@@ -44,14 +44,14 @@ class TestDecodeAndResize:
         """Grey three times, and no transparency."""
         rng = np.random.default_rng(0)
         pixels = rng.integers(0, 256, (6, 6, channels)).astype(np.uint8)
-        image = pipeline.decode_and_resize(tf.io.encode_png(pixels), 6)
+        image = decode_and_resize(tf.io.encode_png(pixels), 6)
         assert image.dtype == tf.uint8 and image.shape == (6, 6, 3)
         expected = np.repeat(pixels, 3, 2) if channels == 1 else pixels[..., :3]
         np.testing.assert_array_equal(image, expected)
 
     def test_sixteen_bit_png(self):
         pixels = np.arange(27, dtype=np.uint16).reshape(3, 3, 3) * 257
-        image = pipeline.decode_and_resize(tf.io.encode_png(pixels), 3)
+        image = decode_and_resize(tf.io.encode_png(pixels), 3)
         np.testing.assert_array_equal(image, pixels // 257)
 
     @pytest.mark.parametrize("channels", [1, 3])
@@ -59,7 +59,7 @@ class TestDecodeAndResize:
         colour = [200] if channels == 1 else [200, 30, 90]
         pixels = np.full((16, 24, channels), colour, np.uint8)
         encoded = tf.io.encode_jpeg(pixels, quality=100)
-        image = pipeline.decode_and_resize(encoded, 10)
+        image = decode_and_resize(encoded, 10)
         assert image.shape == (10, 10, 3)
         expected = np.broadcast_to(np.array(colour), (10, 10, 3))
         np.testing.assert_allclose(image, expected, atol=3)
@@ -69,7 +69,7 @@ class TestDecodeAndResize:
         row = bytes([0, 0, 255, 255, 0, 0]) + b"\0\0"
         header = struct.pack("<2sIHHI", b"BM", 54 + 8, 0, 0, 54)
         header += struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, 24, 0, 8, *[0] * 4)
-        image = pipeline.decode_and_resize(tf.constant(header + row), 2)
+        image = decode_and_resize(tf.constant(header + row), 2)
         np.testing.assert_array_equal(image, [[[255, 0, 0], [0, 0, 255]]] * 2)
 
     def test_first_frame_of_a_gif(self):
@@ -83,7 +83,7 @@ class TestDecodeAndResize:
         # LZW of minimum size 2: clear, index 0 or 1, end.
         content += frame(b"\x02\x02\x44\x01\x00")
         content += frame(b"\x02\x02\x4c\x01\x00") + b";"
-        image = pipeline.decode_and_resize(tf.constant(content), 1)
+        image = decode_and_resize(tf.constant(content), 1)
         np.testing.assert_array_equal(image, [[[255, 0, 0]]])
 
     def test_shrinking_averages(self):
@@ -95,21 +95,21 @@ class TestDecodeAndResize:
         """
         columns = np.array([0, 0, 0, 0, 10, 90, 0, 0, 0, 0], np.uint8)
         pixels = np.broadcast_to(columns[None, :, None], (10, 10, 3))
-        image = pipeline.decode_and_resize(tf.io.encode_png(pixels), 5)
+        image = decode_and_resize(tf.io.encode_png(pixels), 5)
         np.testing.assert_array_equal(image[2, :, 0], [0, 1, 38, 11, 0])
 
     def test_values_are_rounded(self):
         """100, 103 enlarged twofold: 100, 100.75, 102.25, 103."""
         columns = np.array([[100, 103], [100, 103]], np.uint8)
         pixels = np.repeat(columns[..., np.newaxis], 3, 2)
-        image = pipeline.decode_and_resize(tf.io.encode_png(pixels), 4)
+        image = decode_and_resize(tf.io.encode_png(pixels), 4)
         np.testing.assert_array_equal(image[1, :, 1], [100, 101, 102, 103])
 
     def test_aspect_ratio_is_not_kept(self):
         """Left half black, right half white: so it stays at any size."""
         pixels = np.zeros((4, 40, 3), np.uint8)
         pixels[:, 20:] = 255
-        image = pipeline.decode_and_resize(tf.io.encode_png(pixels), 10)
+        image = decode_and_resize(tf.io.encode_png(pixels), 10)
         np.testing.assert_array_equal(image[:, :4], 0)
         np.testing.assert_array_equal(image[:, 6:], 255)
 
@@ -124,7 +124,7 @@ class TestDecodeAndResize:
         pixels = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
         shorter_side = {224: 256, 299: 341, 32: 36}[size]
         expected = cropped(pixels, size, shorter_side, tf1)
-        image = pipeline.decode_and_resize(
+        image = decode_and_resize(
             tf.io.encode_png(pixels), size, Resizing(256, tf1)
         )
         # Rounded to bytes, of numbers that float32 has a little off.
@@ -136,7 +136,7 @@ class TestDecodeAndResize:
         """Nothing to resize: an odd rest is cut off below and at the right."""
         rng = np.random.default_rng(0)
         pixels = rng.integers(0, 256, (36, 43, 3)).astype(np.uint8)
-        image = pipeline.decode_and_resize(
+        image = decode_and_resize(
             tf.io.encode_png(pixels), 32, Resizing(256, tf1)
         )
         np.testing.assert_array_equal(image, pixels[2:34, 5:37])
@@ -145,11 +145,59 @@ class TestDecodeAndResize:
         """Halved, it takes every other pixel, from the first one on."""
         rng = np.random.default_rng(0)
         pixels = rng.integers(0, 256, (12, 16, 3)).astype(np.uint8)
-        image = pipeline.decode_and_resize(
+        image = decode_and_resize(
             tf.io.encode_png(pixels), 6, Resizing(224, tf1=True)
         )
         np.testing.assert_array_equal(image, pixels[::2, 2:14:2])
 
     def test_no_image(self):
         with pytest.raises(tf.errors.InvalidArgumentError):
-            pipeline.decode_and_resize(tf.constant(b"<html>"), 4)
+            decode_and_resize(tf.constant(b"<html>"), 4)
+
+
+def test_crops_are_upright_squares_within_the_image():
+    """On a ramp of x and y a crop shows where its corners were.
+
+    Red is 4 x, green 4 y: the crop from (x0, y0) to (x1, y1) is the ramp
+    from 4 x0 to 4 x1; a mirrored one runs down in red, never in green.
+    """
+    size = 64
+    ramp = np.broadcast_to(4 * np.arange(size), (size, size))
+    pixels = np.stack([ramp, ramp.T, 0 * ramp], -1).astype(np.uint8)
+    images = np.repeat(pixels[np.newaxis], 200, 0)
+    ds = augmented(
+        tf.data.Dataset.from_tensors((np.arange(200, dtype="i"), images)),
+        size,
+        seed=0,
+    )
+    ((index, crops),) = ds.as_numpy_iterator()
+    np.testing.assert_array_equal(index, np.arange(200))
+    red, green = crops[..., 0] / 4.0, crops[..., 1] / 4.0
+    x0, x1 = red[:, 0, 0], red[:, 0, -1]
+    y0, y1 = green[:, 0, 0], green[:, -1, 0]
+    for corner in (x0, x1, y0, y1):
+        assert (corner >= 0).all() and (corner <= size - 1).all()
+    assert (y1 > y0).all()
+    np.testing.assert_allclose(abs(x1 - x0), y1 - y0, atol=0.3)
+    area = ((y1 - y0) / (size - 1)) ** 2
+    assert area.min() > 0.78 and area.max() < 1.01
+    # Uniform in [0.8, 1].
+    assert np.quantile(area, [0.1, 0.9]) == pytest.approx(
+        [0.82, 0.98], abs=0.02
+    )
+    steps = np.linspace(0, 1, size)
+    np.testing.assert_allclose(
+        red[:, size // 2],
+        x0[:, np.newaxis] + (x1 - x0)[:, np.newaxis] * steps,
+        atol=0.3,
+    )
+    np.testing.assert_allclose(
+        green[:, :, size // 2],
+        y0[:, np.newaxis] + (y1 - y0)[:, np.newaxis] * steps,
+        atol=0.3,
+    )
+    assert 60 < (x1 < x0).sum() < 140  # mirrored, of 200
+    # Anywhere: left and top margins are independent of each other.
+    left = np.minimum(x0, x1)
+    assert left.max() > 4 and y0.max() > 4
+    assert abs(np.corrcoef(left, y0)[0, 1]) < 0.7

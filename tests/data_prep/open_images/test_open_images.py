@@ -2,13 +2,12 @@
 
 import collections
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from data_prep import open_images
-from tests.data_prep.open_images_files import (
+from tests.data_prep.open_images.files import (
     AMBIGUOUS,
     DESCRIBED,
     HEADER,
@@ -22,22 +21,8 @@ from tests.data_prep.open_images_files import (
     oracle_classes,
     prepare,
     read_rows,
-    write_raw,
     write_rows,
 )
-
-
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory):
-    raw = tmp_path_factory.mktemp("open_images")
-    write_raw(raw)
-    return raw
-
-
-@pytest.fixture
-def spoilt(raw, tmp_path):
-    """A copy to spoil."""
-    return Path(shutil.copytree(raw, tmp_path / "raw"))
 
 
 def read_split(raw, split, machine=False):

@@ -1,13 +1,11 @@
 """CUB-200-2011: genuine and generated files against a reader line by line."""
 
-import shutil
-
 import numpy as np
 import pytest
 import scipy.io
 
 from data_prep import cub
-from tests.data_prep.cub_files import (
+from tests.data_prep.cub.files import (
     ATTRIBUTES,
     IMAGES,
     LABELS,
@@ -18,22 +16,7 @@ from tests.data_prep.cub_files import (
     oracle,
     write_attribute_labels,
     write_mat,
-    write_raw,
 )
-
-
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory):
-    """A small CUB, not to be changed."""
-    path = tmp_path_factory.mktemp("cub") / "raw"
-    write_raw(path)
-    return path
-
-
-@pytest.fixture
-def spoilt(raw, tmp_path):
-    """A small CUB to spoil."""
-    return shutil.copytree(raw, tmp_path / "raw")
 
 
 def read(raw):

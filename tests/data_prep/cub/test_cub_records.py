@@ -13,7 +13,7 @@ from imcl_tf.data import builders
 from imcl_tf.data.pipeline import open_source
 from tests import programs
 from tests.data.common import dense, image_ids, label_table
-from tests.data_prep.cub_files import (
+from tests.data_prep.cub.files import (
     ARCHIVE,
     ATTRIBUTES,
     IMAGES,
@@ -28,23 +28,8 @@ from tests.data_prep.cub_files import (
     replace_line,
     snapshot,
     write_mat,
-    write_raw,
     written,
 )
-
-
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory):
-    """A small CUB, not to be changed."""
-    path = tmp_path_factory.mktemp("cub") / "raw"
-    write_raw(path)
-    return path
-
-
-@pytest.fixture
-def spoilt(raw, tmp_path):
-    """A small CUB to spoil."""
-    return shutil.copytree(raw, tmp_path / "raw")
 
 
 @pytest.fixture(scope="module")

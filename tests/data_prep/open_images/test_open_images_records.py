@@ -5,7 +5,6 @@ import csv
 import pickle
 import shutil
 import unittest
-from pathlib import Path
 
 import pytest
 import tensorflow_datasets as tfds
@@ -15,7 +14,7 @@ from imcl_tf.data import builders
 from imcl_tf.data.manifest import Manifest, image_path, read_image
 from imcl_tf.data.pipeline import open_source
 from tests import programs
-from tests.data_prep.open_images_files import (
+from tests.data_prep.open_images.files import (
     SIZES,
     SPLITS,
     TRAINED,
@@ -29,22 +28,8 @@ from tests.data_prep.open_images_files import (
     read_rows,
     shards,
     write_images,
-    write_raw,
     write_rows,
 )
-
-
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory):
-    raw = tmp_path_factory.mktemp("open_images")
-    write_raw(raw)
-    return raw
-
-
-@pytest.fixture
-def spoilt(raw, tmp_path):
-    """A copy to spoil."""
-    return Path(shutil.copytree(raw, tmp_path / "raw"))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 
 from data_prep import coco
 from imcl_tf.data import builders
-from tests.data_prep.coco_files import (
+from tests.data_prep.coco.files import (
     REAL,
     RELEASED,
     SIZES,
@@ -16,29 +16,13 @@ from tests.data_prep.coco_files import (
     SPLITS,
     captions_file,
     contents_of,
-    copy_to_spoil,
     edit,
     needs_real,
     oracle_captions,
     oracle_row,
     oracle_vocabulary,
-    write_coco,
     written,
 )
-
-
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory):
-    """A generated release of 2014, not to be changed."""
-    directory = tmp_path_factory.mktemp("coco") / "raw"
-    write_coco(directory)
-    return directory
-
-
-@pytest.fixture
-def spoilt(raw, tmp_path):
-    """See `copy_to_spoil`."""
-    return copy_to_spoil(raw, tmp_path)
 
 
 class TestWords:

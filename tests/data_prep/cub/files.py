@@ -10,7 +10,7 @@ import tensorflow as tf
 from data_prep import cub
 from imcl_tf.data import builders
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 REAL = ROOT.parent / "shared" / "data" / "raw" / "cub" / "CUB_200_2011"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="no genuine files")
 SPLITS = ("train", "validation", "test")

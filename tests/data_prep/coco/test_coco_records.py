@@ -14,7 +14,7 @@ from imcl_tf.data import builders
 from imcl_tf.data.pipeline import open_source
 from tests import programs
 from tests.data.common import dense, image_ids, label_table
-from tests.data_prep.coco_files import (
+from tests.data_prep.coco.files import (
     REAL,
     RELEASED,
     SIZES,
@@ -23,7 +23,6 @@ from tests.data_prep.coco_files import (
     captions_file,
     check_records,
     contents_of,
-    copy_to_spoil,
     edit,
     needs_real,
     oracle_captions,
@@ -35,20 +34,6 @@ from tests.data_prep.coco_files import (
     write_coco,
     written,
 )
-
-
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory):
-    """A generated release of 2014, not to be changed."""
-    directory = tmp_path_factory.mktemp("coco") / "raw"
-    write_coco(directory)
-    return directory
-
-
-@pytest.fixture
-def spoilt(raw, tmp_path):
-    """See `copy_to_spoil`."""
-    return copy_to_spoil(raw, tmp_path)
 
 
 @pytest.fixture(scope="module")
