@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import resource
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,44 +19,69 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["imcl_tf.training.run", "tensorflow_datasets"])
 
 
-def run(module, *arguments, cwd=ROOT, limit=None, timeout=300):
-    """`python -m module arguments`, as a finished process with its output.
+class Program:
+    """`python -m module arguments`, started.
 
     Args:
       module: name.
       *arguments: of the command line.
       cwd: where it runs.
       limit: most bytes of a file, None = any.
-      timeout: seconds.
     """
-    arguments = [*map(str, arguments)]
-    with tempfile.TemporaryDirectory() as place:
-        outputs = [Path(place, name) for name in ("stdout", "stderr")]
-        process = _FORKS.Process(
+
+    def __init__(self, module, *arguments, cwd=ROOT, limit=None):
+        self._command = [module, *map(str, arguments)]
+        self._place = tempfile.TemporaryDirectory()
+        self._outputs = [
+            Path(self._place.name, name) for name in ("stdout", "stderr")
+        ]
+        self._process = _FORKS.Process(
             target=_main,
-            args=(module, arguments, str(cwd), limit, [*map(str, outputs)]),
+            args=(self._command, str(cwd), limit, [*map(str, self._outputs)]),
         )
-        process.start()
-        process.join(timeout)
-        if process.is_alive():
-            process.kill()
-            raise TimeoutError(f"{module} {arguments} takes over {timeout} s")
-        return subprocess.CompletedProcess(
-            [module, *arguments],
-            process.exitcode,
-            *(path.read_text() for path in outputs),
-        )
+        self._process.start()
+
+    def is_running(self):
+        return self._process.is_alive()
+
+    def send_signal(self, number):
+        os.kill(self._process.pid, number)
+
+    def errors(self):
+        """What it has written to stderr so far."""
+        path = self._outputs[1]
+        return path.read_text() if path.exists() else ""
+
+    def finish(self, timeout=300):
+        """The finished process with its output; at most `timeout` seconds."""
+        self._process.join(timeout)
+        if self.is_running():
+            self._process.kill()
+            raise TimeoutError(f"{self._command} takes over {timeout} s")
+        with self._place:
+            return subprocess.CompletedProcess(
+                self._command,
+                self._process.exitcode,
+                *(path.read_text() for path in self._outputs),
+            )
 
 
-def _main(module, arguments, cwd, limit, outputs):
+def run(module, *arguments, timeout=300, **kwargs):
+    """A finished `Program`."""
+    return Program(module, *arguments, **kwargs).finish(timeout)
+
+
+def _main(command, cwd, limit, outputs):
     for number, path in enumerate(outputs, 1):
         with open(path, "wb") as file:
             os.dup2(file.fileno(), number)
+    # The server of the forks, or a job in the background, ignores it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.chdir(cwd)
     # As `python -m` has it; data_prep and eval are not installed.
-    sys.path[:0] = [str(cwd), str(ROOT)]
-    sys.argv = [module, *arguments]
+    sys.path[:0] = [cwd, str(ROOT)]
+    sys.argv = command
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    runpy.run_module(command[0], run_name="__main__", alter_sys=True)

@@ -55,11 +55,13 @@ SHORT = "--initial_epochs=1 --epochs=1 --image_size=32"
 FIXED = f"{SHORT} --regime=fixed_features"
 # What is added to a command to make it short, by its beginning.
 SHORTER = {
+    "python -m imcl_tf.main --dataset=folder --data_dir=pictures "
+    "--workdir=runs/tuned": f"{FIXED} --init_from=runs/mine",
     "python -m imcl_tf.main --dataset=folder": FIXED,
     "python -m imcl_tf.main --flagfile": "",  # of a run that was short
-    # Whatever comes after the initial model, these show a data set.
-    "python -m imcl_tf.main": f"{FIXED} {SMALL} --evaluate_every=0 "
-    "--method=logistic --epochs=0",
+    # These show a data set: whatever the training would be.
+    "python -m imcl_tf.main": f"{FIXED} {SMALL} --method=logistic "
+    "--initial_epochs=0 --epochs=0",
     "python -m imcl_tf.predict": "",
     "imcl-predict": "",
     "python -m data_prep.features": "--backbone=small_cnn --image_size=32 "

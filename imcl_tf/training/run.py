@@ -104,7 +104,7 @@ def run(
       >>> backbone = imcl_tf.backbone(preset.pop("backbone"), image_size=32)
       >>> preset |= {"initial_epochs": 1, "epochs": 1}
       >>> results = imcl_tf.run(
-      ...     data, backbone, imcl_tf.IMCL, "runs/mine", **preset)
+      ...     data, backbone, "logistic", "runs/mine", **preset)
       >>> 0 <= results["mAP"] <= 100
       True
     """

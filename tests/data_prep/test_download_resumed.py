@@ -3,8 +3,6 @@
 import csv
 import fcntl
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from imcl_tf.data.manifest import (
     read_image,
     read_manifest,
 )
+from tests import programs
 from tests.data_prep.image_server import (
     QUICK,
     files_in,
@@ -30,7 +29,6 @@ from tests.data_prep.image_server import (
     write_images_csv,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
 FINAL = {"done", "missing", "corrupt"}
 
 
@@ -297,31 +295,25 @@ class TestPace:
 
 class TestProgram:
     def start(self, table, out, *arguments):
-        return subprocess.Popen(
-            [sys.executable, "-m", "data_prep.download"]
-            + [f"--images={table}", f"--out={out}", "--rate=1000", *arguments],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            # A job in the background, as these tests may be, ignores it.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
+        return programs.Program(
+            "data_prep.download", f"--images={table}", f"--out={out}",
+            "--rate=1000", *arguments,
+        )  # fmt: skip
 
-    def until_held(self, server, process, number):
+    def until_held(self, server, program, number):
         """Waits until so many requests wait at the gate."""
         while server.waiting < number:
-            assert process.poll() is None, process.stderr.read()
+            assert program.is_running(), program.errors()
             time.sleep(0.02)
 
     def test_killed_and_resumed(self, server, listing, tmp_path):
         table, names = listing(*["gated"] * 30)
         out = tmp_path / "out"
         server.gate.release(12)
-        process = self.start(table, out, "--parallel=3")
-        self.until_held(server, process, 3)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        program = self.start(table, out, "--parallel=3")
+        self.until_held(server, program, 3)
+        program.send_signal(signal.SIGKILL)
+        assert program.finish().returncode == -signal.SIGKILL
         # Each thread has put away what it got before it asked for more.
         there = [n for n in names if image_path(out, n).is_file()]
         assert files_in(out) == good_files(there) and len(there) == 12
@@ -340,23 +332,26 @@ class TestProgram:
         table, names = listing(*["gated"] * 30)
         out = tmp_path / "out"
         server.gate.release(12)
-        process = self.start(table, out, "--parallel=3")
-        self.until_held(server, process, 3)
-        process.send_signal(signal.SIGINT)
-        while "stopping" not in (line := process.stderr.readline()):
-            assert line
+        program = self.start(table, out, "--parallel=3")
+        self.until_held(server, program, 3)
+        program.send_signal(signal.SIGINT)
+        while "stopping" not in program.errors():
+            assert program.is_running(), program.errors()
+            time.sleep(0.02)
         server.gate.release(1000)
-        _, error = process.communicate()
-        assert process.returncode == 1
-        assert error == (
-            "imcl_tf: error: stopped; the same command resumes the download\n"
+        done = program.finish()
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1] == (
+            "imcl_tf: error: stopped; the same command resumes the download"
         )
+        assert "Traceback" not in done.stderr
         # What was under way was put away.
         assert files_in(out) == good_files(names[:15])
-        process = self.start(table, out)
-        output, error = process.communicate()
-        assert process.returncode == 0, error
-        assert output == f"{out}: 30 done, 0 missing, 0 corrupt, 0 failed\n"
+        done = self.start(table, out).finish()
+        assert done.returncode == 0, done.stderr
+        assert (
+            done.stdout == f"{out}: 30 done, 0 missing, 0 corrupt, 0 failed\n"
+        )
         assert [server.count(name) for name in names] == [1] * 30
 
     def test_some_failed(self, server, listing, tmp_path):
@@ -366,18 +361,17 @@ class TestProgram:
             "ImageID,Source,LabelName,Confidence\n"
             + "".join(f"{name},human,/m/1,1\n" for name in names[:4])
         )
-        process = self.start(
+        done = self.start(
             table,
             tmp_path / "out",
             f"--annotations={annotations}",
             "--retries=0",
-        )
-        output, error = process.communicate()
-        assert process.returncode == 1
+        ).finish()
+        assert done.returncode == 1
         summary = "1 done, 1 missing, 1 corrupt, 1 failed"
-        assert output == f"{tmp_path / 'out'}: {summary}\n"
-        assert "0 of 4 images" in error
-        assert error.splitlines()[-1] == (
+        assert done.stdout == f"{tmp_path / 'out'}: {summary}\n"
+        assert "0 of 4 images" in done.stderr
+        assert done.stderr.splitlines()[-1] == (
             f"imcl_tf: error: 1 images failed, see {tmp_path / 'out'}/"
             "manifest.csv for the reasons; the same command tries them again"
         )

@@ -1,5 +1,7 @@
 """How a training step is compiled: traced once, without the host, by XLA."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -81,9 +83,23 @@ def plain():
     return losses(False, "float32", "none")
 
 
-@pytest.mark.parametrize("strategy", ["none", "mirrored"])
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("jit", [False, True])
+PAIRS = {  # of any two settings, each with each
+    (False, "float32", "mirrored"), (False, "mixed_bfloat16", "none"),
+    (True, "float32", "none"), (True, "mixed_bfloat16", "mirrored"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("jit", "policy", "strategy"),
+    [
+        pytest.param(*x, marks=[] if x in PAIRS else pytest.mark.slow)
+        for x in itertools.product(
+            (False, True),
+            ("float32", "mixed_bfloat16"),
+            ("none", "mirrored"),
+        )
+    ],
+)
 def test_combinations_train_alike(jit, policy, strategy, plain):
     """XLA, half precision and strategies: the losses of the plain step."""
     found = losses(jit, policy, strategy)
