@@ -8,7 +8,6 @@ model makes them, and nine in ten of the training labels are hidden.
 
 import keras
 import numpy as np
-import scipy.sparse
 import tensorflow as tf
 
 import imcl_tf
@@ -34,8 +33,7 @@ def main():
     keras.utils.set_random_seed(0)
     features, labels = make_data()
     train, test = features[:IMAGES], features[IMAGES:]
-    known = scipy.sparse.csr_array(labels[:IMAGES])
-    observed = imcl_tf.hide_labels(known, 0.1, seed=0).toarray()
+    observed = imcl_tf.hide_labels(labels[:IMAGES], 0.1, seed=0).toarray()
 
     # Minibatches as tf.data. `image_index` numbers the training images, which
     # lets IMCL keep a dictionary of them; without it the candidates of an

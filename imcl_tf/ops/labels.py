@@ -55,7 +55,7 @@ def check_labels(labels: Any) -> np.ndarray | scipy.sparse.csr_array:
 
 
 def hide_labels(
-    labels: scipy.sparse.csr_array,
+    labels: Any,
     observed_fraction: float,
     seed: int,
     rule: str = "per_label",
@@ -71,7 +71,7 @@ def hide_labels(
     What a fraction keeps, larger ones of the same rule and seed keep too.
 
     Args:
-      labels: [N, C] int8 csr_array, observed entries -1 or +1.
+      labels: [N, C], an array or scipy.sparse array in {-1, 0, +1}.
       observed_fraction: in (0, 1].
       seed: of the choice.
       rule: "per_label" or "per_image".
@@ -80,11 +80,12 @@ def hide_labels(
       [N, C] int8 csr_array, a subset of the entries of `labels`.
 
     Raises:
-      ValueError: if `observed_fraction` is out of range or `rule` unknown.
+      ValueError: if `observed_fraction` is out of range, `rule` unknown, or
+        `labels` are not as `check_labels` asks.
 
     Example:
-      >>> import imcl_tf, numpy as np, scipy.sparse
-      >>> labels = scipy.sparse.csr_array(np.ones((10, 4), np.int8))
+      >>> import imcl_tf, numpy as np
+      >>> labels = np.ones((10, 4), np.int8)
       >>> imcl_tf.hide_labels(labels, 0.5, seed=0, rule="per_image").nnz
       20
     """
@@ -96,6 +97,7 @@ def hide_labels(
         raise ValueError(
             f"observed_fraction must be in (0, 1], got {observed_fraction}"
         )
+    labels = scipy.sparse.csr_array(check_labels(labels))
     if observed_fraction == 1:
         return labels
     entries = labels.tocoo()

@@ -268,6 +268,29 @@ def test_hide_labels_by_default_per_label():
 
 
 @rules
+@pytest.mark.parametrize(
+    "given",
+    [
+        np.asarray,
+        np.ndarray.tolist,
+        lambda x: x.astype(float),
+        scipy.sparse.csc_array,
+        scipy.sparse.csr_matrix,
+    ],
+)
+def test_hide_labels_takes_what_check_labels_takes(given):
+    labels = np.random.default_rng(0).integers(-1, 2, (20, 5)).astype(np.int8)
+    expected = hide_labels(sparse(labels), 0.5, 1)
+    hidden = hide_labels(given(labels), 0.5, 1)
+    assert isinstance(hidden, scipy.sparse.csr_array)
+    assert hidden.dtype == np.int8 and (hidden != expected).nnz == 0
+
+
+def test_hide_labels_refuses_other_values():
+    with pytest.raises(ValueError, match="must be -1, 0 or 1, got 2"):
+        hide_labels(np.full((2, 2), 2), 0.5, 0)
+
+
 @pytest.mark.parametrize("fraction", [0, -0.1, 1.01, np.nan])
 def test_hide_labels_errors(fraction, rule):
     with pytest.raises(ValueError, match=r"observed_fraction.*\(0, 1\], got"):
