@@ -259,15 +259,6 @@ def test_hide_labels_of_nothing_observed(rule):
     assert hidden.shape == (4, 3) and hidden.nnz == 0
 
 
-def test_hide_labels_by_default_per_label():
-    labels = sparse(random_labels(13))
-    np.testing.assert_array_equal(
-        hide_labels(labels, 0.3, 0).toarray(),
-        hide_labels(labels, 0.3, 0, "per_label").toarray(),
-    )
-
-
-@rules
 @pytest.mark.parametrize(
     "given",
     [
@@ -291,6 +282,15 @@ def test_hide_labels_refuses_other_values():
         hide_labels(np.full((2, 2), 2), 0.5, 0)
 
 
+def test_hide_labels_by_default_per_label():
+    labels = sparse(random_labels(13))
+    np.testing.assert_array_equal(
+        hide_labels(labels, 0.3, 0).toarray(),
+        hide_labels(labels, 0.3, 0, "per_label").toarray(),
+    )
+
+
+@rules
 @pytest.mark.parametrize("fraction", [0, -0.1, 1.01, np.nan])
 def test_hide_labels_errors(fraction, rule):
     with pytest.raises(ValueError, match=r"observed_fraction.*\(0, 1\], got"):
