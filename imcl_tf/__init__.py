@@ -59,6 +59,7 @@ _HOMES = {
     "RateDrop": "training.callbacks",
 }
 _PACKAGES = ("methods", "presets")
+_PROGRAMS = "imcl-train", "imcl-predict"  # console scripts, see setup.py
 __all__ = [*_HOMES, *_PACKAGES]
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _starts_a_program() -> bool:
     command = sys.orig_argv
     if "-m" in command[:-1]:
         return command[command.index("-m") + 1].startswith("imcl_tf.")
-    return Path(sys.argv[0] if sys.argv else "").name.startswith("imcl-")
+    return Path(sys.argv[0] if sys.argv else "").stem in _PROGRAMS
 
 
 # `import imcl_tf` registers every method with Keras. A program answers --help

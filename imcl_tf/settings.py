@@ -173,7 +173,7 @@ _IMCL = (
     Option(
         "label_graph", "cooccurrence",
         "Label graph A: cooccurrence (from the training labels), identity, or "
-        "a file of data_prep.label_graph.",
+        "the file of a label graph.",
     ),
     Option(
         "graph_neighbors", 50,

@@ -140,7 +140,7 @@ def test_words():
     for page in (*PAGES, "CHANGELOG.md"):
         text = re.sub(r"\s+", " ", prose(page))
         assert not re.search(r"[.:] Of |\btold\b|\bgoes on\b|\bfor to\b", text)
-        assert "/work/" not in text_of(page)
+        assert str(ROOT) not in text_of(page)
 
 
 # Flags --------------------------------------------------------------------

@@ -12,6 +12,30 @@ import tensorflow as tf
 from imcl_tf.ops.labels import LabelTable
 
 _THUMBNAIL = (64, 64)
+_SPARSEST = 100  # numbers for each image: tables have a row for every number
+
+
+def _check_labels_spec(labels: tf.TensorSpec, num_labels: int):
+    """Raises ValueError for labels that are not [B, C] signed integers."""
+    shape = labels.shape
+    if shape.rank != 2 or shape[1] not in (None, num_labels):
+        raise ValueError(
+            f"labels must be [B, {num_labels}], one column for each label of "
+            f"the model, got {shape}"
+        )
+    if not labels.dtype.is_integer or labels.dtype.is_unsigned:
+        raise ValueError(
+            "labels must be signed integers -1, 0 or 1, got "
+            f"{labels.dtype.name}: imcl_tf.check_labels makes int8 of arrays"
+        )
+
+
+@tf.autograph.experimental.do_not_convert
+def _check_values(inputs, labels):
+    known = tf.reduce_all((labels >= -1) & (labels <= 1))
+    wrong = tf.debugging.Assert(known, ["labels must be -1, 0 or 1", labels])
+    with tf.control_dependencies([wrong]):
+        return inputs, tf.cast(labels, tf.int8)
 
 
 class TensorBatches:
@@ -22,8 +46,9 @@ class TensorBatches:
 
     Args:
       dataset: of (inputs [B, ...], labels [B, C] int8), or with the dictionary
-        {"inputs": ..., "image_index": [B] int32} in the place of the inputs,
+        {"inputs": ..., "image_index": [B] int} in the place of the inputs,
         which numbers the images 0, 1, ... of the training set.
+      num_labels: C of the model; None = as many as the labels have columns.
 
     Attributes:
       dataset: as given.
@@ -32,12 +57,12 @@ class TensorBatches:
       steps_per_epoch: minibatches of one pass, 0 = not known.
 
     Raises:
-      ValueError: if the elements are of another form.
+      ValueError: if the elements are of another form, or there are none.
     """
 
     seed = 0
 
-    def __init__(self, dataset: tf.data.Dataset):
+    def __init__(self, dataset: tf.data.Dataset, num_labels: int | None = None):
         spec = dataset.element_spec
         if not isinstance(spec, tuple) or len(spec) != 2:
             parts = len(spec) if isinstance(spec, tuple) else 1
@@ -53,13 +78,25 @@ class TensorBatches:
                 "the inputs' dictionary must hold inputs and image_index, got "
                 f"{', '.join(sorted(inputs))}"
             )
-        self._num_labels = labels.shape[-1]
-        self.input_shape = tuple(
-            (inputs["inputs"] if self.numbered else inputs).shape[1:]
-        )
+        if self.numbered and not inputs["image_index"].dtype.is_integer:
+            raise ValueError(
+                "image_index must be integers, got "
+                f"{inputs['image_index'].dtype.name}"
+            )
+        self._num_labels = num_labels or labels.shape[-1]
+        _check_labels_spec(labels, self._num_labels)
+        values = inputs["inputs"] if self.numbered else inputs
+        if not values.shape.rank or not values.shape[1:].is_fully_defined():
+            raise ValueError(
+                "the inputs must be [B, ...] of known shape but for B, got "
+                f"{values.shape}: batch the data, or set the shapes"
+            )
+        self.input_shape = tuple(values.shape[1:])
         # What can be drawn: numbered pictures.
         self.has_pictures = self.numbered and len(self.input_shape) == 3
         size = dataset.cardinality().numpy()
+        if not size:
+            raise ValueError("the training data are empty")
         self._endless = size == tf.data.INFINITE_CARDINALITY
         self.steps_per_epoch = max(int(size), 0)
         self.classes = np.zeros(0, np.int32)
@@ -81,9 +118,11 @@ class TensorBatches:
         if not self.numbered:
             return labels
         number, first = np.unique(np.concatenate(rows), return_index=True)
-        if number[0] < 0:
+        images = labels.shape[0]
+        if number[0] < 0 or number[-1] >= max(_SPARSEST * images, 1000):
             raise ValueError(
-                f"image_index must be >= 0 in training, got {number[0]}"
+                f"image_index must number the {images} training images from 0 "
+                f"on, got numbers from {number[0]} to {number[-1]}"
             )
         source = np.full(number[-1] + 1, labels.shape[0])
         source[number] = first
@@ -100,18 +139,25 @@ class TensorBatches:
         """The labels' numbers: a tf.data.Dataset has no names."""
         return tuple(map(str, range(self._num_labels)))
 
+    def training(self) -> tf.data.Dataset:
+        """The data set with int8 labels, whose values are checked on the way.
+
+        A wrong value ends training with tf.errors.InvalidArgumentError.
+        """
+        return self.dataset.map(_check_values)
+
     def one_pass(self) -> tf.data.Dataset:
-        """The data set, once.
+        """As `training`, once.
 
         Raises:
-          ValueError: if it is endless.
+          ValueError: if the data set is endless.
         """
         if self._endless:
             raise ValueError(
                 "the training data are endless, but a pass over all images is "
                 "needed: give a finite tf.data.Dataset, or Split.batches"
             )
-        return self.dataset
+        return self.training()
 
     def load_inputs(self, image_index: np.ndarray) -> np.ndarray:
         """Loads chosen images or features into memory, in one pass.

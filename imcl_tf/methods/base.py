@@ -9,11 +9,14 @@ a plain `fit` is the method. `@register_method("name")` makes it a `--method`.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from imcl_tf.methods.batches import (
@@ -114,10 +117,15 @@ class MultiLabelModel(PartialLabelFitting):
             for option in self.OPTIONS
         }
         super().__init__(**kwargs)
-        if num_labels < 1:
-            raise ValueError(f"num_labels must be >= 1, got {num_labels}")
-        if boost_factor < 1:
-            raise ValueError(f"boost_factor must be >= 1, got {boost_factor}")
+        if not isinstance(num_labels, int | np.integer) or num_labels < 1:
+            raise ValueError(
+                f"num_labels must be an integer >= 1, got {num_labels!r}"
+            )
+        num_labels = int(num_labels)
+        if not 1 <= boost_factor < math.inf:
+            raise ValueError(
+                f"boost_factor must be finite and >= 1, got {boost_factor}"
+            )
         if boost_factor > 1 and not self.boostable:
             raise ValueError(
                 f"boost_factor: the scores of {type(self).__name__} are not "
@@ -128,7 +136,7 @@ class MultiLabelModel(PartialLabelFitting):
         self.backbone = (
             keras.layers.Identity() if backbone is None else backbone
         )
-        self.num_labels = int(num_labels)
+        self.num_labels = num_labels
         self.fixed_features = bool(fixed_features)
         self.boost_factor = float(boost_factor)
         # float32 logits: under mixed precision p would saturate.
@@ -254,9 +262,14 @@ class MultiLabelModel(PartialLabelFitting):
         """Returns scores [B, C] of what `fit` takes, outside training."""
         return self.scores(self.features_of(inputs, training=False))
 
-    @tf.function(autograph=False, reduce_retracing=True)
-    def evaluation_step(self, batch: Batch) -> tuple[tf.Tensor, dict]:
-        """Returns scores [B, C] and the loss terms, outside training."""
+    @functools.cached_property
+    def evaluation_step(self) -> Callable[[Batch], tuple[tf.Tensor, dict]]:
+        """Scores [B, C] and the loss terms, outside training, compiled."""
+        return tf.function(
+            self._evaluate_batch, autograph=False, reduce_retracing=True
+        )
+
+    def _evaluate_batch(self, batch: Batch) -> tuple[tf.Tensor, dict]:
         features = self.features_of(batch.inputs, training=False)
         return self.scores(features), self.loss_terms(features, batch)
 
@@ -339,6 +352,8 @@ class MultiLabelModel(PartialLabelFitting):
             )
         super().compile(optimizer=optimizer, jit_compile=False, **kwargs)
         self.backbone_optimizer = _optimizer(backbone_optimizer)
+        for name in ("optimizer", "backbone_optimizer"):
+            _refuse_optimizer(name, getattr(self, name))
         self._xla_backbone = None
         if jit_compile:
             self._xla_backbone = tf.function(
@@ -361,7 +376,8 @@ class MultiLabelModel(PartialLabelFitting):
                 for name, value in config.items()
             }
         )
-        self.build_optimizers()
+        if self.built:
+            self.build_optimizers()
 
     def _optimizer_names(self):
         return ("optimizer", "backbone_optimizer")
@@ -432,6 +448,20 @@ def mean_over_observed(per_image: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Sum of `per_image` [B] divided by the observed entries of the batch."""
     observed = tf.math.count_nonzero(labels, dtype=tf.float32)
     return tf.math.divide_no_nan(tf.reduce_sum(per_image), observed)
+
+
+def _refuse_optimizer(name, optimizer):
+    """Raises ValueError for what no step here does."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        raise ValueError(
+            f"{name}: losses are not scaled, as mixed_float16 needs; use "
+            "mixed_bfloat16"
+        )
+    if getattr(optimizer, "use_ema", False):
+        raise ValueError(
+            f"{name}: use_ema cannot be honoured, for an optimizer here has "
+            "some of the model's variables"
+        )
 
 
 def _optimizer(identifier):

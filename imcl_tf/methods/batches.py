@@ -67,7 +67,8 @@ class Batch(NamedTuple):
         inputs, labels, *weights = data
         refuse(sample_weight=next(iter(weights), None))
         if isinstance(inputs, dict):
-            return cls(inputs["inputs"], labels, inputs["image_index"])
+            index = tf.cast(inputs["image_index"], tf.int32)
+            return cls(inputs["inputs"], labels, index)
         unknown = tf.fill([tf.shape(labels)[0]], -1)
         return cls(inputs, labels, unknown)
 

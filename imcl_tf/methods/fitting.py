@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
+import scipy.sparse
 import tensorflow as tf
 
 from imcl_tf.backbones.make import picture_format
@@ -20,6 +22,7 @@ from imcl_tf.methods.batches import (
     refuse,
 )
 from imcl_tf.methods.epochs import steps_taken
+from imcl_tf.ops.labels import check_labels
 from imcl_tf.ops.metrics import AveragePrecision
 
 
@@ -51,8 +54,18 @@ class PartialLabelFitting(keras.Model):
           data: training data, `Batches` or `TensorBatches`; `labels` [N, C]
             are read when they are asked for.
         """
+        if self._prepared_for is not None:
+            self._forget_traces()
         # Weak: the model must not hold the data, nor export them.
         self._prepared_for = weakref.ref(identity(data))
+
+    def _forget_traces(self):
+        """Drops compiled steps: they hold parts of the earlier data."""
+        self.train_function = None
+        for name in [*vars(self)]:
+            made_by = getattr(type(self), name, None)
+            if isinstance(made_by, functools.cached_property):
+                del self.__dict__[name]
 
     def fit(
         self,
@@ -62,7 +75,9 @@ class PartialLabelFitting(keras.Model):
         epochs: int = 1,
         *,
         validation_data: Split | Batches | tf.data.Dataset | None = None,
-        callbacks: Sequence[keras.callbacks.Callback] = (),
+        callbacks: Sequence[keras.callbacks.Callback]
+        | keras.callbacks.Callback
+        | None = None,
         steps_per_epoch: int | None = None,
         sample_weight: Any = None,
         class_weight: Any = None,
@@ -76,7 +91,7 @@ class PartialLabelFitting(keras.Model):
             labels), where the inputs may be the dictionary {"inputs",
             "image_index"}; or an array of inputs [N, ...].
           y: [N, C] int8, the labels of an array.
-          batch_size: B, for arrays.
+          batch_size: B, for arrays alone.
           epochs: passes over the training data, or rounds of
             `steps_per_epoch`.
           validation_data: `Split`, `Batches` or a tf.data.Dataset of (inputs,
@@ -93,50 +108,65 @@ class PartialLabelFitting(keras.Model):
           keras.callbacks.History.
 
         Raises:
-          ValueError: for what cannot be honoured, or data that the method
-            cannot use.
+          ValueError: for a model that is not compiled, for what cannot be
+            honoured, or data that the method cannot use.
         """
+        if not self.compiled:
+            raise ValueError("compile the model before fit")
         refuse(
             sample_weight=sample_weight,
             class_weight=class_weight,
             validation_split=validation_split,
         )
+        if y is not None:
+            x, y = np.asarray(x) if isinstance(x, list) else x, _dense(y)
         data = self._training_data(x, y, batch_size)
+        if isinstance(callbacks, keras.callbacks.Callback):
+            callbacks = [callbacks]
+        callbacks = [*(callbacks or ())]
+        if validation_data is not None:
+            validation_data = self.evaluation_batches(
+                validation_data, getattr(data, "batch_size", 32)
+            )
+        with self.distribute_strategy.scope():
+            self._make_ready(data)
+            if isinstance(data, Batches):
+                x = data.training(first_step=steps_taken(self))
+                steps_per_epoch = steps_per_epoch or data.steps_per_epoch
+            elif y is None:
+                x = data.training()
+            # Keras shuffles arrays alone, and warns where it is asked to
+            # shuffle anything else.
+            kwargs.setdefault("shuffle", y is not None)
+            return super().fit(
+                x,
+                y,
+                batch_size=batch_size,
+                epochs=epochs,
+                validation_data=validation_data,
+                callbacks=[
+                    *self.callbacks(data, _log_dir(callbacks)), *callbacks
+                ],
+                steps_per_epoch=steps_per_epoch,
+                **kwargs,
+            )  # fmt: skip
+
+    def _make_ready(self, data: TrainingData):
+        """Prepares the model for new data, and builds what is not built."""
         known = self._prepared_for
         if known is None or known() is not identity(data):
             self.prepare(data)
         self._build_for(data)
         self.build_optimizers()
-        if isinstance(data, Batches):
-            x = data.training(first_step=steps_taken(self))
-            steps_per_epoch = steps_per_epoch or data.steps_per_epoch
-        if validation_data is not None:
-            validation_data = self.evaluation_batches(
-                validation_data, getattr(data, "batch_size", 32)
-            )
-        boards = (
-            callback.log_dir
-            for callback in callbacks
-            if isinstance(callback, keras.callbacks.TensorBoard)
-        )
-        log_dir = next(boards, None)
-        # Keras shuffles arrays alone, and warns where it is asked to shuffle
-        # anything else.
-        kwargs.setdefault("shuffle", y is not None)
-        return super().fit(
-            x,
-            y,
-            batch_size=batch_size,
-            epochs=epochs,
-            validation_data=validation_data,
-            callbacks=[*self.callbacks(data, log_dir), *callbacks],
-            steps_per_epoch=steps_per_epoch,
-            **kwargs,
-        )
 
     def _training_data(self, x, y, batch_size) -> TrainingData:
         if isinstance(x, Split):
             raise ValueError("fit takes minibatches: give Split.batches(32)")
+        if isinstance(x, Batches | tf.data.Dataset) and batch_size:
+            raise ValueError(
+                "batch_size is for arrays, the data come in minibatches: give "
+                "Split.batches(batch_size) or Dataset.batch(batch_size)"
+            )
         if isinstance(x, Batches):
             return self.sized(x)
         if not isinstance(x, tf.data.Dataset):
@@ -146,8 +176,8 @@ class PartialLabelFitting(keras.Model):
                     f"or two arrays, got {type(x).__name__} without labels"
                 )
             x = tf.data.Dataset.from_tensor_slices((x, y))
-            x = x.batch(batch_size or 32)
-        return TensorBatches(x)
+            x = x.batch(32 if batch_size is None else batch_size)
+        return TensorBatches(x, self.num_labels)
 
     def sized(self, batches: Batches) -> Batches:
         """Returns `batches` with pictures of the size that the model takes.
@@ -197,6 +227,9 @@ class PartialLabelFitting(keras.Model):
         Args:
           data: `Split`, `Batches` or tf.data.Dataset of (inputs, labels).
           batch_size: B, of a split.
+
+        Raises:
+          ValueError: if the data are something else.
         """
         if isinstance(data, Split):
             data = data.batches(batch_size)
@@ -204,6 +237,12 @@ class PartialLabelFitting(keras.Model):
             return self.sized(data).one_pass()
         if isinstance(data, tuple):
             data = tf.data.Dataset.from_tensor_slices(data).batch(batch_size)
+        if not isinstance(data, tf.data.Dataset):
+            raise ValueError(
+                "the data to evaluate on must be a split, minibatches, a "
+                "tf.data.Dataset of (inputs, labels) or two arrays, got "
+                f"{type(data).__name__}"
+            )
         return data
 
     def run_over(
@@ -281,3 +320,19 @@ class PartialLabelFitting(keras.Model):
         )
         logs = terms | {"mAP": 100 * precision.mean()}
         return logs if return_dict else list(logs.values())
+
+
+def _dense(labels) -> np.ndarray:
+    """[N, C] int8 of labels that `check_labels` takes."""
+    labels = check_labels(labels)
+    return labels.toarray() if scipy.sparse.issparse(labels) else labels
+
+
+def _log_dir(callbacks) -> str | None:
+    """The directory of the TensorBoard callback among these."""
+    boards = (
+        callback.log_dir
+        for callback in callbacks
+        if isinstance(callback, keras.callbacks.TensorBoard)
+    )
+    return next(boards, None)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -156,7 +157,12 @@ class IMCL(MultiLabelModel):
     @property
     def _graph(self) -> LabelGraph:
         """`label_graph`, once `prepare` has made it."""
-        return cast(LabelGraph, self.label_graph)
+        if self.label_graph is None:
+            raise ValueError(
+                "the label graph comes from the training labels: call fit or "
+                "prepare first, or give label_graph"
+            )
+        return self.label_graph
 
     def _set_graph(self, graph: LabelGraph):
         if graph.num_labels != self.num_labels:
@@ -208,8 +214,8 @@ class IMCL(MultiLabelModel):
             )
         if not Path(self._graph_kind).is_file():
             raise ValueError(
-                "label_graph must be cooccurrence, identity or a file of "
-                f"data_prep.label_graph, got {self._graph_kind!r}"
+                "label_graph must be cooccurrence, identity or the file of a "
+                f"label graph, got {self._graph_kind!r}"
             )
         return graphs.load(self._graph_kind, data.label_names)
 
@@ -278,7 +284,9 @@ class IMCL(MultiLabelModel):
         """
         super().compile(optimizer=optimizer, **kwargs)
         if graph_optimizer is None:
-            config = self.optimizer.get_config() | {"weight_decay": None}
+            config = self.optimizer.get_config()
+            if config.get("weight_decay"):
+                config["weight_decay"] = 0.0
             if self.graph_learning_rate:
                 config["learning_rate"] = self.graph_learning_rate
             self.graph_optimizer = type(self.optimizer).from_config(config)
@@ -290,7 +298,7 @@ class IMCL(MultiLabelModel):
 
     def variable_groups(self) -> list:
         groups = super().variable_groups()
-        edges = self._graph.trainable_variables
+        edges = self.label_graph and self.label_graph.trainable_variables
         return groups + ([(self.graph_optimizer, edges)] if edges else [])
 
     def _optimizer_names(self):
@@ -592,8 +600,13 @@ class IMCL(MultiLabelModel):
             ),
         )
 
-    @tf.function(autograph=False, reduce_retracing=True)
-    def _similar_in_dictionary(self, batch: Batch) -> Similarities:
+    @functools.cached_property
+    def _similar_in_dictionary(self) -> Callable[[Batch], Similarities]:
+        return tf.function(
+            self._solve_in_dictionary, autograph=False, reduce_retracing=True
+        )
+
+    def _solve_in_dictionary(self, batch: Batch) -> Similarities:
         features = self.features_of(batch.inputs, training=False)
         targets = self.label_targets(batch.labels, self.scores(features))
         stored = cast(Dictionary, self.dictionary)

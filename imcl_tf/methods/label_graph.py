@@ -220,8 +220,16 @@ class LabelGraph(keras.layers.Layer):
 
         Returns:
           [B, C] float32, differentiable in y and in the edge weights.
+
+        Raises:
+          ValueError: if `label_targets` have another number of columns.
         """
         label_targets = tf.cast(label_targets, tf.float32)
+        if label_targets.shape[-1] not in (None, self.num_labels):
+            raise ValueError(
+                f"label_targets must be [B, {self.num_labels}], got "
+                f"{label_targets.shape}"
+            )
         product = _product(
             tf.convert_to_tensor(self.edge_weights),
             tf.transpose(label_targets),

@@ -28,7 +28,8 @@ def export(
       label_names: C names.
 
     Raises:
-      ValueError: if the names are not C, or the model takes no pictures.
+      ValueError: if the names are not C distinct ones, or the model takes no
+        pictures.
       OSError: if the directory cannot be written.
 
     Example:
@@ -46,6 +47,12 @@ def export(
         raise ValueError(
             f"label_names must be {model.num_labels} names, got "
             f"{len(label_names)}"
+        )
+    if not all(isinstance(name, str) for name in label_names):
+        raise ValueError(f"label_names must be strings, got {label_names!r}")
+    if isinstance(label_names, str) or len({*label_names}) < len(label_names):
+        raise ValueError(
+            f"label_names must be distinct names, got {label_names!r}"
         )
     image_size, resizing = picture_format(model.backbone)
 

@@ -319,3 +319,10 @@ def test_golden_orientation(number):
     own = dense(LabelGraph.from_cooccurrence(random_labels(2), 4))
     np.testing.assert_allclose(own.sum(1), 1, rtol=1e-5)
     assert (np.abs(own.sum(0) - 1) > 0.01).any()
+
+
+@pytest.mark.parametrize("columns", [3, 5])
+def test_targets_of_other_labels_are_refused(columns):
+    graph = LabelGraph.identity(4)
+    with pytest.raises(ValueError, match=r"must be \[B, 4\], got"):
+        graph(np.ones((2, columns), np.float32))
