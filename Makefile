@@ -19,7 +19,10 @@ PYTEST := -m pytest --numprocesses=2 --dist=loadfile
 
 .venv/installed: setup.py pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile \
+		-e '.[test,lint]'
+	# pip would compile on one core; some packages hold files of other Pythons.
+	-$(BIN)/python -m compileall -qq -j 0 .venv/lib
 	touch $@
 
 .venv/installed-docs: .venv/installed

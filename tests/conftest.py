@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import gc
 import gzip
 import io
 import os
@@ -22,6 +23,10 @@ os.environ["TFDS_DATA_DIR"] = str(Path(_HOME, "tfds"))
 os.environ["KERAS_HOME"] = str(Path(_HOME, "keras"))
 
 import tensorflow as tf  # noqa: E402
+
+# What the imports made stays: no collection of garbage need look at it again.
+gc.freeze()
+gc.set_threshold(100_000, 50, 50)
 
 SIZES = {"train": 23, "validation": 9, "test": 11}
 LABELS = ("001", "NA", "a, b", "cat", "dog", "null", "über sea")

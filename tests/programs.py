@@ -4,6 +4,7 @@ In processes forked from one that has imported TensorFlow already: a program's
 start takes longer than most of what the tests let it do.
 """
 
+import gc
 import multiprocessing
 import os
 import resource
@@ -75,6 +76,8 @@ def _main(command, cwd, limit, outputs):
     for number, path in enumerate(outputs, 1):
         with open(path, "wb") as file:
             os.dup2(file.fileno(), number)
+    gc.freeze()  # as in conftest.py
+    gc.set_threshold(100_000, 50, 50)
     # The server of the forks, or a job in the background, ignores it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -298,7 +298,7 @@ def triple():
         ({"class_weight": 1.0}, lambda: [numbered(*arrays())], "no classes"),
         ({"image_similarity": "fixed"}, arrays, "fixed needs a dictionary"),
         ({}, lambda: [numbered(*arrays()).repeat()], "data are endless"),
-        ({"label_graph": "wiki"}, arrays, "cooccurrence, identity or a file"),
+        ({"label_graph": "wiki"}, arrays, "cooccurrence, identity or the file"),
         ({}, lambda: [arrays()[0]], "without labels"),
     ],
 )
