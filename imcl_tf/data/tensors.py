@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
+from imcl_tf.data.pipeline import without_autograph
 from imcl_tf.ops.labels import LabelTable
 
 _THUMBNAIL = (64, 64)
@@ -30,7 +31,7 @@ def _check_labels_spec(labels: tf.TensorSpec, num_labels: int):
         )
 
 
-@tf.autograph.experimental.do_not_convert
+@without_autograph
 def _check_values(inputs, labels):
     known = tf.reduce_all((labels >= -1) & (labels <= 1))
     wrong = tf.debugging.Assert(known, ["labels must be -1, 0 or 1", labels])
