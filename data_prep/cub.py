@@ -33,7 +33,8 @@ from data_prep.cub_tables import (
     read_per_image,
 )
 from imcl_tf.data import preparation
-from imcl_tf.data.builders import SPLITS, Contents, ImageFilesBuilder
+from imcl_tf.data.builders import Contents, ImageFilesBuilder
+from imcl_tf.data.records import SPLITS
 from imcl_tf.data.shards import ImageFiles, read_file
 from imcl_tf.files import existing_file, parse_or_fail
 

@@ -31,8 +31,9 @@ import tensorflow_datasets as tfds
 from absl import app, flags
 
 from imcl_tf.data import preparation
-from imcl_tf.data.builders import SPLITS, Contents, ImageFilesBuilder
+from imcl_tf.data.builders import Contents, ImageFilesBuilder
 from imcl_tf.data.manifest import IMAGE_ID, read_image, read_manifest
+from imcl_tf.data.records import SPLITS
 from imcl_tf.data.shards import ImageFiles
 from imcl_tf.files import existing_file, parse_or_fail
 

@@ -48,10 +48,12 @@ _NOT_SEARCHED = {
 }
 # What changes the initial logistic model.
 _OF_INITIAL = {
-    *(option.name for option in (*settings.DATA, *settings.MODEL)),
-    "regime", "momentum", "rate_decay", "evaluate_every", "keep",
-    "initial_epochs", "initial_learning_rate", "initial_epsilon",
-    "initial_weight_decay",
+    option.name
+    for options in (
+        settings.DATA, settings.MODEL, settings.INITIAL_STAGE,
+        settings.BOTH_STAGES,
+    )
+    for option in options
 }  # fmt: skip
 
 for _options in GROUPS.values():

@@ -82,13 +82,9 @@ MODEL = (
         "instead of training one.",
     ),
 )  # fmt: skip
-TRAINING = (
-    Option(
-        "regime", "end_to_end",
-        "Train the network too (end_to_end), or keep it fixed and store its "
-        "features once (fixed_features).",
-        choices=REGIMES,
-    ),
+# A run has two stages: the initial logistic model, then the method. The first
+# has the defaults of those options of METHOD_STAGE that have no initial_ twin.
+METHOD_STAGE = (
     Option(
         "epochs", 3,
         "Passes over the training set with the method.", minimum=0,
@@ -101,7 +97,6 @@ TRAINING = (
         "backbone_learning_rate", 0.0,
         "Learning rate of the network alone; 0 = --learning_rate.", minimum=0,
     ),
-    Option("momentum", 0.9, "RMSProp momentum.", minimum=0, maximum=1),
     Option("epsilon", 1.0, "RMSProp epsilon.", minimum=0),
     Option(
         "weight_decay", 0.0,
@@ -109,26 +104,12 @@ TRAINING = (
         minimum=0,
     ),
     Option(
-        "rate_decay", 0.8,
-        "Factor of all learning rates when the moving average of validation "
-        "mAP falls; 1 = no decay.",
-        minimum=0, maximum=1,
-    ),
-    Option(
         "rate_drop_epoch", 0,
         "Divide all learning rates by 10 after this many epochs; 0 = never.",
         minimum=0,
     ),
-    Option(
-        "evaluate_every", 0,
-        "Steps between evaluations on validation; 0 = once per epoch.",
-        minimum=0,
-    ),
-    Option(
-        "keep", "best",
-        "Model that the run ends with: the best on validation, or the latest.",
-        choices=("best", "latest"),
-    ),
+)  # fmt: skip
+INITIAL_STAGE = (
     Option(
         "initial_epochs", 40,
         "Epochs of the logistic model that every method starts from.",
@@ -146,14 +127,42 @@ TRAINING = (
         "initial_weight_decay", 1.0,
         "Decoupled weight decay of the initial logistic model.", minimum=0,
     ),
+)  # fmt: skip
+BOTH_STAGES = (
     Option(
-        "seed", 0,
-        "Seed of hidden labels, initial weights, order and augmentation.",
+        "regime", "end_to_end",
+        "Train the network too (end_to_end), or keep it fixed and store its "
+        "features once (fixed_features).",
+        choices=REGIMES,
+    ),
+    Option("momentum", 0.9, "RMSProp momentum.", minimum=0, maximum=1),
+    Option(
+        "rate_decay", 0.8,
+        "Factor of all learning rates when the moving average of validation "
+        "mAP falls; 1 = no decay.",
+        minimum=0, maximum=1,
+    ),
+    Option(
+        "evaluate_every", 0,
+        "Steps between evaluations on validation; 0 = once per epoch.",
+        minimum=0,
+    ),
+    Option(
+        "keep", "best",
+        "Model that the run ends with: the best on validation, or the latest.",
+        choices=("best", "latest"),
     ),
 )  # fmt: skip
 JIT = Option(
     "jit", False,
     "Compile the network with XLA; faster on accelerators, slower on CPUs.",
+)  # fmt: skip
+TRAINING = (
+    *BOTH_STAGES, *METHOD_STAGE, *INITIAL_STAGE,
+    Option(
+        "seed", 0,
+        "Seed of hidden labels, initial weights, order and augmentation.",
+    ),
 )  # fmt: skip
 
 

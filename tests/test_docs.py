@@ -50,14 +50,16 @@ imcl_tf.export(model, "saved_model", data.label_names)
 imcl_tf.predict_images("saved_model", ["new.jpg"])
 """  # noqa: E501
 SMALL = "--backbone=small_cnn --backbone_weights=none"
-SHORT = "--initial_epochs=1 --epochs=1 --image_size=32"
+SHORT = "--initial_epochs=1 --epochs=1 --image_size=32 --num_neighbors=2"
 # Methods are traced in a fraction of the time on features.
 FIXED = f"{SHORT} --regime=fixed_features"
 # What is added to a command to make it short, by its beginning.
 SHORTER = {
     "python -m imcl_tf.main --dataset=folder --data_dir=pictures "
-    "--workdir=runs/tuned": f"{FIXED} --init_from=runs/mine",
-    "python -m imcl_tf.main --dataset=folder": FIXED,
+    "--workdir=runs/mine": FIXED,
+    # What follows `mine` need not train: tests/training/test_search.py does.
+    "python -m imcl_tf.main --dataset=folder": f"{FIXED} --epochs=0 "
+    "--init_from=runs/mine",
     "python -m imcl_tf.main --flagfile": "",  # of a run that was short
     # These show a data set: whatever the training would be.
     "python -m imcl_tf.main": f"{FIXED} {SMALL} --method=logistic "
@@ -69,8 +71,8 @@ SHORTER = {
     "python -m data_prep.label_graph --graph": "--around='Goose, wild'",
     "python -m data_prep": "",
     "python -m wn": "",
-    "python -m eval.compare": f"{SHORT} --seeds=0 --regimes=fixed_features "
-    "--rows=Hill",
+    "python -m eval.compare": f"{SHORT} --epochs=0 --seeds=0 "
+    "--regimes=fixed_features --rows=Hill",
     "tensorboard": "--inspect",
     "make": "",
     "curl -L": "",

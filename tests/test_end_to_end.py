@@ -15,7 +15,9 @@ from imcl_tf.settings import DEFAULT_METHOD
 from tests import programs
 
 ROOT = Path(__file__).resolve().parents[1]
-FAST = ["--initial_epochs=1", "--epochs=1", "--image_size=32"]
+FAST = [
+    "--initial_epochs=1", "--epochs=1", "--image_size=32", "--num_neighbors=2",
+]  # fmt: skip
 
 
 def run(arguments, limit=None, module="imcl_tf.main"):
@@ -119,6 +121,23 @@ def test_mask_is_saved_and_is_what_the_seed_says(finished, folder):
     assert set(np.unique(mask.data)) <= {-1, 1}
     results = json.loads((finished[0] / "results.json").read_text())
     assert results["observed_labels"] == mask.nnz
+
+
+def test_resume_returns_a_finished_run(finished, folder):
+    workdir, output = finished
+    arguments = [f"--flagfile={workdir / 'flags.cfg'}", "--resume"]
+    assert succeed(*arguments).splitlines()[-1] == output.splitlines()[-1]
+    assert "--seed=3, --seed=7" in fail(*arguments, "--seed=7")
+    assert json.loads((workdir / "results.json").read_text())["seed"] == 3
+
+
+def test_resume_begins_a_run_that_has_not_begun(folder, tmp_path):
+    succeed(
+        "--dataset=folder", f"--data_dir={folder}", f"--workdir={tmp_path}",
+        "--image_size=32", "--method=assume_negative", "--initial_epochs=0",
+        "--epochs=0", "--resume",
+    )  # fmt: skip
+    assert (tmp_path / "results.json").is_file()
 
 
 @pytest.mark.slow  # the test of the docs repeats a run too

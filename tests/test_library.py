@@ -36,7 +36,10 @@ def numbered(features, labels, batch_size=7):
 
 def made(cls=None, **options):
     keras.utils.set_random_seed(0)
-    model = (cls or imcl_tf.IMCL)(None, C, **options)
+    cls = cls or imcl_tf.IMCL
+    if cls is imcl_tf.IMCL:
+        options |= {"num_neighbors": 2}  # traced in half the time of five
+    model = cls(None, C, **options)
     model.compile(keras.optimizers.RMSprop(0.05))
     return model
 

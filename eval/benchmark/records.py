@@ -19,8 +19,7 @@ from eval.benchmark.measure import (
     measure,
     ratio,
 )
-from imcl_tf.data.builders import SPLITS
-from imcl_tf.data.records import read_labels
+from imcl_tf.data.records import SPLITS, read_labels
 
 
 def records(scale: float, repeats: int) -> list[Figure]:

@@ -144,21 +144,20 @@ def _small_cnn(image_size, weights, picture_input) -> keras.Model:
     From scratch on a CPU, for pictures of 64 to 96 pixels.
     """
     layers = keras.layers
-    model = keras.Sequential(
-        [
-            keras.Input((image_size, image_size, 3)),
-            picture_input,
-            layers.Rescaling(1 / 127.5, offset=-1.0),
-        ],
-        name="small_cnn",
-    )
+    stack = [
+        keras.Input((image_size, image_size, 3)),
+        picture_input,
+        layers.Rescaling(1 / 127.5, offset=-1.0),
+    ]
     for filters in (32, 64, 128, 256, 256):
-        model.add(layers.Conv2D(filters, 3, padding="same", use_bias=False))
-        model.add(layers.BatchNormalization(momentum=0.9))
-        model.add(layers.ReLU())
-        model.add(layers.MaxPooling2D())
-    model.pop()
-    model.add(layers.GlobalAveragePooling2D())
+        stack += [
+            layers.Conv2D(filters, 3, padding="same", use_bias=False),
+            layers.BatchNormalization(momentum=0.9),
+            layers.ReLU(),
+            layers.MaxPooling2D(),
+        ]
+    stack[-1] = layers.GlobalAveragePooling2D()
+    model = keras.Sequential(stack, name="small_cnn")
     if weights != "none":
         model.load_weights(weights)
     return model

@@ -32,7 +32,6 @@ from imcl_tf.data.label_updates import (
 from imcl_tf.data.shards import ImageFiles
 from imcl_tf.files import replacing, write_csv
 
-SPLITS = ("train", "validation", "test")
 LEFT_OUT = "left_out.csv"
 _NUM_LEFT_OUT = "images left out"
 

@@ -17,7 +17,8 @@ import pandas as pd
 import scipy.sparse
 import tensorflow_datasets as tfds
 
-from imcl_tf.data.builders import SPLITS, Contents, ImageFilesBuilder
+from imcl_tf.data.builders import Contents, ImageFilesBuilder
+from imcl_tf.data.records import SPLITS
 from imcl_tf.data.shards import ImageFiles, read_file
 from imcl_tf.files import existing_file
 

@@ -20,7 +20,6 @@ from imcl_tf.ops.labels import LabelTable, hide_labels
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-SPLITS = ("train", "validation", "test")
 _SHUFFLE_BUFFER = 10_000
 _PARALLEL_FILES = 16
 _THUMBNAIL = (64, 64, 3)
@@ -212,7 +211,7 @@ class MultiLabelDataset(NamedTuple):
     @property
     def splits(self) -> dict[str, Split]:
         """The three splits by name."""
-        return {name: getattr(self, name) for name in SPLITS}
+        return {name: getattr(self, name) for name in records.SPLITS}
 
     def hide_labels(
         self, observed_fraction: float, seed: int = 0, rule: str = "per_label"

@@ -43,6 +43,7 @@ from imcl_tf.files import existing_file, replacing
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
+SPLITS = ("train", "validation", "test")
 _EXTRA = "extra_"
 _AGAIN = "prepare the data set again"
 _DAMAGED = EOFError, KeyError, ValueError, zipfile.BadZipFile

@@ -445,6 +445,17 @@ class IMCL(MultiLabelModel):
         )  # fmt: skip
         return Similarities(*map(tf.stop_gradient, found))
 
+    @functools.cached_property
+    def similar_step(self) -> Callable[[Batch], Similarities]:
+        """`find_similar` of a minibatch, outside training, compiled."""
+        return tf.function(
+            self._find_similar, autograph=False, reduce_retracing=True
+        )
+
+    def _find_similar(self, batch: Batch) -> Similarities:
+        features = self.features_of(batch.inputs, training=False)
+        return self.find_similar(features, self.scores(features), batch)
+
     def _solve(self, targets, features, label_atoms, feature_atoms, exclude):
         options = {}
         if self.solver == "released":

@@ -146,9 +146,9 @@ class Pictures(keras.callbacks.Callback):
             tf.summary.text("label_graph/strongest_edges", edges)
         if self._batch is None:
             return
-        features = model.features_of(self._batch.inputs, training=False)
-        logits = model.scores(features)
-        found = model.find_similar(features, logits, self._batch)
+        # For any size of minibatch, as in training: the solver is traced once.
+        solve = model.similar_step.get_concrete_function(self._batch.spec())
+        found = solve(self._batch)
         numbers = self._batch.image_index.numpy()
         if model.dictionary is not None:
             numbers = np.append(numbers, model.dictionary.image_index.numpy())

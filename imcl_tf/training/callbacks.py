@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -149,16 +150,14 @@ class BestCheckpoint(keras.callbacks.Callback):
             self.on_epoch_end(-1, logs)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None):
-        logs = cast(dict, logs)
-        # The latest one last: a run is resumed from it.
-        if logs["val_mAP"] > self._best:
-            self._best = logs["val_mAP"]
-            self._save(self.best_file)
-        self._save(self.latest_file)
-
-    def _save(self, file):
-        with replacing(file) as path:
+        mean = cast(dict, logs)["val_mAP"]
+        with replacing(self.latest_file) as path:
             self.model.save(path)
+            # The latest one last: a run is resumed from it.
+            if mean > self._best:
+                with replacing(self.best_file) as best:
+                    shutil.copyfile(path, best)
+                self._best = mean
 
 
 class RateDecay(keras.callbacks.Callback):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import keras
 import tensorflow as tf
 
 from imcl_tf.backbones.make import picture_format
@@ -56,6 +55,10 @@ def export(
         )
     image_size, resizing = picture_format(model.backbone)
 
+    @tf.function(
+        input_signature=[tf.TensorSpec([None], tf.string, name="images")],
+        autograph=False,
+    )
     def serve(images):
         pixels = tf.map_fn(
             lambda encoded: decode_and_resize(encoded, image_size, resizing),
@@ -69,13 +72,12 @@ def export(
             "labels": tf.constant(label_names),
         }
 
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    archive.add_endpoint(
-        "serving_default",
-        serve,
-        input_signature=[tf.TensorSpec([None], tf.string, name="images")],
-    )
+    # Not the model itself, with its optimizers and what training remembers.
+    module = tf.Module()
+    module.serving_default = serve.get_concrete_function()
+    module.weights = module.serving_default.graph.variables
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as unfinished:
-        archive.write_out(str(unfinished), verbose=False)
+        tf.saved_model.save(
+            module, str(unfinished), signatures=module.serving_default
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
 
 import keras
 
@@ -20,7 +20,15 @@ from imcl_tf.methods import method as method_named
 from imcl_tf.methods.base import METHODS, MultiLabelModel
 from imcl_tf.methods.epochs import steps_taken
 from imcl_tf.options import check_all
-from imcl_tf.settings import OBJECTS, RUN, known_options
+from imcl_tf.settings import (
+    BOTH_STAGES,
+    INITIAL_STAGE,
+    JIT,
+    METHOD_STAGE,
+    OBJECTS,
+    RUN,
+    known_options,
+)
 from imcl_tf.training.callbacks import (
     LATEST,
     BestCheckpoint,
@@ -37,22 +45,6 @@ from imcl_tf.training.export import export
 from imcl_tf.training.workdir import Workdir, describe
 
 OPTIONS = tuple(option for option in RUN if option.name not in OBJECTS)
-
-
-class Schedule(NamedTuple):
-    """How one stage of a run trains; see the options of the same names."""
-
-    epochs: int
-    learning_rate: float
-    backbone_learning_rate: float
-    momentum: float
-    epsilon: float
-    weight_decay: float
-    rate_decay: float
-    rate_drop_epoch: int
-    evaluate_every: int
-    keep: str
-    jit: bool
 
 
 def run(
@@ -136,7 +128,7 @@ def run(
     if trained:
         freeze_batch_statistics(backbone)
     if not given["init_from"]:
-        schedule = _schedule(given, "initial_")
+        schedule = _initial_schedule(given)
         stage = fixed_features(data, backbone) if fixed and trained else data
         _fit(logistic, stage, images, schedule, directory.initial)
         if schedule.epochs:
@@ -148,7 +140,7 @@ def run(
     logistic.fixed_features = fixed
     if not tuning:  # now, for w may change
         initial = evaluate(logistic, stage.test, given["batch_size"])
-    _fit(model, stage, images, _schedule(given, ""), directory.path)
+    _fit(model, stage, images, SimpleNamespace(**given), directory.path)
 
     validation = evaluate(model, stage.validation, given["batch_size"])
     results = {
@@ -212,22 +204,23 @@ def _make_model(cls, backbone, num_labels, given, own) -> MultiLabelModel:
     return cls(backbone, num_labels, fixed_features=fixed, **own)
 
 
-def _schedule(given: dict, prefix: str) -> Schedule:
-    """Of the method, or with "initial_" of the logistic model before it."""
-    of_method_only = {
-        "backbone_learning_rate": 0.0, "rate_drop_epoch": 0
-    } if prefix else {}  # fmt: skip
-    values = {
-        name: given.get(prefix + name, given[name]) for name in Schedule._fields
-    }
-    return Schedule(**values | of_method_only)
+def _initial_schedule(given: dict) -> SimpleNamespace:
+    """The options that the initial model trains with, as the method's own."""
+    return SimpleNamespace(
+        **{option.name: option.default for option in METHOD_STAGE}
+        | {option.name: given[option.name] for option in (*BOTH_STAGES, JIT)}
+        | {
+            option.name.removeprefix("initial_"): given[option.name]
+            for option in INITIAL_STAGE
+        }
+    )
 
 
 def _fit(
     model: MultiLabelModel,
     data: MultiLabelDataset,
     images: Batches,
-    schedule: Schedule,
+    schedule: SimpleNamespace,
     directory: Path,
 ):
     """Trains `model`; leaves it with its best or its latest weights."""

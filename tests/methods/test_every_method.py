@@ -15,14 +15,14 @@ from imcl_tf.data.pipeline import open_source
 from imcl_tf.methods.base import METHODS
 from imcl_tf.ops.labels import hide_labels
 from imcl_tf.training.callbacks import BestCheckpoint
-from tests import programs
 
 SHOWN = {"observed_fraction": 0.5, "observed_rule": "per_image", "seed": 3}
 COMMON = {
     **SHOWN, "regime": "fixed_features", "batch_size": 5,
     "dictionary_refresh": 5, "settings": "--some=settings\n",
     "initial_epochs": 0, "learning_rate": 0.05, "graph_learning_rate": 0.5,
-    "cnn_rnn_units": 16, "cnn_rnn_length": 4,  # traced in half the time
+    # Traced in half the time.
+    "num_neighbors": 2, "cnn_rnn_units": 16, "cnn_rnn_length": 4,
 }  # fmt: skip
 
 
@@ -114,6 +114,7 @@ def test_method(method, source, other, initial, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_resumed_in_the_initial_stage(source, tmp_path, monkeypatch):
     """End to end, with crops, in the middle of an epoch of 5 minibatches."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -145,7 +146,10 @@ def test_resume_of_other_settings_is_refused(source, initial, tmp_path):
     assert (tmp_path / "results.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("method", ["assume_negative", "logistic"])
+@pytest.mark.parametrize(
+    "method",
+    ["assume_negative", pytest.param("logistic", marks=pytest.mark.slow)],
+)
 def test_boosted_methods_train_end_to_end(method, source, initial, tmp_path):
     results = run(
         source, tmp_path, method=method, boost=True, regime="end_to_end",
@@ -181,21 +185,3 @@ def test_what_cannot_be_boosted(arguments, message, source, tmp_path):
             source, tmp_path / "never", boost=True, epochs=1, **arguments,
         )  # fmt: skip
     assert not (tmp_path / "never").exists()
-
-
-def test_resume_on_the_command_line(folder, tmp_path):
-    """It begins a run that has not begun, and returns a finished one."""
-    arguments = [
-        "--dataset=folder", f"--data_dir={folder.path}", "--image_size=32",
-        "--initial_epochs=0", "--epochs=0", "--method=assume_negative",
-        f"--workdir={tmp_path}", "--resume",
-    ]  # fmt: skip
-    first = programs.run("imcl_tf.main", *arguments)
-    assert first.returncode == 0, first.stderr
-    again = programs.run("imcl_tf.main", *arguments)
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
-    other = programs.run("imcl_tf.main", *arguments, "--seed=7")
-    assert other.returncode == 1
-    assert "--seed=0, --seed=7" in other.stderr
-    assert json.loads((tmp_path / "results.json").read_text())["seed"] == 0

@@ -40,7 +40,7 @@ def batches(features, labels):
 def model_of(kind=MultiLabelModel, rate=0.1, **options):
     keras.utils.set_random_seed(0)
     if kind is imcl_tf.IMCL:
-        options["label_graph"] = "identity"
+        options |= {"label_graph": "identity", "num_neighbors": 2}
     model = kind(None, C, **options)
     model.build((None, D))
     model.compile(keras.optimizers.RMSprop(rate))

@@ -194,6 +194,7 @@ def test_a_step_is_traced_once(method, regime, prepared, tmp_path, monkeypatch):
         open_source(prepared), imcl_tf.backbone("small_cnn", image_size=32),
         method, tmp_path, regime=regime, epochs=2, learning_rate=0.01,
         batch_size=7, initial_epochs=0, tuning=True, dictionary_refresh=4,
+        num_neighbors=NEIGHBORS,
     )  # fmt: skip
     assert traces.count("train_step") == 1
     if method == DEFAULT_METHOD:  # nor anything else after the first step
