@@ -9,24 +9,28 @@
 # They install what they need into .venv, make matrix into build/matrix.
 PYTHON ?= python3
 BIN := .venv/bin
+# uv downloads and unpacks side by side: a fifth of pip's time.
+INSTALL := $(BIN)/uv pip install --quiet --python
 DEMO := runs/demo
 MATRIX := build/matrix
 VERSIONS := 3.11 3.12 3.13
 PYTEST := -m pytest --numprocesses=2 --dist=loadfile
+# The first program compiles the packages for all others.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-all lint docs matrix matrix-oldest clean
 .PHONY: $(VERSIONS:%=matrix-%)
 
-.venv/installed: setup.py pyproject.toml
+$(BIN)/uv:
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile \
-		-e '.[test,lint]'
-	# pip would compile on one core; some packages hold files of other Pythons.
-	-$(BIN)/python -m compileall -qq -j 0 .venv/lib
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+
+.venv/installed: setup.py pyproject.toml | $(BIN)/uv
+	$(INSTALL) .venv -e '.[test,lint]'
 	touch $@
 
 .venv/installed-docs: .venv/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(INSTALL) .venv -e '.[docs]'
 	touch $@
 
 demo: .venv/installed
@@ -56,21 +60,17 @@ matrix:
 	@$(foreach v,$(VERSIONS),$(if $(call python_of,$(v)),$(MAKE) matrix-$(v),\
 	echo "Python $(v) is not installed: skipped") && )$(MAKE) matrix-oldest
 
-$(VERSIONS:%=matrix-%): matrix-%:
+$(VERSIONS:%=matrix-%): matrix-%: $(BIN)/uv
 	rm -rf $(MATRIX)/$*
 	$(call python_of,$*) -m venv $(MATRIX)/$*
-	$(MATRIX)/$*/bin/pip install --quiet --disable-pip-version-check -e '.[test]'
+	$(INSTALL) $(MATRIX)/$* -e '.[test]'
 	$(MATRIX)/$*/bin/python $(PYTEST)
 
 # Old releases warn about each other, so their warnings are not errors.
-matrix-oldest:
+matrix-oldest: $(BIN)/uv
 	rm -rf $(MATRIX)/oldest
 	$(call python_of,3.11) -m venv $(MATRIX)/oldest
-	$(MATRIX)/oldest/bin/python tests/oldest.py > $(MATRIX)/oldest.txt
-	$(MATRIX)/oldest/bin/pip install --quiet --disable-pip-version-check \
-		--prefer-binary -r $(MATRIX)/oldest.txt
-	$(MATRIX)/oldest/bin/pip install --quiet --disable-pip-version-check \
-		--no-deps -e .
+	$(INSTALL) $(MATRIX)/oldest --resolution=lowest-direct -e '.[test]'
 	$(MATRIX)/oldest/bin/python $(PYTEST) --override-ini=filterwarnings=default
 
 clean:

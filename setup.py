@@ -1,7 +1,7 @@
 """Packaging: the wheel holds `imcl_tf`, with flags/ as its data.
 
 Every requirement has a lower bound; `make matrix` runs the tests with exactly
-these bounds (tests/oldest.py).
+these bounds.
 """
 
 import itertools

@@ -285,12 +285,18 @@ def test_label_graph_of_other_labels_is_refused(fail, folder, tmp_path, change):
     assert line.startswith(f"{path}: a graph of {len(names)} labels, the data")
 
 
-def test_both_stages_are_compiled_by_xla_if_asked(parse):
-    for argument, expected in (("--nojit", False), ("--jit", True)):
-        parse("--dataset=folder", "--workdir=x", argument)
-        given = main.current_settings()
-        stages = run._schedule(given, ""), run._schedule(given, "initial_")
-        assert [stage.jit for stage in stages] == [expected] * 2
+def test_initial_stage_has_its_own_options(parse):
+    """What has no initial_ twin is shared, or off: the rate's drop, say."""
+    parse(
+        "--dataset=folder", "--workdir=x", "--jit", "--momentum=0.5",
+        "--rate_drop_epoch=2", "--backbone_learning_rate=0.1", "--epochs=3",
+        "--initial_epochs=7", "--weight_decay=0.2", "--initial_weight_decay=4",
+    )  # fmt: skip
+    schedule = run._initial_schedule(main.current_settings())
+    assert vars(schedule) | {
+        "jit": True, "momentum": 0.5, "rate_drop_epoch": 0, "epochs": 7,
+        "backbone_learning_rate": 0.0, "weight_decay": 4.0, "keep": "best",
+    } == vars(schedule)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", presets.names())

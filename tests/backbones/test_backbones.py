@@ -305,10 +305,10 @@ class TestWeights:
         monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", offline)
         monkeypatch.setenv("KERAS_HOME", str(tmp_path))
         with pytest.raises(ValueError) as caught:
-            backbone("vgg16", "imagenet", S)
+            backbone("resnet101", "imagenet", S)
         assert len(asked) == 1
         message = str(caught.value)
-        assert "vgg16" in message and "imagenet" in message
+        assert "resnet101" in message and "imagenet" in message
         assert len(message) < 400 and "\n" not in message
 
 

@@ -216,18 +216,6 @@ class TestFolder:
         assert times.read_text() == "x"
         check(builder, small)
 
-    def test_large_tables_take_seconds(self, make_folder, tmp_path):
-        """400 images and 60 labels, three quarters of the pairs listed."""
-        sizes = {"train": 300, "validation": 50, "test": 50}
-        names = [f"label {n}" for n in range(60)]
-        made = make_folder(tmp_path / "raw", sizes, names, names=())
-        prepare_folder(made, tmp_path / "out")
-        flip(made, made.splits["train"][0], names[0], 1)
-        start = time.monotonic()
-        builder = prepare_folder(made, tmp_path / "out")
-        assert time.monotonic() - start < 10
-        check(builder, made)
-
 
 class TestClassesAndExtras:
     def test_follow_the_labels(self, small, make_richer, tmp_path):

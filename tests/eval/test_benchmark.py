@@ -137,7 +137,8 @@ def test_steps(capsys):
     assert 0 < printed(capsys) < 60
 
 
-@pytest.mark.parametrize("size", [50, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [50, 0])
 def test_epochs_on_fixed_features(capsys, size):
     step.time_fixed(size, 2, steps=2)
     ratios = printed(capsys)

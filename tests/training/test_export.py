@@ -167,6 +167,21 @@ class TestExport:
         assert [p.name for p in tmp_path.iterdir()] == ["saved_model"]
         assert (path / "saved_model.pb").read_text() == "old"
 
+    def test_holds_what_predicts_once_and_nothing_else(self, tmp_path):
+        """Neither optimizers nor the dictionary."""
+        model = make_model(DEFAULT_METHOD)
+        model.compile("adam")
+        model.build_optimizers()
+        export(model, tmp_path / "saved_model", NAMES)
+        stored = tf.train.load_checkpoint(
+            str(tmp_path / "saved_model" / "variables" / "variables")
+        ).get_variable_to_shape_map()
+        del stored["_CHECKPOINTABLE_OBJECT_GRAPH"]
+        predicting = [*model.backbone.weights, *model.classifier.weights]
+        assert sorted(stored.values()) == sorted(
+            list(weight.shape) for weight in predicting
+        )
+
     def test_model_goes_on_training(self, model, tmp_path):
         """Exporting changes neither weights nor what may be trained."""
         before = [v.numpy() for v in model.variables]
