@@ -29,7 +29,7 @@ FLAGS = flags.FLAGS
 
 
 class Size(NamedTuple):
-    """Of a problem: M candidates, C labels, B images, k neighbours."""
+    """The size of a problem: M candidates, C labels, B images, k neighbours."""
 
     M: int = 8_000
     C: int = LABELS
@@ -111,7 +111,7 @@ def exponent(values: Iterable[float], of: Iterable[float]) -> float:
 
 
 def fits(points: list[Point]) -> list[tuple[str, float, float, float, float]]:
-    """Of each name: exponents of seconds, operations, bytes and numbers."""
+    """Name and exponents of seconds, operations, bytes and numbers, by name."""
     rows = []
     for name in RANGES:
         own = [point for point in points if point.name == name]

@@ -1,4 +1,4 @@
-"""How programs write and fail: whole files, one clear line."""
+"""Atomic file writes, and one-line error exits for programs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException as error:
         _remove(new)
         if isinstance(error, OSError) and error.errno and not error.filename:
-            # Of a full disk, say: a write does not know its file's name.
+            # A full disk, say: a write does not know its file's name.
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 

@@ -79,6 +79,8 @@ SHORTER = {
     "unzip -q": "",
     "tar -xzf": "",
 }
+# A sentence that begins with "Of", and words for which there are plainer ones.
+UNPLAIN = r"[.:] Of |\"\"\" ?Of |\btold\b|\bgoes on\b|\bfor to\b"
 CONSOLE = {"imcl-train": "imcl_tf.main", "imcl-predict": "imcl_tf.predict"}
 
 
@@ -141,8 +143,13 @@ def test_words():
     """Sentences are plain ones, and no page names the machine it is from."""
     for page in (*PAGES, "CHANGELOG.md"):
         text = re.sub(r"\s+", " ", prose(page))
-        assert not re.search(r"[.:] Of |\btold\b|\bgoes on\b|\bfor to\b", text)
+        assert not re.search(UNPLAIN, text)
         assert str(ROOT) not in text_of(page)
+    for directory in ("imcl_tf", "data_prep", "eval", "examples"):
+        for source in ROOT.glob(f"{directory}/**/*.py"):
+            # Lines that comments and docstrings continue are one sentence.
+            text = re.sub(r"\s+(# )?", " ", source.read_text())
+            assert not re.search(UNPLAIN, text), source
 
 
 # Flags --------------------------------------------------------------------

@@ -17,8 +17,8 @@ similarity  Algorithm 2 of 32 images, 5,000 labels, 2,048 features, k = 5,
 input       Minibatches of 32 from records of JPEGs of 500 x 375 pixels, at 224
             pixels, against decoding and resizing the same bytes alone.
 average_precision
-            Of 125,436 images, 5,000 labels, 9 observed each, against
-            scikit-learn, label by label on dense arrays.
+            The average precision of 125,436 images and 5,000 labels, 9
+            observed each, against scikit-learn, label by label on dense arrays.
 step        A training step of IMCL, ResNet-101 of 224 pixels, 32 images, 5,000
             labels, 50 neighbours each, against that of logistic regression;
             and an epoch on fixed features. With a dictionary of 10,000 images

@@ -111,7 +111,7 @@ def _bare(pictures: list[bytes], shorter_side: int) -> tf.data.Dataset:
 
 
 def _seconds(batches: tf.data.Dataset, steps: int) -> float:
-    """Of `steps` minibatches, once they come steadily."""
+    """Seconds of `steps` minibatches, once they come steadily."""
     batches = iter(batches)
     for _ in range(_WARM_UP):
         next(batches)

@@ -57,7 +57,7 @@ def time_solver(size: int, repeats: int):
     @tf.function(autograph=False)
     def products(y, f):
         return [
-            # Of other residuals each time, as in the algorithm.
+            # Other residuals each time, as in the algorithm.
             tf.matmul(residual + t, atoms, transpose_b=True)
             for t in range(NEIGHBORS)
             for residual, atoms in ((y, atoms_y), (f, atoms_f))
@@ -133,7 +133,7 @@ def one_by_one(
 
 
 def _residual(target, chosen):
-    """Of the least squares of a target [n] on rows [t, n], cut at 0."""
+    """Residual [n] of a target's least squares on rows [t, n], cut at 0."""
     weights = tf.linalg.lstsq(tf.transpose(chosen), target[:, tf.newaxis])
     weights = tf.maximum(weights, 0.0)
     return target - tf.linalg.matvec(chosen, weights[:, 0], transpose_a=True)

@@ -163,12 +163,12 @@ class Problem:
         return step
 
     def seconds(self, repeats: int) -> float:
-        """Of logistic's whole step."""
+        """Seconds of logistic's whole step."""
         step = self.step_of(self.model("logistic"), self.images)
         return statistics.median(step() for _ in range(repeats))
 
     def more_seconds(self, name: str, repeats: int, size: int = 0) -> float:
-        """Of a method's step than of logistic's, after the features."""
+        """Seconds of a method's step beyond those of logistic's, CNN aside."""
         steps = []
         for method, entries in ((name, size), ("logistic", 0)):
             cnn = keras.Sequential(  # next to none: features have a gradient
@@ -224,7 +224,7 @@ def make_model(
 def add_dictionary(
     model: keras.Model, inputs: np.ndarray, labels: scipy.sparse.csr_array
 ):
-    """Of the first images, with random features and atoms."""
+    """Adds a dictionary of the first images, with random features and atoms."""
     numbers = np.arange(len(inputs))
     images = np.arange(max(len(inputs), labels.shape[0]))
     table = LabelTable(labels[images % labels.shape[0]])

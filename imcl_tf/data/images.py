@@ -68,8 +68,8 @@ def inspect(encoded: bytes) -> Inspection:
     """Decodes an image file once to see whether it is whole.
 
     Damage that leaves a file's structure valid, a hole within the scan of a
-    JPEG for one, passes: only a checksum tells. Of an animated GIF the first
-    frame counts.
+    JPEG for one, passes: only a checksum tells. The first frame of an animated
+    GIF counts.
 
     Args:
       encoded: the file.

@@ -372,8 +372,8 @@ def training_batches(
     first_epoch, done = divmod(first_step, steps_per_epoch)
 
     def epoch(number):
-        # Of this graph alone. A seed that is a tensor fails beside 0, and the
-        # order is to depend on nothing but `seed`.
+        # This graph's seed: one that is a tensor fails beside 0, and the order
+        # must depend on nothing but `seed`.
         tf.random.set_seed(1)
         skipped = tf.where(number == first_epoch, done * batch_size, 0)
         ds = indexed_records(split, seed + number)

@@ -19,7 +19,7 @@ _ONCE = ("sun", "moon", "rainbow")
 _GLOWING = ("sun", "moon", "star", "street_lamp")
 _PAINTS = ("red", "yellow", "green", "blue", "purple", "pink")
 
-# The tables: an entry a line (an indented line goes on), of words and the
+# The tables: an entry a line (an indented line continues it), of words and the
 # numbers behind each. An object: its name and half size in pixels, its zone,
 # then colours, each with its shapes, from back to front, in a box from -1 to 1,
 # y down. `paint` is a random colour, perhaps striped. Shapes: box, grid: two

@@ -233,9 +233,9 @@ class CNNRNN(MultiLabelModel):
         return outputs, state
 
     def _logits(self, outputs, features):
-        """Of the next label, [B, K, C + 1], after LSTM outputs [B, K, units].
+        """Logits [B, K, C + 1] of the next label; the last one is the stop.
 
-        The last is of the stop.
+        They follow the LSTM's outputs [B, K, units].
         """
         image = self.of_feature(features)[:, tf.newaxis]
         joint = self.of_lstm(outputs) + image

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from imcl_tf.methods.base import MultiLabelModel, register_method
 from imcl_tf.methods.batches import Batch, TrainingData
-from imcl_tf.methods.pseudo_labels import PseudoLabels, complete
+from imcl_tf.methods.pseudo_labels import PseudoLabels, fill_unobserved
 from imcl_tf.ops import losses
 from imcl_tf.settings import METHOD_OPTIONS
 
@@ -72,8 +72,8 @@ class Curriculum(MultiLabelModel):
 
     The loss is divided by C, as in the paper. The first round trains on
     observed labels alone, although it starts from a logistic model, which has
-    another loss. Each later round labels anew all that is unobserved and goes
-    on from the current model; pseudo-labels count as known labels in rho.
+    another loss. Each later round labels all that is unobserved anew and trains
+    the current model further; pseudo-labels count as known labels in rho.
     """
 
     TERMS = ("loss",)
@@ -99,7 +99,7 @@ class Curriculum(MultiLabelModel):
 
     def loss_terms(self, features: tf.Tensor, batch: Batch) -> dict:
         loss = partial_bce(
-            complete(batch.labels, self.pseudo_labels_of(batch)),
+            fill_unobserved(batch.labels, self.pseudo_labels_of(batch)),
             self.scores(features),
             self.curriculum_alpha,
             self.curriculum_beta,

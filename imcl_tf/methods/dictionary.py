@@ -212,7 +212,7 @@ def class_balanced_subset(
     rarest_first = np.argsort(np.diff(positives.indptr), kind="stable")
     chosen = np.zeros(num_images, bool)
     have = np.zeros(labels.shape[1], np.int64)
-    most = np.diff(positives.indptr).max(initial=0)
+    most_positives = np.diff(positives.indptr).max(initial=0)
     target = positives_per_label
     while chosen.sum() < size:
         for j in rarest_first:
@@ -223,7 +223,7 @@ def class_balanced_subset(
             new = pool[~chosen[pool]][: max(wanted, 0)]
             chosen[new] = True
             have += np.bincount(rows[new].indices, minlength=len(have))
-        if target >= most:
+        if target >= most_positives:
             rest = np.flatnonzero(~chosen)
             chosen[rest[: size - chosen.sum()]] = True
         target *= 2

@@ -54,11 +54,11 @@ def rank_net(labels: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
         return tf.ragged.boolean_mask(scores, where).to_tensor(filler)
 
     positives, negatives = padded(labels > 0, _FAR), padded(labels < 0, -_FAR)
-    size, most = tf.unstack(tf.shape(positives))
+    size, longest = tf.unstack(tf.shape(positives))
     positives = tf.pad(
-        positives, [[0, 0], [0, -most % _BLOCK]], constant_values=_FAR
+        positives, [[0, 0], [0, -longest % _BLOCK]], constant_values=_FAR
     )
-    blocks = tf.reshape(positives, [size, -(-most // _BLOCK), _BLOCK])
+    blocks = tf.reshape(positives, [size, -(-longest // _BLOCK), _BLOCK])
     sums = tf.map_fn(
         lambda block: _sum_over_pairs(block, negatives),
         tf.transpose(blocks, [1, 0, 2]),

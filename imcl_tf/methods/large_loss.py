@@ -7,7 +7,7 @@ import tensorflow as tf
 from imcl_tf.methods.assume_negative import entropy_assuming_negative
 from imcl_tf.methods.base import MultiLabelModel, register_method
 from imcl_tf.methods.batches import Batch, TrainingData
-from imcl_tf.methods.pseudo_labels import complete
+from imcl_tf.methods.pseudo_labels import fill_unobserved
 from imcl_tf.settings import METHOD_OPTIONS
 
 
@@ -22,8 +22,8 @@ def largest(
       share: [] float64 >= 0, of the candidates; all from 1 on.
 
     Returns:
-      [B, C] bool, true for exactly ceil(share * candidates) of them. Of equal
-      values the first in the order of images, then labels.
+      [B, C] bool, true for exactly ceil(share * candidates) of them. Among
+      equal values the first in the order of images, then labels.
     """
     count = tf.cast(tf.math.count_nonzero(candidates), tf.float64)
     # A product that is whole but for rounding must not become one more.
@@ -68,7 +68,7 @@ class LargeLoss(MultiLabelModel):
             self.make_pseudo_labels(data)
 
     def loss_terms(self, features: tf.Tensor, batch: Batch) -> dict:
-        labels = complete(batch.labels, self.pseudo_labels_of(batch))
+        labels = fill_unobserved(batch.labels, self.pseudo_labels_of(batch))
         logits = self.scores(features)
         entropy = entropy_assuming_negative(labels, logits)
         large = largest(entropy, labels == 0, self._share())

@@ -41,14 +41,14 @@ def label_graph(graph: scipy.sparse.csr_array) -> np.ndarray:
 
 
 def strongest_edges(
-    graph: scipy.sparse.csr_array, names: tuple[str, ...], most: int = 30
+    graph: scipy.sparse.csr_array, names: tuple[str, ...], maximum: int = 30
 ) -> str:
     """Lists the largest weights between different labels, as Markdown.
 
     Args:
       graph: [C, C].
       names: C label names.
-      most: rows.
+      maximum: number of rows.
 
     Returns:
       a table "label | follows from | weight".
@@ -56,7 +56,7 @@ def strongest_edges(
     edges = graph.tocoo()
     between = np.flatnonzero(edges.row != edges.col)
     strength = np.abs(edges.data[between])
-    order = between[np.argsort(-strength, kind="stable")][:most]
+    order = between[np.argsort(-strength, kind="stable")][:maximum]
     shown = [name.replace("|", "\\|") for name in names]
     rows = [
         f"| {shown[edges.row[e]]} | {shown[edges.col[e]]} "

@@ -70,6 +70,6 @@ class PseudoLabels:
         return tf.where(image_index < 0, self.num_images, image_index)
 
 
-def complete(labels: tf.Tensor, pseudo_labels: tf.Tensor) -> tf.Tensor:
+def fill_unobserved(labels: tf.Tensor, pseudo_labels: tf.Tensor) -> tf.Tensor:
     """Returns `labels` [B, C] with `pseudo_labels` where none is observed."""
     return tf.where(labels == 0, pseudo_labels, labels)

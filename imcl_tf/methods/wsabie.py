@@ -166,7 +166,7 @@ class WSABIE(MultiLabelModel):
         v, w = left * root, root[:, np.newaxis] * right
         norm_v = np.linalg.norm(v, axis=1).max()
         norm_w = np.linalg.norm(w, axis=0).max()
-        # Of equal norm, both are as far below the bound as they can be.
+        # With equal norms both are as far below the bound as they can be.
         norm = np.sqrt(norm_v * norm_w)
         target = min(norm, self.wsabie_norm)
         self.embedding.set_weights([v * target / norm_v])

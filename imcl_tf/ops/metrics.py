@@ -250,7 +250,7 @@ def _nonzero(labels: Any) -> tuple[np.ndarray, np.ndarray]:
         return row * labels.shape[1] + coo.col[stored], coo.data[stored]
     labels = labels.reshape(-1)
     if labels.itemsize > 1 or labels.size % 8:
-        # Of booleans: ten times as fast as np.nonzero(labels).
+        # On booleans, ten times as fast as np.nonzero(labels).
         place = np.flatnonzero(labels != 0)
         return place, labels[place]
     # Few are nonzero: look for such words of eight, then within those.

@@ -22,8 +22,8 @@ _CORRELATION_TOLERANCE = 1e-6
 # An atom this close to the span of the atoms already chosen, relative to its
 # norm, counts as dependent: it stays in the support with weight 0.
 _DEPENDENCE_TOLERANCE = 1e-4
-# Of the Gram matrix of unit vectors: above the rounding of float64, and far
-# below the square of the tolerance.
+# Added to the Gram matrix of unit vectors: above the rounding of float64, and
+# far below the square of the tolerance.
 _LITTLE = 1e-12
 
 
@@ -240,7 +240,7 @@ def _shorten(targets, blocks):
         return rows[:size], rows[size:]
 
     targets, atoms = tf.cond(
-        # Of more candidates G would cost more than the algorithm.
+        # With more candidates G would cost more than the algorithm.
         (number <= size) & (size + number < tf.shape(targets)[1]),
         shortened,
         lambda: (targets, atoms),

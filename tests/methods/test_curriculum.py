@@ -10,7 +10,7 @@ from imcl_tf.methods.curriculum import (
     label_by_score,
     partial_bce,
 )
-from imcl_tf.methods.pseudo_labels import complete
+from imcl_tf.methods.pseudo_labels import fill_unobserved
 from tests.methods.common import B, batch_of, build, data_of, problem
 
 
@@ -81,7 +81,7 @@ def test_stricter_thresholds_label_less_and_better():
         np.testing.assert_array_equal(pseudo, np.sign(scores) * chosen)
         counts.append(chosen.sum())
         precisions.append((pseudo == truth)[chosen].mean())
-        whole = complete(labels, pseudo).numpy()
+        whole = fill_unobserved(labels, pseudo).numpy()
         np.testing.assert_array_equal(whole[labels != 0], labels[labels != 0])
     assert counts == sorted(counts, reverse=True) and counts[-1] > 100
     assert np.all(np.diff(precisions) > 0.03)

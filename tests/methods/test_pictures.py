@@ -85,10 +85,11 @@ def test_strongest_edges():
     ]
 
 
-def test_strongest_edges_most():
+def test_strongest_edges_are_limited():
     matrix = np.arange(1, 26).reshape(5, 5)
     names = tuple("abcde")
-    lines = pictures.strongest_edges(graph(matrix), names, most=3).split("\n")
+    text = pictures.strongest_edges(graph(matrix), names, maximum=3)
+    lines = text.split("\n")
     # Row 4 is 21, 22, 23, 24 and 25, which is e itself.
     assert lines[2:] == [
         "| e | d | 24.000 |", "| e | c | 23.000 |", "| e | b | 22.000 |",
@@ -101,7 +102,9 @@ def test_strongest_edges_most():
 
 def test_strongest_edges_of_equal_weight_keep_their_order():
     names = [str(n) for n in range(20)]
-    text = pictures.strongest_edges(graph(np.ones((20, 20))), names, most=400)
+    text = pictures.strongest_edges(
+        graph(np.ones((20, 20))), names, maximum=400
+    )
     got = [line.split(" | ")[:2] for line in text.split("\n")[2:]]
     assert got == [
         [f"| {j}", f"{other}"]
