@@ -24,6 +24,9 @@ os.environ["KERAS_HOME"] = str(Path(_HOME, "keras"))
 
 import tensorflow as tf  # noqa: E402
 
+# Graphs run for a few steps here: to optimise them takes longer than that. The
+# programs that tests start do it.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 # What the imports made stays: no collection of garbage need look at it again.
 gc.freeze()
 gc.set_threshold(100_000, 50, 50)

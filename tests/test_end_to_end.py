@@ -258,7 +258,10 @@ def test_prepared_data_set_in_mixed_precision_on_a_strategy(
     ("arguments", "message"),
     [
         (["--dataset=folder", "--no_such_flag"], "no_such_flag"),
-        (["--dataset=coco"], "python -m data_prep.coco --raw_dir=RAW (19 GB"),
+        (
+            ["--dataset=coco", "--data_dir=nowhere"],
+            "python -m data_prep.coco --raw_dir=RAW --data_dir=nowhere (19 GB",
+        ),
     ],
 )
 def test_wrong_flags_end_in_one_line(arguments, message, tmp_path):
