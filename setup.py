@@ -61,8 +61,9 @@ setup(
             "imcl-predict = imcl_tf.predict:console",
         ]
     },
-    # Tested on Python 3.11: the lower bounds below, and TensorFlow 2.21, Keras
-    # 3.15, TFDS 4.9.10, NumPy 2.4, SciPy 1.17, pandas 3.1, PyArrow 25.
+    # Tested with the lower bounds below on Python 3.11, and on 3.11 to 3.13 with
+    # TensorFlow 2.21, Keras 3.15, TFDS 4.9.10, NumPy 2.4, SciPy 1.17 and 1.18,
+    # pandas 3.1, PyArrow 25.
     install_requires=[
         "tensorflow>=2.21,<3",
         "keras>=3.13,<4",
