@@ -72,7 +72,7 @@ setup(
         "importlib_resources>=6",
         # tf.summary needs it; TensorFlow 2.21 no longer installs it.
         "tensorboard>=2.19,<3",
-        "numpy>=2.0.1,<3",
+        "numpy>=2.3,<3",
         "scipy>=1.15,<2",
         "absl-py>=2",
         # The first releases that were built for NumPy 2.
