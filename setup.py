@@ -61,7 +61,7 @@ setup(
             "imcl-predict = imcl_tf.predict:console",
         ]
     },
-    # Tested with the lower bounds below on Python 3.11, and on 3.11 to 3.13 with
+    # Tested on Python 3.11 with the lower bounds, and on 3.11 to 3.13 with
     # TensorFlow 2.21, Keras 3.15, TFDS 4.9.10, NumPy 2.4, SciPy 1.17 and 1.18,
     # pandas 3.1, PyArrow 25.
     install_requires=[
