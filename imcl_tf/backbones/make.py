@@ -318,7 +318,8 @@ def freeze_batch_statistics(model: keras.Model):
     """Makes every batch normalisation of `model` use its stored statistics.
 
     Fine-tuning from trained weights on small batches does better so, and the
-    stored features of a dictionary stay comparable with the minibatch's.
+    stored features of a dictionary stay comparable with the minibatch's. Scale
+    and shift are trained as before.
 
     Args:
       model: changed in place; networks within it too.
@@ -328,11 +329,33 @@ def freeze_batch_statistics(model: keras.Model):
       >>> network = imcl_tf.backbone("small_cnn", image_size=32)
       >>> before = len(network.trainable_variables)
       >>> imcl_tf.freeze_batch_statistics(network)
-      >>> len(network.trainable_variables) < before
+      >>> len(network.trainable_variables) == before
       True
     """
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.trainable = False
-        elif isinstance(layer, keras.Model):
-            freeze_batch_statistics(layer)
+    for layer in batch_normalizations(model):
+        trained = [v for v in layer.variables if v.trainable]
+        # Keras then takes the stored statistics in training too.
+        layer.trainable = False
+        for variable in trained:
+            variable.trainable = True
+
+
+def synchronize_batch_statistics(model: keras.layers.Layer):
+    """Makes every batch normalisation take its statistics over all devices.
+
+    Args:
+      model: changed in place; networks within it too.
+    """
+    for layer in batch_normalizations(model):
+        layer.synchronized = True
+
+
+def batch_normalizations(
+    model: keras.layers.Layer,
+) -> list[keras.layers.BatchNormalization]:
+    """Returns the batch normalisations of `model`, nested ones too."""
+    return [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]

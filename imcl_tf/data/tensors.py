@@ -12,6 +12,7 @@ import tensorflow as tf
 from imcl_tf.data.pipeline import without_autograph
 from imcl_tf.ops.labels import LabelTable
 
+WRONG_VALUE = "labels must be -1, 0 or 1"
 _THUMBNAIL = (64, 64)
 _SPARSEST = 100  # numbers for each image: tables have a row for every number
 
@@ -34,7 +35,7 @@ def _check_labels_spec(labels: tf.TensorSpec, num_labels: int):
 @without_autograph
 def _check_values(inputs, labels):
     known = tf.reduce_all((labels >= -1) & (labels <= 1))
-    wrong = tf.debugging.Assert(known, ["labels must be -1, 0 or 1", labels])
+    wrong = tf.debugging.Assert(known, [WRONG_VALUE, labels])
     with tf.control_dependencies([wrong]):
         return inputs, tf.cast(labels, tf.int8)
 
@@ -107,6 +108,10 @@ class TensorBatches:
         """[N, C] int8, observed labels; a row's number is `image_index`.
 
         Rows are in the order of the data set where it does not number them.
+
+        Raises:
+          ValueError: if two images with different labels have one number, or
+            the numbers are not about as many as the images.
         """
         rows, parts = [], []
         for inputs, labels in self.one_pass():
@@ -118,8 +123,18 @@ class TensorBatches:
         labels = scipy.sparse.vstack(parts, format="csr")
         if not self.numbered:
             return labels
-        number, first = np.unique(np.concatenate(rows), return_index=True)
+        numbers = np.concatenate(rows)
+        number, first, place = np.unique(
+            numbers, return_index=True, return_inverse=True
+        )
         images = labels.shape[0]
+        # An image may come twice in a pass, but not with other labels.
+        other = (labels != labels[first][place]).tocoo()
+        if other.nnz:
+            raise ValueError(
+                f"image_index {numbers[other.row[0]]} is that of two images "
+                "with different labels"
+            )
         if number[0] < 0 or number[-1] >= max(_SPARSEST * images, 1000):
             raise ValueError(
                 f"image_index must number the {images} training images from 0 "

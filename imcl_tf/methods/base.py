@@ -19,12 +19,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from imcl_tf.backbones.make import synchronize_batch_statistics
 from imcl_tf.methods.batches import (
     KERAS_ARGUMENTS,
     Batch,
     TrainingData,
+    gradients_of,
     refuse,
     require_numbers,
+    whole_minibatch,
 )
 from imcl_tf.methods.epochs import EpochStart
 from imcl_tf.methods.fitting import PartialLabelFitting
@@ -122,6 +125,10 @@ class MultiLabelModel(PartialLabelFitting):
                 f"num_labels must be an integer >= 1, got {num_labels!r}"
             )
         num_labels = int(num_labels)
+        if not isinstance(fixed_features, bool | np.bool_):
+            raise ValueError(
+                f"fixed_features must be True or False, got {fixed_features!r}"
+            )
         if not 1 <= boost_factor < math.inf:
             raise ValueError(
                 f"boost_factor must be finite and >= 1, got {boost_factor}"
@@ -165,7 +172,17 @@ class MultiLabelModel(PartialLabelFitting):
         self.built = True
 
     def build_head(self, feature_shape: tuple):
-        """Builds what comes after the features, of shape `feature_shape`."""
+        """Builds what comes after the features, of shape `feature_shape`.
+
+        Raises:
+          ValueError: for a `boost_factor` without a feature map to boost.
+        """
+        if self.boost_factor > 1 and len(feature_shape) != 4:
+            raise ValueError(
+                "boost_factor needs features [B, h, w, d], got "
+                f"{list(feature_shape)}: see imcl_tf.backbones.make."
+                "without_pooling"
+            )
         if not self.classifier.built:
             self.classifier.build(feature_shape)
 
@@ -205,6 +222,11 @@ class MultiLabelModel(PartialLabelFitting):
         """The loss of a minibatch and its parts, the scalars of `TERMS`.
 
         Here eq. (2), averaged over the observed labels of the minibatch.
+
+        Args:
+          features: [B, d] float32, or [B, h, w, d].
+          batch: of the same B images. On several devices both are those of the
+            whole minibatch, on each device, but for `batch.inputs`.
         """
         entropy = losses.cross_entropy(batch.labels, self.scores(features))
         loss = mean_over_observed(entropy, batch.labels)
@@ -257,9 +279,12 @@ class MultiLabelModel(PartialLabelFitting):
             return tf.zeros_like(batch.labels)
         return self.pseudo_labels.rows(batch.image_index)
 
-    @tf.function(autograph=False, reduce_retracing=True)
-    def score_step(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Returns scores [B, C] of what `fit` takes, outside training."""
+    @functools.cached_property
+    def score_step(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Scores [B, C] of what `fit` takes, outside training, compiled."""
+        return tf.function(self._score, autograph=False, reduce_retracing=True)
+
+    def _score(self, inputs: tf.Tensor) -> tf.Tensor:
         return self.scores(self.features_of(inputs, training=False))
 
     @functools.cached_property
@@ -277,6 +302,7 @@ class MultiLabelModel(PartialLabelFitting):
         batch = Batch.unpack(data)
         with tf.GradientTape() as tape:
             features = self.features_of(batch.inputs, training=True)
+            features, batch = whole_minibatch(features, batch)
             terms = self.loss_terms(features, batch)
             terms = self.add_regularization(terms)
         self.minimize(tape, terms["loss"], self.variable_groups())
@@ -299,7 +325,9 @@ class MultiLabelModel(PartialLabelFitting):
 
     def minimize(self, tape: tf.GradientTape, loss: tf.Tensor, groups: list):
         """One step of each optimizer of `groups` on its variables."""
-        gradients = tape.gradient(loss, [variables for _, variables in groups])
+        gradients = gradients_of(
+            tape, loss, [variables for _, variables in groups]
+        )
         for (optimizer, variables), gradient in zip(
             groups, gradients, strict=True
         ):
@@ -352,8 +380,12 @@ class MultiLabelModel(PartialLabelFitting):
             )
         super().compile(optimizer=optimizer, jit_compile=False, **kwargs)
         self.backbone_optimizer = _optimizer(backbone_optimizer)
+        several = self.distribute_strategy.num_replicas_in_sync > 1
         for name in ("optimizer", "backbone_optimizer"):
-            _refuse_optimizer(name, getattr(self, name))
+            _refuse_optimizer(name, getattr(self, name), several)
+        if several:
+            synchronize_batch_statistics(self.backbone)
+        self.forget_traces()
         self._xla_backbone = None
         if jit_compile:
             self._xla_backbone = tf.function(
@@ -450,7 +482,7 @@ def mean_over_observed(per_image: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     return tf.math.divide_no_nan(tf.reduce_sum(per_image), observed)
 
 
-def _refuse_optimizer(name, optimizer):
+def _refuse_optimizer(name, optimizer, several_devices):
     """Raises ValueError for what no step here does."""
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         raise ValueError(
@@ -461,6 +493,14 @@ def _refuse_optimizer(name, optimizer):
         raise ValueError(
             f"{name}: use_ema cannot be honoured, for an optimizer here has "
             "some of the model's variables"
+        )
+    if several_devices and any(
+        getattr(optimizer, clip, None)
+        for clip in ("clipnorm", "clipvalue", "global_clipnorm")
+    ):
+        raise ValueError(
+            f"{name}: gradients cannot be clipped on several devices, for "
+            "Keras clips each device's part of them"
         )
 
 

@@ -79,6 +79,46 @@ class Batch(NamedTuple):
         )
 
 
+def whole_minibatch(
+    features: tf.Tensor, batch: Batch
+) -> tuple[tf.Tensor, Batch]:
+    """Gathers a minibatch that a strategy has divided among its devices.
+
+    The CNN sees a device's share. All that comes after the features sees the
+    whole minibatch, on each device: sums, counts, candidates and
+    pseudo-labels are then those of one device, for any loss.
+
+    Args:
+      features: [b, ...] float32, of the device's share; b may be 0.
+      batch: the share.
+
+    Returns:
+      features [B, ...], and a `Batch` with labels and image_index of all B
+      images; its `inputs` are still those of the share.
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return features, batch
+    # Collectives have no int8.
+    labels = context.all_gather(tf.cast(batch.labels, tf.int32), 0)
+    return context.all_gather(features, 0), batch._replace(
+        labels=tf.cast(labels, batch.labels.dtype),
+        image_index=context.all_gather(batch.image_index, 0),
+    )
+
+
+def gradients_of(tape: tf.GradientTape, loss: tf.Tensor, variables) -> list:
+    """Returns this device's part of the gradient of `loss`.
+
+    Each device has the loss of the whole minibatch, and optimizers add up the
+    gradients of the devices.
+    """
+    devices = tf.distribute.get_strategy().num_replicas_in_sync
+    return tape.gradient(
+        loss, variables, output_gradients=tf.constant(1.0 / devices)
+    )
+
+
 def require_numbers(data: TrainingData, what: str):
     """Raises ValueError if the training data do not number their images."""
     if isinstance(data, TensorBatches) and not data.numbered:

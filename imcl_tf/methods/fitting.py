@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -14,7 +15,7 @@ import tensorflow as tf
 
 from imcl_tf.backbones.make import picture_format
 from imcl_tf.data.pipeline import Batches, Split
-from imcl_tf.data.tensors import TensorBatches
+from imcl_tf.data.tensors import WRONG_VALUE, TensorBatches
 from imcl_tf.methods.batches import (
     Batch,
     TrainingData,
@@ -55,12 +56,16 @@ class PartialLabelFitting(keras.Model):
             are read when they are asked for.
         """
         if self._prepared_for is not None:
-            self._forget_traces()
+            self.forget_traces()
         # Weak: the model must not hold the data, nor export them.
         self._prepared_for = weakref.ref(identity(data))
 
-    def _forget_traces(self):
-        """Drops compiled steps: they hold parts of the earlier data."""
+    def forget_traces(self):
+        """Drops compiled steps: they hold parts of the earlier model or data.
+
+        Is called where such a part changes: `prepare`, `compile`, a new
+        dictionary.
+        """
         self.train_function = None
         for name in [*vars(self)]:
             made_by = getattr(type(self), name, None)
@@ -128,7 +133,7 @@ class PartialLabelFitting(keras.Model):
             validation_data = self.evaluation_batches(
                 validation_data, getattr(data, "batch_size", 32)
             )
-        with self.distribute_strategy.scope():
+        with self.distribute_strategy.scope(), _one_line_for_wrong_labels():
             self._make_ready(data)
             if isinstance(data, Batches):
                 x = data.training(first_step=steps_taken(self))
@@ -197,6 +202,13 @@ class PartialLabelFitting(keras.Model):
         if batches.input_shape:
             return batches
         return batches.sized(*picture_format(self.backbone))
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Does nothing: `fit` has built the model.
+
+        Keras would average the first minibatch over the devices of a strategy,
+        and fail where these have unequal shares.
+        """
 
     def _build_for(self, data: TrainingData):
         """Builds the model, as Keras does not where it takes features."""
@@ -320,6 +332,19 @@ class PartialLabelFitting(keras.Model):
         )
         logs = terms | {"mAP": 100 * precision.mean()}
         return logs if return_dict else list(logs.values())
+
+
+@contextlib.contextmanager
+def _one_line_for_wrong_labels() -> Iterator[None]:
+    """Makes ValueError of what a tf.data.Dataset of wrong labels raises."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        if WRONG_VALUE in error.message:
+            raise ValueError(
+                f"{WRONG_VALUE}; the training data hold other values"
+            ) from error
+        raise
 
 
 def _dense(labels) -> np.ndarray:

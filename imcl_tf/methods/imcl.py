@@ -18,7 +18,13 @@ from imcl_tf.methods.base import (
     mean_over_observed,
     register_method,
 )
-from imcl_tf.methods.batches import Batch, TrainingData, require_numbers
+from imcl_tf.methods.batches import (
+    Batch,
+    TrainingData,
+    gradients_of,
+    require_numbers,
+    whole_minibatch,
+)
 from imcl_tf.methods.class_onehot import ClassOneHot
 from imcl_tf.methods.dictionary import (
     Dictionary,
@@ -150,9 +156,19 @@ class IMCL(MultiLabelModel):
             dtype="float32",
             trainable=False,
         )
-        self.dictionary: Dictionary | None = None
+        self._dictionary: Dictionary | None = None
         self.class_onehot: ClassOneHot | None = None
         self.fixed_similarities: FixedSimilarities | None = None
+
+    @property
+    def dictionary(self) -> Dictionary | None:
+        """Further candidates; None = the minibatch alone."""
+        return self._dictionary
+
+    @dictionary.setter
+    def dictionary(self, dictionary: Dictionary | None):
+        self._dictionary = dictionary
+        self.forget_traces()
 
     @property
     def _graph(self) -> LabelGraph:
@@ -170,7 +186,6 @@ class IMCL(MultiLabelModel):
                 f"the label graph has {graph.num_labels} labels, the model "
                 f"{self.num_labels}"
             )
-        graph.trainable = self.label_similarity == "learned"
         # Keras lets a built layer have no new weights; A's edges are known
         # only when the training labels are.
         self._tracker.unlock()
@@ -186,6 +201,8 @@ class IMCL(MultiLabelModel):
             that `class_weight` needs, or without the numbers that a dictionary
             needs.
         """
+        if self.dictionary is not None:
+            require_numbers(data, "a dictionary")
         renewed = self._prepared_for is not None
         super().prepare(data)
         if self.label_graph is None:
@@ -298,11 +315,30 @@ class IMCL(MultiLabelModel):
 
     def variable_groups(self) -> list:
         groups = super().variable_groups()
-        edges = self.label_graph and self.label_graph.trainable_variables
+        edges = self._learned_edges()
         return groups + ([(self.graph_optimizer, edges)] if edges else [])
+
+    def _learned_edges(self) -> list:
+        """The variables of A that a step changes."""
+        if self.label_graph is None or self.label_similarity != "learned":
+            return []
+        return self.label_graph.trainable_variables
 
     def _optimizer_names(self):
         return (*super()._optimizer_names(), "graph_optimizer")
+
+    def load_weights(self, filepath: str | Path, **kwargs):
+        """As that of Keras.
+
+        Raises:
+          ValueError: if the model has no label graph yet to load A into.
+        """
+        if self.label_graph is None:
+            raise ValueError(
+                "load_weights: the label graph comes from the training labels: "
+                "call prepare first, or keras.saving.load_model in its place"
+            )
+        super().load_weights(filepath, **kwargs)
 
     def write_extras(self, directory: Path, label_names: tuple[str, ...]):
         """Writes the learned A, label_graph.npz."""
@@ -316,10 +352,21 @@ class IMCL(MultiLabelModel):
         return state
 
     def train_step(self, data: tuple) -> dict:
-        """Algorithm 1 on one minibatch."""
+        """Algorithm 1 on one minibatch.
+
+        Raises:
+          ValueError: if there is a dictionary and the images have no number:
+            an image would be found most similar to itself.
+        """
+        if self.dictionary is not None and not isinstance(data[0], dict):
+            raise ValueError(
+                "a dictionary needs the number of each training image: give "
+                '({"inputs": ..., "image_index": ...}, labels)'
+            )
         batch = Batch.unpack(data)
         with tf.GradientTape() as tape:
             features = self.features_of(batch.inputs, training=True)
+            features, batch = whole_minibatch(features, batch)
             logits = self.scores(features)
             # Adaptive similarity learning: the CNN is fixed (steps 3 to 6).
             with tape.stop_recording():
@@ -340,13 +387,14 @@ class IMCL(MultiLabelModel):
 
     def _step_on_graph(self, *state):
         """One gradient step on eq. (7) with respect to A."""
-        edges = self._graph.trainable_variables
+        edges = self._learned_edges()
         if not edges:
             return
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([edge.value for edge in edges])
             terms = self.loss_terms(*state)
-        self.graph_optimizer.apply(tape.gradient(terms["loss"], edges), edges)
+        gradients = gradients_of(tape, terms["loss"], edges)
+        self.graph_optimizer.apply(gradients, edges)
 
     def loss_terms(
         self,
@@ -556,11 +604,12 @@ class IMCL(MultiLabelModel):
         )
         return tf.gather(features, tf.reshape(position, tf.shape(slots)))
 
-    @tf.function(autograph=False, reduce_retracing=True)
-    def encode(
-        self, inputs: tf.Tensor, labels: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Features [n, d] and label atoms [n, C] of candidate images."""
+    @functools.cached_property
+    def encode(self) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
+        """Inputs and labels of candidates -> features [n, d], atoms [n, C]."""
+        return tf.function(self._encode, autograph=False, reduce_retracing=True)
+
+    def _encode(self, inputs: tf.Tensor, labels: tf.Tensor):
         features = self.features_of(inputs, training=False)
         return features, self.label_atoms(labels, self.scores(features))
 

@@ -55,6 +55,8 @@ class LabelGraph(keras.layers.Layer):
     def __init__(self, num_labels: int, num_edges: int, **kwargs):
         super().__init__(**kwargs)
         self.num_labels, self.num_edges = int(num_labels), int(num_edges)
+        if self.num_labels < 1:
+            raise ValueError(f"num_labels must be >= 1, got {num_labels}")
         self.edge_weights = self.add_weight(
             shape=(self.num_edges,),
             initializer="zeros",

@@ -29,10 +29,11 @@ def batch_of(features, labels, index=None):
 
 
 def build(cls, seed=0, num_labels=C, num_features=D, **options):
-    """A compiled model of `cls` on features."""
+    """A compiled model of `cls` on features, of positions where it boosts."""
     keras.utils.set_random_seed(seed)
     model = cls(None, num_labels, **options)
-    model.build((None, num_features))
+    positions = (2, 3) if "boost_factor" in options else ()
+    model.build((None, *positions, num_features))
     model.compile(keras.optimizers.RMSprop(0.05))
     return model
 

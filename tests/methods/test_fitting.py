@@ -7,7 +7,9 @@ import scipy.sparse
 import tensorflow as tf
 
 import imcl_tf
+from imcl_tf.data.tensors import TensorBatches
 from imcl_tf.methods.base import MultiLabelModel
+from imcl_tf.ops.labels import LabelTable
 
 C, D = 4, 6
 
@@ -148,6 +150,14 @@ FAR = {"inputs": FEATURES, "image_index": np.arange(24) * 10**8}
         ([tf.data.Dataset.from_tensor_slices(arrays())], r"must be \[B, 4\]"),
         (batched(FAR, LABELS), "must number the 24 training images from 0 on"),
         (batched(FAR | {"image_index": np.ones(24)}, LABELS), "be integers"),
+        (
+            batched(FAR | {"image_index": np.arange(24) // 2}, LABELS),
+            "image_index 0 is that of two images with different labels",
+        ),
+        (
+            batched(FAR | {"image_index": np.arange(24)}, LABELS * 2),
+            "-1, 0 or 1",
+        ),
     ],
 )
 def test_data_that_are_refused(data, message):
@@ -157,8 +167,68 @@ def test_data_that_are_refused(data, message):
 
 def test_a_wrong_label_in_a_minibatch_ends_training():
     data = batched(FEATURES, LABELS * 2)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="-1, 0 or 1"):
+    with pytest.raises(ValueError, match=r"^labels must be -1, 0 or 1; the "):
         made().fit(*data, verbose=0)
+
+
+def test_an_image_may_come_twice_in_a_pass():
+    data = numbered(FEATURES, LABELS)
+    labels = TensorBatches(data.concatenate(data)).labels
+    np.testing.assert_array_equal(labels.toarray(), LABELS)
+
+
+def test_boost_needs_a_feature_map():
+    model = MultiLabelModel(None, C, boost_factor=5.0)
+    with pytest.raises(ValueError, match=r"boost_factor needs .*None, 6"):
+        model.build((None, D))
+
+
+@pytest.mark.parametrize("given", ["yes", 1, None])
+def test_fixed_features_is_a_truth_value(given):
+    with pytest.raises(ValueError, match="fixed_features must be True or Fal"):
+        MultiLabelModel(None, C, fixed_features=given)
+
+
+def test_a_dictionary_needs_numbered_images():
+    """Else each image would be found most similar to its own entry."""
+    model = made(imcl_tf.IMCL, dictionary_size=0)
+    model.prepare(TensorBatches(numbered(*arrays())))
+    table = LabelTable(scipy.sparse.csr_array(LABELS))
+    model.dictionary = imcl_tf.Dictionary(np.arange(24), table, D, FEATURES)
+    model.refresh_dictionary()
+    message = "a dictionary needs the number of each training image"
+    with pytest.raises(ValueError, match=message):
+        model.fit(FEATURES, LABELS, verbose=0)
+    model.build((None, D))
+    model.build_optimizers()
+    with pytest.raises(ValueError, match=message):
+        model.train_on_batch(FEATURES, LABELS)
+
+
+def test_a_new_dictionary_counts_in_the_next_evaluation():
+    """As it does for a model that was never evaluated without it."""
+    used = made(imcl_tf.IMCL, dictionary_size=0)
+    used.prepare(TensorBatches(numbered(*arrays())))
+    used.build((None, D))
+    before = used.evaluate(FEATURES, LABELS, return_dict=True)
+    table = LabelTable(scipy.sparse.csr_array(LABELS))
+    new = imcl_tf.IMCL.from_config(used.get_config())
+    new.build((None, D))
+    new.set_weights(used.get_weights())
+    for model in (used, new):
+        model.dictionary = imcl_tf.Dictionary(np.arange(24), table, D, FEATURES)
+        model.refresh_dictionary()
+    after = used.evaluate(FEATURES, LABELS, return_dict=True)
+    assert after == new.evaluate(FEATURES, LABELS, return_dict=True)
+    assert after["feature_smoothness"] < before["feature_smoothness"] / 100
+
+
+def test_weights_are_loaded_into_a_model_with_a_graph(tmp_path):
+    model = made(imcl_tf.IMCL)
+    model.fit(FEATURES, LABELS, verbose=0)
+    model.save(tmp_path / "trained.keras")
+    with pytest.raises(ValueError, match="load_weights: the label graph comes"):
+        made(imcl_tf.IMCL).load_weights(tmp_path / "trained.keras")
 
 
 def test_batch_size_is_for_arrays():

@@ -321,7 +321,7 @@ def test_fixed_similarities_do_not_follow_the_model():
         for i in map(tf.constant, np.array_split(index[::-1].copy(), 3))
         for i in [i.numpy().astype(np.int32)]
     ]
-    model.fix_similarities(data)
+    model.fix_similarities([*data, data[0]])  # an image may come twice
     batch = batch_of(features[:6], labels[:6], index[:6])
 
     def solve():
@@ -356,6 +356,24 @@ def test_fixed_and_none_label_similarity_freeze_the_graph():
             before, model.label_graph.to_scipy().toarray()
         )
     np.testing.assert_array_equal(before, np.eye(C))
+
+
+def test_a_graph_that_two_models_share_stays_as_it_is():
+    """It says itself whether it is frozen, each model for its own steps."""
+    features, labels = problem()
+    for trainable, choice, learns in (
+        (True, "fixed", False), (True, "learned", True),
+        (False, "learned", False),
+    ):  # fmt: skip
+        graph = imcl_tf.LabelGraph.from_cooccurrence(labels, 3)
+        graph.trainable = trainable
+        model = make_model(label_graph=graph, label_similarity=choice)
+        make_model(label_graph=graph, label_similarity="fixed")
+        assert graph.trainable is trainable
+        before = graph.to_scipy().toarray()
+        model.train_on_batch(features, labels)
+        changed = (graph.to_scipy().toarray() != before).any()
+        assert changed == learns
 
 
 def test_fit_overfits_a_crumb_of_data():

@@ -17,7 +17,6 @@ from imcl_tf.methods.imcl import IMCL
 from imcl_tf.methods.label_graph import LabelGraph
 from imcl_tf.ops.labels import LabelTable
 from imcl_tf.settings import DEFAULT_METHOD, REGIMES
-from tests import programs
 
 C, SIZE, N = 6, 8, 20
 # Fewer than the 4 features: the least squares of more are ill-conditioned, and
@@ -156,12 +155,6 @@ def test_half_precision_rounds_the_cnn_alone():
     exact.backbone.set_weights([kernel, bias])
     again = exact.loss_terms(features[1], batch)["loss"]
     np.testing.assert_allclose(terms[1], again, rtol=1e-4)
-
-
-def test_two_devices():
-    """Each has the whole dictionary, and both the same."""
-    done = programs.run("tests.training.two_devices")
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.parametrize("method", [DEFAULT_METHOD, "selective"])

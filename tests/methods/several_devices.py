@@ -1,0 +1,122 @@
+"""Trains methods on logical devices and on one, and compares all they leave.
+
+    python -m tests.methods.several_devices DEVICES CASE...
+
+A case is a name of `CASES`.
+
+In a process of its own: devices are made before TensorFlow starts, and
+collectives fail under a second strategy.
+"""
+
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from imcl_tf.methods.base import METHODS
+
+# 8, 8 and 1 images: the last minibatch leaves devices without any.
+N, BATCH, C, PIXELS, EPOCHS = 17, 8, 9, 12, 2
+# What differs from the defaults, so that each state changes within two epochs.
+_OPTIONS = {
+    "cnn_rnn": {"cnn_rnn_units": 8, "cnn_rnn_length": 3},
+    "curriculum": {"curriculum_round_epochs": 1, "curriculum_threshold": 0.1},
+    "entropy_maximisation": {
+        "entropy_maximisation_warmup": 1, "entropy_maximisation_rounds": 1,
+    },
+    "large_loss": {
+        "large_loss": "correct_permanent", "large_loss_delta": 10.0,
+    },
+    "selective": {"selective_top_k": 1, "selective_prior_threshold": 0.5},
+    "splc": {"splc_first_epoch": 1},
+}  # fmt: skip
+_IMCL = {
+    "imcl": {"dictionary_size": 5},
+    "imcl_gradient": {"dictionary_size": 5, "dictionary_gradient": "full"},
+    "imcl_minibatch": {"dictionary_size": 0},
+    "imcl_joint": {
+        "dictionary_size": 0, "graph_update": "joint", "loss_scale": "absolute",
+    },
+    "imcl_fixed": {"dictionary_size": 7, "image_similarity": "fixed"},
+}  # fmt: skip
+# Name -> method and its options.
+CASES = {
+    name: (name, _OPTIONS.get(name, {}))
+    for name in METHODS
+    if name not in _IMCL
+} | {
+    name: ("imcl", {"num_neighbors": 2, "dictionary_refresh": 3, **options})
+    for name, options in _IMCL.items()
+}
+
+
+def minibatches():
+    rng = np.random.default_rng(3)
+    inputs = rng.normal(size=(N, PIXELS)).astype(np.float32)
+    labels = rng.choice([-1, 0, 0, 1], size=(N, C)).astype(np.int8)
+    numbered = {"inputs": inputs, "image_index": np.arange(N, dtype=np.int32)}
+    return tf.data.Dataset.from_tensor_slices((numbered, labels)).batch(BATCH)
+
+
+def small_network():
+    """Batch statistics, a penalty, and fewer features than labels."""
+    return keras.Sequential(
+        [
+            keras.Input((PIXELS,)),
+            keras.layers.Dense(10, kernel_regularizer=keras.regularizers.L2()),
+            keras.layers.BatchNormalization(momentum=0.5),
+            keras.layers.Dense(6, activation="tanh"),
+        ]
+    )
+
+
+def trained(cls, strategy, options):
+    """Losses of the epochs, and everything that training changed, by name."""
+    keras.backend.clear_session()  # the same names of variables
+    keras.utils.set_random_seed(1)
+    with strategy.scope():
+        model = cls(small_network(), C, **options)
+        model.build((None, PIXELS))
+        model.compile(keras.optimizers.RMSprop(0.01, momentum=0.9, epsilon=1))
+    history = model.fit(minibatches(), epochs=EPOCHS, verbose=0).history
+    left = {v.path: v.numpy() for v in model.variables}
+    for name, state in model.training_state().items():
+        for copy in getattr(state, "values", (state,)):
+            assert (copy.numpy() == state.numpy()).all(), f"{name}: copies"
+        left[name] = state.numpy()
+    return history, left
+
+
+def compare(name, strategy):
+    method, options = CASES[name]
+    one = trained(METHODS[method], tf.distribute.get_strategy(), options)
+    several = trained(METHODS[method], strategy, options)
+    for expected, found in zip(one, several, strict=True):
+        assert expected.keys() == found.keys()
+        for key, value in expected.items():
+            np.testing.assert_allclose(
+                found[key], value, rtol=1e-5, atol=1e-5,
+                err_msg=f"{name}: {key}",
+            )  # fmt: skip
+
+
+def main():
+    number, *names = sys.argv[1:]
+    # Steps are few: they would take longer to optimise than to run.
+    tf.config.optimizer.set_experimental_options(
+        {"disable_meta_optimizer": True}
+    )
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * int(number)
+    )
+    strategy = tf.distribute.MirroredStrategy(
+        [f"CPU:{i}" for i in range(int(number))]
+    )
+    for name in names:
+        compare(name, strategy)
+
+
+if __name__ == "__main__":
+    main()
