@@ -33,6 +33,7 @@ from imcl_tf import main as program
 from imcl_tf.data.datasets import load_dataset
 from imcl_tf.data.pipeline import MultiLabelDataset
 from imcl_tf.files import fail, parse_or_fail, replacing
+from imcl_tf.ops.metrics import Support
 from imcl_tf.options import Value
 from imcl_tf.settings import DEFAULT_METHOD
 from imcl_tf.training import search
@@ -171,6 +172,7 @@ class Comparison:
             "validation_mAP": [r["validation_mAP"] for r in final],
             "initial_mAP": [r["initial_logistic"]["mAP"] for r in final],
             "mAP": [r["mAP"] for r in final],
+            "mAP_support": final[0]["mAP_support"],  # of any seed
         }
 
     def _best(self, name, regime, settings, trials) -> dict[str, str]:
@@ -235,6 +237,8 @@ def table(entries: list[dict]) -> str:
     for name, line in cells.items():
         values = " | ".join(line.get(regime, "") for regime in regimes)
         lines.append(f"| {name} | {values} |")
+    support = Support(**entries[0]["mAP_support"])
+    lines += ["", f"Test mAP on {support}."]
     return "\n".join(lines)
 
 

@@ -127,6 +127,7 @@ def main(argv: list[str]):
     import tensorflow_datasets as tfds
 
     from imcl_tf.data.datasets import load_dataset
+    from imcl_tf.ops.metrics import Support
     from imcl_tf.training import search
 
     workdir = Path(FLAGS.workdir)
@@ -155,7 +156,8 @@ def main(argv: list[str]):
     print(
         f"{data.name} test mAP: initial logistic "
         f"{results['initial_logistic']['mAP']:.2f}, {results['method']} "
-        f"{results['mAP']:.2f}  ({workdir / 'results.json'})"
+        f"{results['mAP']:.2f}, on {Support(**results['mAP_support'])}  "
+        f"({workdir / 'results.json'})"
     )
 
 

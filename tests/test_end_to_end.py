@@ -11,6 +11,7 @@ import scipy.sparse
 
 from imcl_tf.data import builders
 from imcl_tf.methods import label_graph
+from imcl_tf.ops.metrics import Support
 from imcl_tf.settings import DEFAULT_METHOD
 from tests import programs
 
@@ -64,6 +65,27 @@ def finished(tmp_path_factory, folder):
     return workdir, output
 
 
+def assert_counts(results, table, validation):
+    """On which labels and entries each mAP rests, counted from the tables."""
+    names = "positives", "negatives"
+    counts = np.array([[int(row[name]) for name in names] for row in table])
+    having = (counts > 0).all(1)
+    assert [bool(row["AP"]) for row in table] == having.tolist()
+    support = {"labels": int(having.sum()), "num_labels": len(table)}
+    support |= dict(zip(names, counts[having].sum(0).tolist(), strict=True))
+    assert results["mAP_support"] == support
+    assert results["initial_logistic"]["mAP_support"] == support
+    groups = results["mAP_groups_support"]
+    for name in support:
+        assert sum(group[name] for group in groups) == support[name]
+    for group, mean in zip(groups, results["mAP_groups"], strict=True):
+        assert (group["labels"] > 0) == (mean is not None)
+    support = results["validation_mAP_support"]
+    for row in validation:
+        for name in ("labels", *names):
+            assert int(row[f"mAP_{name}"]) == support[name]
+
+
 def test_leaves_every_file_of_the_contract(finished):
     workdir, output = finished
     results = json.loads((workdir / "results.json").read_text())
@@ -73,7 +95,8 @@ def test_leaves_every_file_of_the_contract(finished):
     assert results["seed"] == 3
     assert 0 <= results["mAP_empty_zero"] <= results["mAP"] <= 100
     assert len(results["mAP_groups"]) == 5
-    assert f"{results['mAP']:.2f}" in output
+    assert f"{results['mAP']:.2f}, on " in output
+    assert f"{Support(**results['mAP_support'])}  (" in output
     with (workdir / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0])[:9] == [
@@ -92,6 +115,7 @@ def test_leaves_every_file_of_the_contract(finished):
     assert [row["label"] for row in table] == names
     mean = np.mean([float(row["AP"]) for row in table if row["AP"]])
     assert mean == pytest.approx(results["mAP"], abs=1e-3)
+    assert_counts(results, table, validation)
     assert (workdir / "checkpoints" / "best.keras").is_file()
     graph = label_graph.load(workdir / "label_graph.npz", names)
     assert graph.num_labels == len(names)

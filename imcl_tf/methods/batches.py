@@ -19,6 +19,7 @@ KERAS_ARGUMENTS = {
     "sample_weight": "sample weights do not enter the losses",
     "class_weight": "labels are weighted by the method",
     "validation_split": "give validation_data",
+    "callbacks": "an evaluation calls none",
 }
 
 

@@ -24,7 +24,12 @@ from imcl_tf.methods.batches import (
 )
 from imcl_tf.methods.epochs import steps_taken
 from imcl_tf.ops.labels import check_labels
-from imcl_tf.ops.metrics import AveragePrecision
+from imcl_tf.ops.metrics import (
+    AveragePrecision,
+    Support,
+    observed_counts,
+    require_support,
+)
 
 
 class PartialLabelFitting(keras.Model):
@@ -114,7 +119,8 @@ class PartialLabelFitting(keras.Model):
 
         Raises:
           ValueError: for a model that is not compiled, for what cannot be
-            honoured, or data that the method cannot use.
+            honoured, data that the method cannot use, or validation data in
+            which no label has an observed positive and an observed negative.
         """
         if not self.compiled:
             raise ValueError("compile the model before fit")
@@ -130,6 +136,7 @@ class PartialLabelFitting(keras.Model):
             callbacks = [callbacks]
         callbacks = [*(callbacks or ())]
         if validation_data is not None:
+            _check_support(validation_data, kwargs.get("validation_steps"))
             validation_data = self.evaluation_batches(
                 validation_data, getattr(data, "batch_size", 32)
             )
@@ -305,7 +312,9 @@ class PartialLabelFitting(keras.Model):
         sample_weight: Any = None,
         steps: int | None = None,
         return_dict: bool = False,
-        **kwargs,
+        verbose: str | int = "auto",
+        callbacks: keras.callbacks.CallbackList | None = None,
+        _use_cached_eval_dataset: bool = False,
     ) -> dict[str, float] | list[float]:
         """Returns mAP in percent and the means of the loss terms.
 
@@ -317,13 +326,24 @@ class PartialLabelFitting(keras.Model):
           sample_weight: must be None.
           steps: minibatches to evaluate on; None = all.
           return_dict: a dictionary in the place of a list.
-          **kwargs: of `keras.Model.evaluate`, without effect on the result.
+          verbose: without effect, nothing is printed.
+          callbacks: must be None; `fit` gives its own list, which nothing
+            here calls.
 
         Returns:
           [loss terms ..., mAP], or name -> value.
+
+        Raises:
+          ValueError: for what cannot be honoured, or if no label has an
+            observed positive and an observed negative.
         """
-        del kwargs
-        refuse(sample_weight=sample_weight)
+        # What `keras.Model.fit` gives; there are no Keras metrics to cache.
+        del verbose, _use_cached_eval_dataset
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = None
+        refuse(sample_weight=sample_weight, callbacks=callbacks)
+        if steps is not None and steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
         batches = self.evaluation_batches(
             x if y is None else (x, y), batch_size or 32
         )
@@ -345,6 +365,33 @@ def _one_line_for_wrong_labels() -> Iterator[None]:
                 f"{WRONG_VALUE}; the training data hold other values"
             ) from error
         raise
+
+
+def _check_support(data, steps: int | None):
+    """Raises ValueError before training if `data` can have no mAP.
+
+    Of minibatches as many are read as it takes to find a label that has one.
+    """
+    if isinstance(data, Split | Batches):
+        labels: Any = [data.labels]
+    elif isinstance(data, tf.data.Dataset):
+        labels = (
+            Batch.unpack(x).labels.numpy() for x in data.take(steps or -1)
+        )
+    else:
+        return  # refused where it is turned into minibatches
+    positives = negatives = np.zeros(0, int)
+    for part in labels:
+        if not len(positives):
+            positives = negatives = np.zeros(part.shape[1], int)
+        counts = observed_counts(part)
+        positives, negatives = positives + counts[0], negatives + counts[1]
+        if Support.of(positives, negatives).labels:
+            return
+    try:
+        require_support(positives, negatives)
+    except ValueError as error:
+        raise ValueError(f"validation_data: {error}") from error
 
 
 def _dense(labels) -> np.ndarray:

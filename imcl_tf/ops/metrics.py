@@ -10,9 +10,12 @@ rel(k, c) is 1 if the k-th of them is positive, else 0, and N_c is the number
 of positives. Images of equal score share one threshold, so the value does not
 depend on their order; it is scikit-learn's `average_precision_score` computed
 on the observed entries of each label.
+
+A label without an observed positive has no AP, and neither has one without an
+observed negative: every ranking of positives alone has precision 1.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +28,8 @@ def average_precision(labels: Any, scores: Any) -> np.ndarray:
         scores: [N, C], see `AveragePrecision.update`.
 
     Returns:
-        [C] float64 in [0, 1], NaN where a label has no observed positive.
+        [C] float64 in [0, 1], NaN where a label lacks an observed positive or
+        an observed negative.
 
     Raises:
         ValueError: as `AveragePrecision.update`, or if C is 0.
@@ -41,6 +45,82 @@ def average_precision(labels: Any, scores: Any) -> np.ndarray:
     accumulator = AveragePrecision(labels.shape[1])
     accumulator.update(labels, scores)
     return accumulator.per_label()
+
+
+class Support(NamedTuple):
+    """What a mean average precision rests on.
+
+    Attributes:
+        labels: number of labels with an observed positive and an observed
+            negative, which alone have an average precision.
+        num_labels: C.
+        positives: number of observed positives of these labels.
+        negatives: number of their observed negatives.
+
+    Example:
+      >>> import imcl_tf
+      >>> precision = imcl_tf.AveragePrecision(2)
+      >>> precision.update([[1, 1], [-1, 1]], [[0.9, 0.2], [0.1, 0.8]])
+      >>> print(precision.support())
+      1 of 2 labels, 1 entries observed present, 1 absent
+    """
+
+    labels: int
+    num_labels: int
+    positives: int
+    negatives: int
+
+    @classmethod
+    def of(cls, positives: np.ndarray, negatives: np.ndarray) -> "Support":
+        """From the observed positives and negatives of each label, [C]."""
+        both = (positives > 0) & (negatives > 0)
+        return cls(
+            int(both.sum()),
+            len(both),
+            int(positives[both].sum()),
+            int(negatives[both].sum()),
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.labels:,} of {self.num_labels:,} labels, "
+            f"{self.positives:,} entries observed present, "
+            f"{self.negatives:,} absent"
+        )
+
+
+def observed_counts(labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Observed positives and negatives of each label, [C] int64 each.
+
+    Args:
+        labels: [N, C] in {-1, 0, +1}, NumPy array or scipy.sparse.
+    """
+    place, value = _nonzero(labels)
+    column = place % labels.shape[1]
+    positives, negatives = (
+        np.bincount(column[value == sign], minlength=labels.shape[1])
+        for sign in (1, -1)
+    )
+    return positives, negatives
+
+
+def require_support(positives: np.ndarray, negatives: np.ndarray) -> None:
+    """Refuses a mean average precision that no label has a part in.
+
+    Args:
+        positives: [C], number of observed positives of each label.
+        negatives: [C], number of observed negatives.
+
+    Raises:
+        ValueError: if no label has both.
+    """
+    if not Support.of(positives, negatives).labels:
+        raise ValueError(
+            "mean average precision is undefined: of "
+            f"{len(positives):,} labels none has both an observed positive and "
+            f"an observed negative ({positives.sum():,} entries are observed "
+            f"present, {negatives.sum():,} absent)"
+        )
 
 
 class AveragePrecision:
@@ -78,8 +158,9 @@ class AveragePrecision:
         """Adds a batch of images; a batch that raises adds nothing.
 
         Args:
-            labels: [N, C] in {-1, 0, +1}, 0 = unobserved: array, tf.Tensor, or
-                scipy.sparse matrix or array (absent = unobserved).
+            labels: [N, C] in {-1, 0, +1}, 0 = unobserved, of a signed dtype:
+                array, tf.Tensor, or scipy.sparse matrix or array (what is not
+                stored is unobserved).
             scores: [N, C] dense floating point, higher = more likely positive.
                 Ties are judged in this dtype (bfloat16 is cast to float32,
                 which is exact). Infinities are allowed, and so is anything
@@ -87,8 +168,9 @@ class AveragePrecision:
 
         Raises:
             ValueError: if a shape is not [N, C], the shapes differ, the scores
-                are not floating point, a label is outside {-1, 0, +1}, or the
-                score of an observed entry is NaN.
+                are not floating point, the labels are of a dtype without -1, a
+                label is outside {-1, 0, +1}, or the score of an observed entry
+                is NaN.
         """
         labels, scores = _matrices(labels, scores)
         if labels.shape[1] != self.num_labels:
@@ -133,7 +215,8 @@ class AveragePrecision:
         """Average precision of each label over all images seen, eq. (9).
 
         Returns:
-            [C] float64 in [0, 1], NaN where a label has no observed positive.
+            [C] float64 in [0, 1], NaN where a label lacks an observed positive
+            or an observed negative.
         """
         label, _, _ = self._observed()
         order = np.argsort(label, kind="stable")  # up to 16 bits: radix sort
@@ -157,20 +240,26 @@ class AveragePrecision:
         """Mean average precision over labels.
 
         Args:
-            empty: what a label without an observed positive counts for.
-                "skip": nothing, the mean is over the other labels, NaN if
-                there are none. "zero": AP 0, the mean is over all C labels
-                (the convention of the paper's released code).
+            empty: what a label without an average precision counts for.
+                "skip": nothing, the mean is over the other labels. "zero":
+                AP 0, the mean is over all C labels (the convention of the
+                paper's released code).
 
         Raises:
-            ValueError: if `empty` is neither "skip" nor "zero".
+            ValueError: if `empty` is neither "skip" nor "zero", or if no label
+                has an average precision.
         """
         if empty not in ("skip", "zero"):
             raise ValueError(f"empty must be 'skip' or 'zero', got {empty!r}")
+        require_support(self.positives(), self.negatives())
         ap = self.per_label()
         defined = ~np.isnan(ap)
         count = defined.sum() if empty == "skip" else self.num_labels
-        return float(ap[defined].sum() / count) if count else float("nan")
+        return float(ap[defined].sum() / count)
+
+    def support(self) -> Support:
+        """What the mean rests on: labels and observed entries."""
+        return Support.of(self.positives(), self.negatives())
 
     def _observed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All observed entries: label, score, positive bool, each [M]."""
@@ -201,6 +290,7 @@ def _per_label(
     ends = np.ones(label.size, bool)
     ends[:-1] = (label[1:] != label[:-1]) | (score[1:] != score[:-1])
     last = np.flatnonzero(ends)
+    entries = np.bincount(label, minlength=num_labels)
     # From here on an element for each positive; `last` is where its threshold
     # ends.
     hit = np.flatnonzero(positive)
@@ -212,7 +302,8 @@ def _per_label(
     total = np.bincount(label, found / ranked, num_labels)
     positives = np.bincount(label, minlength=num_labels)
     result = np.full(num_labels, np.nan)
-    return np.divide(total, positives, out=result, where=positives > 0)
+    both = (positives > 0) & (positives < entries)
+    return np.divide(total, positives, out=result, where=both)
 
 
 def _matrices(labels: Any, scores: Any) -> tuple[Any, np.ndarray]:
@@ -229,6 +320,11 @@ def _matrices(labels: Any, scores: Any) -> tuple[Any, np.ndarray]:
         raise ValueError(
             "labels and scores must have the same shape, got "
             f"{tuple(labels.shape)} and {scores.shape}"
+        )
+    if labels.dtype.kind in "bu":
+        raise ValueError(
+            "labels must be of a signed dtype, in which -1 is absent and 0 "
+            f"unobserved, got {labels.dtype}"
         )
     if scores.dtype.kind != "f" and scores.dtype.name != "bfloat16":
         raise ValueError(f"scores must be floating point, got {scores.dtype}")

@@ -28,7 +28,8 @@ class Evaluation(StepCallback):
 
     Adds `val_mAP` (percent), `val_` loss terms and `learning_rate` to the
     logs, where the progress bar, TensorBoard and later callbacks find them,
-    and writes one row per split to `metrics.csv`.
+    and writes one row per split to `metrics.csv`. The last columns say on how
+    many labels, observed positives and observed negatives the mAP rests.
 
     Args:
       batches: validation minibatches, (inputs, labels).
@@ -93,10 +94,17 @@ class Evaluation(StepCallback):
             keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
         )
         if training:
-            self._add_row("train", "", training, rate)
-        self._add_row("validation", f"{self._latest:.4f}", terms, rate)
-        header = ("step", "epoch", "split", "mAP", *self._terms())
-        write_csv(self._file, (*header, "learning_rate"), self._rows)
+            self._add_row("train", "", training, rate, ("", "", ""))
+        support = precision.support()
+        self._add_row(
+            "validation", f"{self._latest:.4f}", terms, rate,
+            (support.labels, support.positives, support.negatives),
+        )  # fmt: skip
+        header = (
+            "step", "epoch", "split", "mAP", *self._terms(), "learning_rate",
+            "mAP_labels", "mAP_positives", "mAP_negatives",
+        )  # fmt: skip
+        write_csv(self._file, header, self._rows)
         return {
             "val_mAP": self._latest,
             **{f"val_{name}": value for name, value in terms.items()},
@@ -107,7 +115,7 @@ class Evaluation(StepCallback):
         own = (t for t in self.model.TERMS if t not in _COMMON_TERMS)
         return (*_COMMON_TERMS, *own)
 
-    def _add_row(self, split, mean, terms, rate):
+    def _add_row(self, split, mean, terms, rate, support):
         self._rows.append(
             [
                 self.step,
@@ -116,6 +124,7 @@ class Evaluation(StepCallback):
                 mean,
                 *(f"{terms.get(name, 0.0):.6g}" for name in self._terms()),
                 f"{rate:.6g}",
+                *support,
             ]
         )
 
@@ -126,8 +135,18 @@ def _rows_until(metrics_file: Path, step: int) -> list[list[str]]:
     return [row for row in rows if int(row[0]) <= step]
 
 
+def _validation_mean(logs) -> float:
+    """The `val_mAP` of `Evaluation`; NaN would be neither better nor worse."""
+    mean = cast(dict, logs)["val_mAP"]
+    if not math.isfinite(mean):
+        raise ValueError(f"val_mAP must be a finite number, got {mean}")
+    return mean
+
+
 class BestCheckpoint(keras.callbacks.Callback):
     """Keeps the model of the best validation mAP, and the latest one.
+
+    `fit` raises ValueError for a mAP that is not a finite number.
 
     Args:
       directory: gets `best.keras` and `latest.keras`.
@@ -150,7 +169,7 @@ class BestCheckpoint(keras.callbacks.Callback):
             self.on_epoch_end(-1, logs)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None):
-        mean = cast(dict, logs)["val_mAP"]
+        mean = _validation_mean(logs)
         with replacing(self.latest_file) as path:
             self.model.save(path)
             # The latest one last: a run is resumed from it.
@@ -164,7 +183,8 @@ class RateDecay(keras.callbacks.Callback):
     """Multiplies the rates when validation degrades (sec. 4.3).
 
     As in the released code, "degrades" means that an exponential moving
-    average of validation mAP falls.
+    average of validation mAP falls. `fit` raises ValueError for a mAP that is
+    not a finite number.
 
     Args:
       factor: of all learning rates.
@@ -195,12 +215,11 @@ class RateDecay(keras.callbacks.Callback):
         return self._average < before
 
     def on_train_begin(self, logs: dict | None = None):
-        logs = cast(dict, logs)
-        if "val_mAP" in logs:
-            self._average = logs["val_mAP"]
+        if "val_mAP" in cast(dict, logs):
+            self._average = _validation_mean(logs)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None):
-        if self._update(cast(dict, logs)["val_mAP"]):
+        if self._update(_validation_mean(logs)):
             _scale_rates(self.model, self._factor)
 
 

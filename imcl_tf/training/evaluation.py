@@ -11,7 +11,7 @@ import tensorflow as tf
 from imcl_tf.data.pipeline import Batches, Split
 from imcl_tf.files import write_csv
 from imcl_tf.methods.base import MultiLabelModel
-from imcl_tf.ops.metrics import AveragePrecision
+from imcl_tf.ops.metrics import AveragePrecision, Support
 
 _NUM_GROUPS = 5
 
@@ -54,7 +54,7 @@ def evaluate(
 def scores(
     precision: AveragePrecision, observed: scipy.sparse.csr_array
 ) -> dict:
-    """mAP in percent: both conventions, and by groups of labels.
+    """mAP in percent: both conventions, by groups, and what each rests on.
 
     Groups are a fifth of the labels each, ranked by their number of
     annotations in training, fewest first (sec. 4.5).
@@ -62,22 +62,31 @@ def scores(
     Args:
       precision: filled.
       observed: [N, C] training labels.
+
+    Raises:
+      ValueError: if no label has an average precision.
     """
     per_label = 100 * precision.per_label()
+    positives, negatives = precision.positives(), precision.negatives()
     annotations = np.bincount(observed.indices, minlength=len(per_label))
     order = np.argsort(annotations, kind="stable")
-    groups = np.array_split(per_label[order], _NUM_GROUPS)
-    skip = _mean(per_label)
+    groups = np.array_split(order, _NUM_GROUPS)
+    skip = 100 * precision.mean()
     return {
         "mAP": skip,
         "mAP_empty_skip": skip,
         "mAP_empty_zero": 100 * precision.mean(empty="zero"),
-        "mAP_groups": [_mean(group) for group in groups],
+        "mAP_support": precision.support()._asdict(),
+        "mAP_groups": [_mean(per_label[group]) for group in groups],
+        "mAP_groups_support": [
+            Support.of(positives[group], negatives[group])._asdict()
+            for group in groups
+        ],
     }
 
 
 def _mean(values) -> float | None:
-    """Mean of the labels that have a positive; JSON has no NaN."""
+    """Mean of the labels that have an AP; JSON has no NaN."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else None
 
@@ -85,7 +94,7 @@ def _mean(values) -> float | None:
 def write_average_precision(
     precision: AveragePrecision, label_names: tuple[str, ...], file: Path
 ):
-    """Writes label, AP in percent (empty without positives) and counts."""
+    """Writes label, AP in percent (empty where it has none) and counts."""
     columns = (
         precision.per_label(), precision.positives(), precision.negatives()
     )  # fmt: skip

@@ -19,6 +19,7 @@ from imcl_tf.data.pipeline import Batches, MultiLabelDataset
 from imcl_tf.methods import method as method_named
 from imcl_tf.methods.base import METHODS, MultiLabelModel
 from imcl_tf.methods.epochs import steps_taken
+from imcl_tf.ops.metrics import observed_counts, require_support
 from imcl_tf.options import check_all
 from imcl_tf.settings import (
     BOTH_STAGES,
@@ -86,8 +87,9 @@ def run(
     Raises:
       TypeError: for an unknown option.
       ValueError: for a value out of range, an `init_from` or a graph that does
-        not fit, an evaluation split without positives, a backbone that cannot
-        be boosted, or `resume` with other settings.
+        not fit, a validation or test split in which no label has an observed
+        positive and an observed negative, a backbone that cannot be boosted,
+        or `resume` with other settings.
 
     Example:
       >>> import imcl_tf
@@ -105,7 +107,7 @@ def run(
     given, own = _split_options(options, cls)
     if resume and (finished := directory.finished(settings)):
         return finished
-    _check_positives(data)
+    _check_support(data)
     data = data.hide_labels(
         given["observed_fraction"], given["seed"], given["observed_rule"]
     )
@@ -149,6 +151,7 @@ def run(
         "seed": given["seed"],
         **describe(data),
         "validation_mAP": 100 * validation.mean(),
+        "validation_mAP_support": validation.support()._asdict(),
         "settings": settings.splitlines(),
     }
     if tuning:
@@ -185,13 +188,17 @@ def _split_options(options, cls) -> tuple[dict, dict]:
     return check_all(OPTIONS, given), own
 
 
-def _check_positives(data):
+def _check_support(data):
     for name in ("validation", "test"):
-        if not (data.splits[name].labels.data > 0).any():
+        try:
+            require_support(*observed_counts(data.splits[name].labels))
+        except ValueError as error:
             raise ValueError(
-                f"split {name} has no observed positive label, so its average "
-                "precision is undefined"
-            )
+                f"split {name}: {error}. In labels.csv the value 1 is present, "
+                "-1 absent, 0 unobserved; where every pair that is not listed "
+                "as present is absent, --unlisted=absent_in_evaluation says so "
+                "for validation and test"
+            ) from error
 
 
 def _make_model(cls, backbone, num_labels, given, own) -> MultiLabelModel:

@@ -108,7 +108,7 @@ def search(
       the settings of the best trial, the first of equals.
 
     Raises:
-      ValueError: if every trial diverges.
+      ValueError: if every trial diverges, or a result has no validation mAP.
     """
     directory.mkdir(parents=True, exist_ok=True)
     rows, best, best_score = [], None, -np.inf
@@ -117,6 +117,11 @@ def search(
         workdir = directory / "trials" / name.replace("/", "_")
         try:
             score = train(settings, workdir)["validation_mAP"]
+            if not np.isfinite(score):
+                raise ValueError(
+                    f"{workdir}: validation_mAP must be a finite number, got "
+                    f"{score}"
+                )
             rows.append([*settings.values(), f"{score:.4f}", ""])
         except FloatingPointError as error:
             score = -np.inf

@@ -30,6 +30,9 @@ def test_table_has_mean_and_deviation_of_each_regime():
         return {
             "row": row, "regime": regime, "settings": settings, "mAP": scores,
             "validation_mAP": scores, "initial_mAP": [40.0, 41.0],
+            "mAP_support": {
+                "labels": 3, "num_labels": 4, "positives": 9, "negatives": 20
+            },
         }  # fmt: skip
 
     first, second = [50.0, 52.0], [60.0, 63.0]
@@ -48,6 +51,8 @@ def test_table_has_mean_and_deviation_of_each_regime():
         f"| Hill | 51.00 ± 1.41 (rate 0.1) | 61.50 ± {deviation:.2f} "
         "(rate 0.3) |",
         "| Hill, boosted |  | 51.00 ± 1.41 (rate 1) |",
+        "",
+        "Test mAP on 3 of 4 labels, 9 entries observed present, 20 absent.",
     ]
 
 
@@ -61,6 +66,7 @@ def test_end_to_end_starts_from_what_fixed_features_chose(tmp_path):
             return {
                 "validation_mAP": float(settings["learning_rate"]),
                 "mAP": 1.0,
+                "mAP_support": {},
                 "initial_logistic": {"mAP": 0.0},
             }
 

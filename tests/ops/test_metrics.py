@@ -9,7 +9,11 @@ import scipy.sparse
 import tensorflow as tf
 from sklearn.metrics import average_precision_score
 
-from imcl_tf.ops.metrics import AveragePrecision, average_precision
+from imcl_tf.ops.metrics import (
+    AveragePrecision,
+    average_precision,
+    observed_counts,
+)
 
 
 def reference(labels, scores):
@@ -17,7 +21,8 @@ def reference(labels, scores):
     result = np.full(labels.shape[1], np.nan)
     for c in range(labels.shape[1]):
         seen = labels[:, c] != 0
-        if (labels[:, c] == 1).any():
+        # Of positives alone scikit-learn's is 1, whatever the scores.
+        if (labels[:, c] == 1).any() and (labels[:, c] == -1).any():
             result[c] = average_precision_score(
                 labels[seen, c] == 1, scores[seen, c]
             )
@@ -54,20 +59,39 @@ def test_by_hand():
     # + (.5): precisions at the positives 1/1, 2/3, 3/4; AP = 29/36.
     # Label 1: + and - tie at .8 (2 images, 1 positive), then + (.2):
     # (1/2 + 2/3) / 2 = 7/12.
-    # Label 2 has no positive. Means: 25/36 over two labels, 25/54 over three.
+    # Label 2 has no positive, label 3 no negative. Means: 25/36 over two
+    # labels, 25/72 over four.
     labels = np.array(
-        [[1, 1, -1], [-1, -1, 0], [1, 1, -1], [0, 0, 0], [1, 0, -1]], np.int8
+        [
+            [1, 1, -1, 1],
+            [-1, -1, 0, 1],
+            [1, 1, -1, 0],
+            [0, 0, 0, 1],
+            [1, 0, -1, 0],
+        ],
+        np.int8,
     )
     scores = np.array(
-        [[0.9, 0.8, 1], [0.8, 0.8, 2], [0.7, 0.2, 3], [0.6, 1, 4], [0.5, 0, 5]]
+        [
+            [0.9, 0.8, 1, 4],
+            [0.8, 0.8, 2, 3],
+            [0.7, 0.2, 3, 2],
+            [0.6, 1, 4, 1],
+            [0.5, 0, 5, 0],
+        ]
     )
-    acc = AveragePrecision(3)
+    acc = AveragePrecision(4)
     acc.update(labels, scores)
-    assert_same(acc.per_label(), [29 / 36, 7 / 12, np.nan])
+    assert_same(acc.per_label(), [29 / 36, 7 / 12, np.nan, np.nan])
     assert acc.mean() == acc.mean(empty="skip") == pytest.approx(25 / 36)
-    assert acc.mean(empty="zero") == pytest.approx(25 / 54)
-    assert acc.positives().tolist() == [3, 2, 0]
-    assert acc.negatives().tolist() == [1, 1, 3]
+    assert acc.mean(empty="zero") == pytest.approx(25 / 72)
+    assert acc.positives().tolist() == [3, 2, 0, 3]
+    assert acc.negatives().tolist() == [1, 1, 3, 0]
+    # Of the two labels that have an AP.
+    assert acc.support() == (2, 4, 5, 2)
+    assert str(acc.support()) == (
+        "2 of 4 labels, 5 entries observed present, 2 absent"
+    )
     assert acc.positives().dtype == acc.negatives().dtype == np.int64
 
 
@@ -128,13 +152,14 @@ def test_many_images_one_label():
 @pytest.mark.filterwarnings("error")
 def test_single_image_constant_scores_and_all_positive():
     one = np.array([[1, -1, 0]], np.int8)
-    assert_same(average_precision(one, np.ones((1, 3))), [1, np.nan, np.nan])
+    assert_same(average_precision(one, np.ones((1, 3))), [np.nan] * 3)
     labels, scores = random_case()
     constant = np.full_like(scores, 0.5)
     expected = (labels == 1).sum(0) / np.maximum((labels != 0).sum(0), 1)
     expected[[3, 29]] = np.nan
     assert_same(average_precision(labels, constant), expected)
-    assert_same(average_precision(np.ones_like(labels), scores), np.ones(30))
+    positive = average_precision(np.ones_like(labels), scores)
+    assert_same(positive, [np.nan] * 30)
 
 
 def test_infinite_scores_rank_first_and_last():
@@ -236,12 +261,38 @@ def test_no_positive_and_no_image():
     acc = AveragePrecision(3)
     for _ in range(2):
         assert_same(acc.per_label(), [np.nan] * 3)
-        assert np.isnan(acc.mean())
-        assert acc.mean(empty="zero") == 0.0
+        assert acc.support() == (0, 3, 0, 0)
         assert acc.positives().tolist() == [0, 0, 0]
         acc.update(np.zeros((0, 3), np.int8), np.zeros((0, 3)))
         acc.update(np.full((4, 3), -1), np.zeros((4, 3)))
     assert acc.negatives().tolist() == [8, 8, 8]
+
+
+@pytest.mark.parametrize("empty", ["skip", "zero"])
+@pytest.mark.parametrize(
+    ("labels", "counts"),
+    [
+        ([[0, 0, 0]], "0 entries are observed present, 0 absent"),
+        ([[1, 0, 1]], "2 entries are observed present, 0 absent"),
+        ([[-1, -1, -1]], "0 entries are observed present, 3 absent"),
+        ([[1, -1, -1], [1, -1, 0]], "2 entries are observed present, 3 absent"),
+    ],
+)
+def test_a_mean_over_no_label_is_refused(labels, counts, empty):
+    acc = AveragePrecision(3)
+    labels = np.array(labels, np.int8)
+    acc.update(labels, np.zeros(labels.shape))
+    message = f"undefined: of 3 labels none has both .*{counts}"
+    with pytest.raises(ValueError, match=message):
+        acc.mean(empty=empty)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, scipy.sparse.csr_array])
+def test_counts_of_observed_entries(kind):
+    labels, _ = random_case()
+    positives, negatives = observed_counts(kind(labels))
+    np.testing.assert_array_equal(positives, (labels == 1).sum(0))
+    np.testing.assert_array_equal(negatives, (labels == -1).sum(0))
 
 
 def assert_finds(labels):
@@ -291,12 +342,22 @@ def test_dtypes_and_layouts_of_labels(n, c, dtype):
         assert_finds(same)
 
 
-@pytest.mark.parametrize("dtype", ["u1", "?", "f4", ml_dtypes.float8_e4m3fn])
+@pytest.mark.parametrize("dtype", ["f4", ml_dtypes.float8_e4m3fn])
 def test_zeros_of_other_dtypes_are_unobserved(dtype):
     labels = np.zeros((2, 8), dtype)
     labels[0, 3] = labels[1, 4] = 1
-    labels[1, 5] = -np.zeros((), dtype) if dtype not in ("?", "u1") else 0
+    labels[1, 3] = -1
+    labels[1, 5] = -np.zeros((), dtype)
     assert_finds(labels)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, scipy.sparse.csr_array])
+@pytest.mark.parametrize("dtype", ["u1", "u8", "?"])
+def test_dtypes_without_absent_are_refused(dtype, kind):
+    """Their 0 means absent to whoever made them, and unobserved here."""
+    labels = kind(np.eye(3).astype(dtype))
+    with pytest.raises(ValueError, match=f"signed .*got {np.dtype(dtype)}"):
+        average_precision(labels, np.zeros((3, 3)))
 
 
 def test_a_wrong_label_is_named_wherever_it_is():
@@ -316,7 +377,7 @@ def test_many_labels(c):
     seen = np.unique([0, 1, c // 3, c - 2, c - 1, *range(254, min(c, 259))])
     labels = np.zeros((20, c), np.int8)
     labels[:, seen] = random_labels(rng, 20, len(seen))
-    labels[0, seen] = 1
+    labels[:2, seen] = [[1], [-1]]
     scores = np.full((20, c), np.nan)
     scores[:, seen] = rng.integers(8, size=(20, len(seen)))
     expected = np.full(c, np.nan)
@@ -345,7 +406,6 @@ SCORES = np.zeros((2, 3), np.float32)
         (LABELS, scipy.sparse.csr_array(SCORES), r"scores .*got \(\)"),
         (with_entry(LABELS, 2), SCORES, "got 2 at image 1, label 2"),
         (with_entry(LABELS, -2), SCORES, "got -2 at image 1, label 2"),
-        (with_entry(LABELS.astype("u1"), 255), SCORES, "got 255 at"),
         (with_entry(LABELS * 1.0, 0.5), SCORES, "got 0.5 at image 1, label 2"),
         (with_entry(LABELS * 1.0, np.nan), SCORES, "got nan at .*label 2"),
         (LABELS, with_entry(SCORES, np.nan), "NaN at image 1, label 2"),
