@@ -8,6 +8,12 @@ DIR/train2014/, DIR/val2014/  the images, as the official archives unpack
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before TensorFlow, which takes seconds
+    from data_prep import options
+    from imcl_tf import program
+
+    ARGUMENTS = program.start(__doc__, options.COCO)
+
 import collections
 import dataclasses
 import functools
@@ -21,17 +27,17 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse
 import tensorflow_datasets as tfds
-from absl import app, flags
+from absl import flags
 
 from imcl_tf.data import preparation
 from imcl_tf.data.builders import Contents, ImageFilesBuilder
 from imcl_tf.data.captions import (
-    VOCABULARY_SIZE,
+    is_unspaced,
     most_frequent_words,
     split_words,
 )
 from imcl_tf.data.shards import ImageFiles, read_file
-from imcl_tf.files import existing_file, parse_or_fail
+from imcl_tf.files import existing_file
 
 FLAGS = flags.FLAGS
 YEARS = (2014, 2017)
@@ -225,8 +231,9 @@ def read_captions(
 
     Args:
       path: of the file.
-      skip: leave out captions without a word or without an image, and the
-        texts of images without a caption, rather than raise.
+      skip: leave out captions without a word, without spaces between words or
+        without an image, and the texts of images without a caption, rather
+        than raise.
       counts: gets how many there were.
 
     Returns:
@@ -243,11 +250,15 @@ def read_captions(
     for values in (ids, names):
         for value, number in collections.Counter(values).most_common(1):
             if number > 1:
+                places = [
+                    f"images[{i}]" for i, x in enumerate(values) if x == value
+                ]
                 raise ValueError(
-                    f"{path}: image {value} is listed {number} times"
+                    f"{path}: image {value} is listed {number} times: "
+                    f"{', '.join(places[:5])}"
                 )
     captions: dict[int, list[str]] = {image_id: [] for image_id in ids}
-    stray, wordless = [], []
+    stray, wordless, unspaced = [], [], []
     for image_id, caption in zip(
         _values(path, "annotations", annotated, "image_id", int),
         _values(path, "annotations", annotated, "caption", str),
@@ -257,18 +268,22 @@ def read_captions(
             stray.append(image_id)
         elif not split_words(caption):
             wordless.append(image_id)
+        elif is_unspaced(caption):
+            unspaced.append(image_id)
         else:
             captions[image_id].append(caption)
     counts["captions"] += len(annotated)
     for what, of_images in (
         ("captions of images that are not listed", stray),
         ("captions without a word", wordless),
+        ("captions in a script without spaces between words", unspaced),
         ("images without a caption", [i for i in ids if not captions[i]]),
     ):
         if of_images and not skip:
             raise ValueError(
-                f"{path}: {len(of_images)} {what}, first of image "
-                f"{of_images[0]}; --on_bad_image=skip leaves them out"
+                f"{path}: {len(of_images)} {what}, of image "
+                f"{', '.join(map(str, of_images[:5]))}; --on_bad_image=skip "
+                "leaves them out"
             )
         counts[what] += len(of_images)
     return {
@@ -280,7 +295,11 @@ def read_captions(
 def _load(path: Path) -> tuple[list, list]:
     """The lists `images` and `annotations` of a JSON file."""
     try:
-        content = json.loads(existing_file(path).read_bytes())
+        content = json.loads(
+            existing_file(path).read_bytes(), object_pairs_hook=_object
+        )
+    except _RepeatedKey as error:
+        raise ValueError(f"{path}: {error}") from error
     except ValueError as error:
         raise ValueError(
             f"{path}: not a whole JSON file, download it again: {error}"
@@ -294,6 +313,19 @@ def _load(path: Path) -> tuple[list, list]:
             )
         lists.append(found)
     return lists[0], lists[1]
+
+
+class _RepeatedKey(ValueError):
+    """An object of JSON has a key twice; Python would keep the last one."""
+
+
+def _object(pairs: list[tuple]) -> dict:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = collections.Counter(key for key, _ in pairs)
+        key, number = keys.most_common(1)[0]
+        raise _RepeatedKey(f"an object has the key {key!r} {number} times")
+    return found
 
 
 def _values(path: Path, part: str, entries: list, key: str, kind: type) -> list:
@@ -370,7 +402,7 @@ def main(argv: list[str]):
             int(FLAGS.config),
             FLAGS.vocabulary,
             FLAGS.absent,
-            FLAGS.data_dir,
+            FLAGS.data_dir or None,
             FLAGS.on_bad_image,
         ),
         FLAGS.raw_dir,
@@ -380,26 +412,4 @@ def main(argv: list[str]):
 
 
 if __name__ == "__main__":
-    preparation.define_flags(
-        "Directory of the raw files: annotations/ and the directories of "
-        "images, such as train2014/ and val2014/."
-    )
-    flags.DEFINE_enum(
-        "config", "2014", [*map(str, YEARS)], "Year of the COCO release."
-    )
-    flags.DEFINE_string(
-        "vocabulary",
-        "",
-        "File of the label words: one word a line, or a TSV file with a column "
-        f"`word`. By default the labels are the {VOCABULARY_SIZE} most "
-        "frequent words of the training captions.",
-    )
-    flags.DEFINE_enum(
-        "absent",
-        "negative",
-        ABSENT,
-        "Whether a word that no caption of an image has counts as observed "
-        "absent (negative, as in the paper) or as unobserved (as in the "
-        "released code).",
-    )
-    app.run(main, flags_parser=parse_or_fail(FLAGS))
+    program.run(main, ARGUMENTS)

@@ -12,6 +12,12 @@ DIR/xlsa17/data/CUB/    of xlsa17.zip: att_splits.mat and res101.mat, the
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before TensorFlow, which takes seconds
+    from data_prep import options
+    from imcl_tf import program
+
+    ARGUMENTS = program.start(__doc__, options.CUB)
+
 import csv
 import functools
 import hashlib
@@ -24,7 +30,7 @@ import numpy as np
 import scipy.io
 import scipy.sparse
 import tensorflow_datasets as tfds
-from absl import app, flags
+from absl import flags
 
 from data_prep.cub_tables import (
     check_once,
@@ -36,7 +42,7 @@ from imcl_tf.data import preparation
 from imcl_tf.data.builders import Contents, ImageFilesBuilder
 from imcl_tf.data.records import SPLITS
 from imcl_tf.data.shards import ImageFiles, read_file
-from imcl_tf.files import existing_file, parse_or_fail
+from imcl_tf.files import existing_file
 
 FLAGS = flags.FLAGS
 _ARCHIVE = "CUB_200_2011"
@@ -365,7 +371,7 @@ def main(argv: list[str]):
             FLAGS.split_file,
             config=FLAGS.config,
             on_bad_image=FLAGS.on_bad_image,
-            data_dir=FLAGS.data_dir,
+            data_dir=FLAGS.data_dir or None,
         ),
         FLAGS.raw_dir,
         FLAGS.beam_runner,
@@ -374,20 +380,4 @@ def main(argv: list[str]):
 
 
 if __name__ == "__main__":
-    preparation.define_flags(
-        "Directory of the raw files, where CUB_200_2011.tgz was unpacked."
-    )
-    flags.DEFINE_enum(
-        "config",
-        "zero_shot",
-        ("zero_shot", "official"),
-        "Which splits to use: those of the zero-shot benchmark, or those of "
-        "train_test_split.txt.",
-    )
-    flags.DEFINE_string(
-        "split_file",
-        "",
-        "File of the splits for --config=zero_shot: att_splits.mat, or CSV "
-        f"with columns image,split. By default {_BENCHMARK} in --raw_dir.",
-    )
-    app.run(main, flags_parser=parse_or_fail(FLAGS))
+    program.run(main, ARGUMENTS)

@@ -135,9 +135,13 @@ def _lines(text: bytes) -> list[str]:
 
 
 def _read(path: Path) -> bytes:
-    """The text of a file whose last line is whole."""
-    text = existing_file(path).read_bytes()
+    """The text of a file whose last line is whole, without blank ones there."""
+    text = existing_file(path).read_bytes().removeprefix(b"\xef\xbb\xbf")
     if not text.endswith(b"\n"):
         line = text.count(b"\n") + 1
-        raise ValueError(f"{path}: line {line} has no end: the file is cut off")
-    return text
+        # What is left of a number that was cut would pass for another.
+        raise ValueError(
+            f"{path}: line {line} has no end: the file may be cut off; unpack "
+            "it again, or end that line if it is whole"
+        )
+    return text.rstrip() + b"\n"

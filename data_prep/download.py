@@ -15,6 +15,12 @@ MD5 are checked. An image without thumbnail is taken from its original.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before TensorFlow, which takes seconds
+    from data_prep import options
+    from imcl_tf import program
+
+    ARGUMENTS = program.start(__doc__, options.DOWNLOAD)
+
 import collections
 import itertools
 import os
@@ -29,7 +35,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
-from absl import app, flags, logging
+from absl import flags, logging
 
 from data_prep.fetching import Fetcher, Job, fetch_all
 from imcl_tf.data.manifest import (
@@ -40,7 +46,7 @@ from imcl_tf.data.manifest import (
     image_path,
     read_manifest,
 )
-from imcl_tf.files import fail, parse_or_fail
+from imcl_tf.files import fail
 
 _COLUMNS = (
     "ImageID",
@@ -202,13 +208,17 @@ def _sizes(out) -> pd.Series:
     """Id as number -> bytes of the stored images."""
     numbers, sizes = [np.empty(0, np.uint64)], list[int]()
     for folder in os.scandir(out):
-        if not re.fullmatch("[0-9a-f]{2}", folder.name):
+        if not (re.fullmatch("[0-9a-f]{2}", folder.name) and folder.is_dir()):
             continue
         files = {}
         for file in os.scandir(folder.path):
             if re.fullmatch(rf"\.unfinished-{IMAGE_ID}\.jpg", file.name):
                 os.unlink(file)
-            elif image_path(out, file.name[:-4]) == Path(file):
+            # Other files, the user's own, stay as they are.
+            elif (
+                re.fullmatch(rf"{IMAGE_ID}\.jpg", file.name)
+                and image_path(out, file.name[:-4]) == Path(file)
+            ):  # fmt: skip
                 files[file.name[:-4]] = file.stat().st_size
         numbers.append(_numbers(files))
         sizes += files.values()
@@ -259,63 +269,6 @@ def summary(counts: collections.Counter[str]) -> str:
     return ", ".join(f"{counts[status]:,} {status}" for status in STATUSES)
 
 
-def _define_flags():
-    """Not at import: programs share names of flags, tests import several."""
-    flags.DEFINE_string(
-        "images", None, "File images.csv of one split of Open Images; required."
-    )
-    flags.DEFINE_string(
-        "out", None, "Directory for the images and manifest.csv; required."
-    )
-    flags.DEFINE_string(
-        "ids",
-        None,
-        "File with the ids of the images to download, one id per line. "
-        "Without it all images of --images are downloaded.",
-    )
-    flags.DEFINE_multi_string(
-        "annotations",
-        [],
-        "File of annotations: only images that have a row in it are "
-        "downloaded. The flag may be given more than once.",
-    )
-    flags.DEFINE_integer(
-        "limit", None, "Download only so many images, the first ones.",
-        lower_bound=1,
-    )  # fmt: skip
-    flags.DEFINE_enum(
-        "url",
-        "thumbnail",
-        ("thumbnail", "original"),
-        "Version to download: thumbnail is Flickr's picture of about 640 by "
-        "480 pixels, original the picture as it was uploaded.",
-    )
-    flags.DEFINE_boolean(
-        "retry_missing",
-        False,
-        "Request images again that an earlier call found missing or corrupt.",
-    )
-    flags.DEFINE_float(
-        "rate", 50.0, "Largest number of requests per second.",
-        lower_bound=1e-3,
-    )  # fmt: skip
-    flags.DEFINE_integer(
-        "parallel", 32, "Number of threads that download images.",
-        lower_bound=1,
-    )  # fmt: skip
-    flags.DEFINE_integer(
-        "retries", 3,
-        "Further requests for an image after a failure that may pass, such as "
-        "a timeout.",
-        lower_bound=0,
-    )  # fmt: skip
-    flags.DEFINE_float(
-        "timeout", 20.0,
-        "Seconds without a byte from the server after which a request fails.",
-        lower_bound=1e-3,
-    )  # fmt: skip
-
-
 def main(argv: list[str]):
     try:
         if argv[1:]:
@@ -326,9 +279,9 @@ def main(argv: list[str]):
         counts = download(
             FLAGS.images,
             FLAGS.out,
-            ids=FLAGS.ids,
+            ids=FLAGS.ids or None,
             annotations=FLAGS.annotations,
-            limit=FLAGS.limit,
+            limit=FLAGS.limit or None,
             url=FLAGS.url,
             retry_missing=FLAGS.retry_missing,
             rate=FLAGS.rate,
@@ -352,5 +305,4 @@ def main(argv: list[str]):
 
 
 if __name__ == "__main__":
-    _define_flags()
-    app.run(main, flags_parser=parse_or_fail(FLAGS))
+    program.run(main, ARGUMENTS)

@@ -10,34 +10,24 @@ when it is called again.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before TensorFlow, which takes seconds
+    from data_prep import options
+    from imcl_tf import program
+
+    ARGUMENTS = program.start(__doc__, options.FEATURES)
+
 import sys
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from absl import app, flags
+from absl import flags
 
-from imcl_tf import program, settings
 from imcl_tf.backbones.make import backbone
 from imcl_tf.data.datasets import load_dataset
 from imcl_tf.data.features import fixed_features
-from imcl_tf.files import fail, parse_or_fail
-from imcl_tf.options import Option
+from imcl_tf.files import fail
 
 FLAGS = flags.FLAGS
-USAGE = """
-usage: python -m data_prep.features --dataset=NAME [--FLAG=VALUE ...]
-
-Computes the features of all pictures of a data set once and stores them beside
-its records.
-"""
-OPTIONS = (
-    settings.DATASET,
-    settings.DATA_DIR,
-    *(o for o in settings.MODEL if o.name != "init_from"),
-    Option(
-        "batch_size", 64, "Pictures that are computed at a time.", minimum=1
-    ),
-)
 
 
 def main(argv: list[str]):
@@ -68,12 +58,5 @@ def main(argv: list[str]):
         )
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses `argv`; returns what is left of it."""
-    program.print_help_if_asked(argv, USAGE, {"flags": OPTIONS})
-    return FLAGS(argv)
-
-
 if __name__ == "__main__":
-    program.define(OPTIONS)
-    app.run(main, flags_parser=parse_or_fail(parse_flags))
+    program.run(main, ARGUMENTS)

@@ -93,7 +93,7 @@ class Pace:
 
 
 class _Gone(Exception):
-    """The server says that the image does not exist."""
+    """The server says that the image does not exist, or no server can."""
 
 
 class _Refused(Exception):
@@ -149,6 +149,8 @@ class Fetcher:
 
         Raises:
           OSError: if the image cannot be written.
+          ValueError: if the environment names a malformed proxy, which every
+            request would fail by.
         """
         path = image_path(self._out, job.image_id)
         if path.is_file():
@@ -172,8 +174,13 @@ class Fetcher:
     def _checked(self, job, encoded) -> Outcome:
         with self._decoding:
             seen = images.inspect(encoded)
-        problem = seen.problem or _mismatch(job, encoded)
+        mismatch = _mismatch(job, encoded)
+        problem = seen.problem or mismatch
         status = "corrupt" if problem else "done"
+        if problem and seen.kind == "unknown" and (mismatch or not job.md5):
+            # No image at all, but the page of a proxy or of a network that
+            # wants a sign-in: it says nothing about the image.
+            status = "failed"
         return Outcome(
             job.image_id, status, problem or seen.unusual, len(encoded)
         )
@@ -194,20 +201,34 @@ class Fetcher:
             attempt += 1
 
     def _request(self, url, patience) -> bytes:
+        self._check_address(url)
         try:
             with self._session.get(
                 url, timeout=self._timeout, stream=True
             ) as response:
                 self._check_answer(response, patience)
                 return response.content
-        except ValueError as error:  # what requests raises for a malformed URL
-            raise _Gone(f"invalid address: {error}") from error
+        except requests.exceptions.InvalidProxyURL as error:
+            raise ValueError(
+                "the environment (HTTP_PROXY, HTTPS_PROXY or ALL_PROXY) names "
+                f"a malformed proxy: {error}"
+            ) from error
+        except ValueError as error:  # a redirect to a malformed URL, say
+            raise _Refused(f"{type(error).__name__}: {error}") from error
         except (
             OSError,  # base class of the exceptions of requests
             http.client.HTTPException,
             urllib3.exceptions.HTTPError,
         ) as error:
             raise _Transient(type(error).__name__) from error
+
+    def _check_address(self, url):
+        """Raises `_Gone` for an address that no request can be sent to."""
+        try:
+            prepared = requests.Request("GET", url).prepare()
+            self._session.get_adapter(prepared.url)
+        except ValueError as error:
+            raise _Gone(f"invalid address: {error}") from error
 
     def _check_answer(self, response, patience):
         code = response.status_code

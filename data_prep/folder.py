@@ -7,11 +7,16 @@
 
 from __future__ import annotations
 
-from absl import app, flags
+if __name__ == "__main__":  # before TensorFlow, which takes seconds
+    from data_prep import options
+    from imcl_tf import program
+
+    ARGUMENTS = program.start(__doc__, options.FOLDER)
+
+from absl import flags
 
 from imcl_tf.data import preparation
 from imcl_tf.data.folder import folder_builder
-from imcl_tf.files import parse_or_fail
 
 FLAGS = flags.FLAGS
 
@@ -20,7 +25,7 @@ def main(argv: list[str]):
     preparation.run(
         argv,
         lambda: folder_builder(
-            FLAGS.raw_dir, FLAGS.data_dir, FLAGS.on_bad_image
+            FLAGS.raw_dir, FLAGS.data_dir or None, FLAGS.on_bad_image
         ),
         FLAGS.raw_dir,
         FLAGS.beam_runner,
@@ -29,7 +34,4 @@ def main(argv: list[str]):
 
 
 if __name__ == "__main__":
-    preparation.define_flags(
-        "Directory of images/, labels.csv[.gz] and splits.csv."
-    )
-    app.run(main, flags_parser=parse_or_fail(FLAGS))
+    program.run(main, ARGUMENTS)

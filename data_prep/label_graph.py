@@ -14,6 +14,12 @@ it by hand and pass it as --articles to choose other articles.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before TensorFlow, which takes seconds
+    from data_prep import options
+    from imcl_tf import program
+
+    ARGUMENTS = program.start(__doc__, options.LABEL_GRAPH)
+
 import difflib
 import zipfile
 from collections.abc import Sequence
@@ -21,80 +27,16 @@ from pathlib import Path
 
 import numpy as np
 import scipy.sparse
-from absl import app, flags
+from absl import flags
 
 from data_prep import wikipedia
-from imcl_tf import settings
 from imcl_tf.data.datasets import load_dataset
-from imcl_tf.files import fail, parse_or_fail, replacing, write_csv
+from imcl_tf.files import fail, replacing, write_csv
 from imcl_tf.methods import label_graph
 from imcl_tf.methods.label_graph import LabelGraph
 
 FLAGS = flags.FLAGS
-KINDS = ("cooccurrence", "identity", "wikipedia", "wikipedia_wordnet")
 _MAXIMUM_SHOWN = 20
-
-
-def define_flags():
-    """Not at import: programs share names of flags, tests import several."""
-    flags.DEFINE_enum(
-        "kind",
-        None,
-        KINDS,
-        "Kind of the graph to make: cooccurrence connects labels that are "
-        "present in the same pictures, identity connects none, wikipedia "
-        "connects labels that Wikipedia's introductions name, and "
-        "wikipedia_wordnet does so for labels that WordNet lacks and takes "
-        "WordNet's similarities for the others.",
-    )
-    flags.DEFINE_string(
-        "dataset", "", "Data set with the labels, as in imcl_tf.main."
-    )
-    flags.DEFINE_string("data_dir", "", settings.DATA_DIR.help)
-    flags.DEFINE_string(
-        "labels",
-        "",
-        "Text file with the label names, one per line, in place of --dataset.",
-    )
-    flags.DEFINE_string(
-        "observed",
-        "",
-        "File observed_labels.npz of a run, whose labels --kind=cooccurrence "
-        "counts in place of the training labels of --dataset.",
-    )
-    flags.DEFINE_integer(
-        "graph_neighbors", 50,
-        "Largest number of neighbours of a label, itself included (k_a).",
-        lower_bound=1,
-    )  # fmt: skip
-    flags.DEFINE_string(
-        "articles_from",
-        "",
-        "Source of Wikipedia's articles: an XML dump, or a folder of files "
-        "TITLE.txt.",
-    )
-    flags.DEFINE_string(
-        "articles",
-        "",
-        "CSV file with columns label,article: articles that were chosen by "
-        "hand. Other labels get the article that has their name.",
-    )
-    flags.DEFINE_string(
-        "wordnet_dir",
-        "",
-        "Data directory of the package wn; empty = the package's default.",
-    )
-    flags.DEFINE_string(
-        "lexicon",
-        "oewn:2024",
-        "Lexicon of WordNet, NAME:VERSION, as the package wn names it.",
-    )
-    flags.DEFINE_string("out", "", "File .npz to write the graph to.")
-    flags.DEFINE_string("graph", "", "File .npz of the graph to draw.")
-    flags.DEFINE_string(
-        "around", "", "Name of the label in the centre of the picture."
-    )
-    flags.DEFINE_string("picture", "", "File .png to write the picture to.")
 
 
 def main(argv: list[str]):
@@ -172,9 +114,10 @@ def read_label_names(path: str) -> tuple[str, ...]:
       ValueError: if the file or a line is empty, or a name is listed twice.
     """
     try:
-        names = Path(path).read_text("utf-8-sig").splitlines()
+        text = Path(path).read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text: {error}") from error
+    names = text.rstrip("\r\n").splitlines()
     if not names:
         raise ValueError(f"{path}: holds no label name")
     lines: dict[str, int] = {}
@@ -344,5 +287,4 @@ def _draw(center: str, neighbors: Sequence[str], weights, among):
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main, flags_parser=parse_or_fail(FLAGS))
+    program.run(main, ARGUMENTS)

@@ -12,6 +12,12 @@ DIR/images/{train,...}/       ab/abcdef0123456789.jpg, as data_prep.download
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before TensorFlow, which takes seconds
+    from data_prep import options
+    from imcl_tf import program
+
+    ARGUMENTS = program.start(__doc__, options.OPEN_IMAGES)
+
 import binascii
 import collections
 import functools
@@ -28,14 +34,14 @@ import pyarrow.compute
 import pyarrow.csv
 import scipy.sparse
 import tensorflow_datasets as tfds
-from absl import app, flags
+from absl import flags, logging
 
 from imcl_tf.data import preparation
 from imcl_tf.data.builders import Contents, ImageFilesBuilder
 from imcl_tf.data.manifest import IMAGE_ID, read_image, read_manifest
 from imcl_tf.data.records import SPLITS
 from imcl_tf.data.shards import ImageFiles
-from imcl_tf.files import existing_file, parse_or_fail
+from imcl_tf.files import existing_file
 
 FLAGS = flags.FLAGS
 _BLOCK = 1 << 24  # bytes of a CSV file at a time
@@ -132,15 +138,38 @@ class OpenImages(ImageFilesBuilder):
 
 def _class_files(raw_dir: Path) -> tuple[Path, Path]:
     return (
-        raw_dir / "classes-trainable.txt",
-        raw_dir / "class-descriptions.csv",
+        _either(raw_dir, "classes-trainable.txt"),
+        _either(raw_dir, "class-descriptions.csv"),
     )
+
+
+def _either(directory: Path, name: str, later: str = "") -> Path:
+    """The file of that name, or the one that later releases have.
+
+    Raises:
+      ValueError: if there are several.
+    """
+    paths = [directory / name, *directory.glob(later or f"oidv?-{name}")]
+    found = [path for path in paths if path.is_file()]
+    if len(found) > 1:
+        raise ValueError(
+            f"{directory}: expected one of {', '.join(p.name for p in found)}"
+        )
+    return found[0] if found else paths[0]
 
 
 def _annotations(directory: Path, machine: bool) -> list[Path]:
     """The files of annotations of one split, those of humans first."""
     kinds = ("human", "machine") if machine else ("human",)
-    return [directory / f"annotations-{kind}.csv" for kind in kinds]
+    return [
+        _either(
+            directory,
+            f"annotations-{kind}.csv",
+            # From version 4 on.
+            f"{directory.name}-annotations-{kind}-imagelabels.csv",
+        )
+        for kind in kinds
+    ]
 
 
 def _listing(raw_dir: Path, split: str) -> Path:
@@ -159,7 +188,10 @@ def read_classes(raw_dir: Path) -> Classes:
       FileNotFoundError: for a missing file.
     """
     listed, described = map(existing_file, _class_files(raw_dir))
-    mids = pd.Index(listed.read_text().split())
+    try:
+        mids = pd.Index(listed.read_text("utf-8-sig").split())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{listed}: not UTF-8 text: {error}") from error
     blocks = _blocks(described, ("mid", "name"), header=False)
     table = pd.concat(block.to_pandas() for _, block in blocks)
     for path, values in ((listed, mids), (described, pd.Index(table["mid"]))):
@@ -352,19 +384,37 @@ def _blocks(
     convert = pa.csv.ConvertOptions(include_columns=columns, column_types=types)
     line = 2 if header else 1
     try:
-        with pa.csv.open_csv(str(path), read, parse, convert) as blocks:
+        with pa.csv.open_csv(_rows_of(path), read, parse, convert) as blocks:
             for block in blocks:
                 yield line, block
                 line += len(block)
-    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+    except pa.ArrowKeyError as error:
+        with path.open("rb") as file:
+            found = file.readline(300).decode(errors="replace").strip()
+        raise ValueError(
+            f"{path}: line 1: expected columns {','.join(columns)}, got {found}"
+        ) from error
+    except pa.ArrowInvalid as error:
         reason = re.sub(r".*Row #(\d+): ", r"line \1: ", str(error)[:300])
         raise ValueError(f"{path}: {reason}") from error
+
+
+def _rows_of(path: Path) -> str | pa.BufferReader:
+    """What PyArrow reads: the file, without blank lines at its end."""
     with path.open("rb") as file:
-        file.seek(-1, io.SEEK_END)
-        if file.read() != b"\n":
-            raise ValueError(
-                f"{path}: line {line - 1} has no end; is the file cut short?"
-            )
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(size - 4096, 0))
+        tail = file.read()
+    blank = len(tail) - len(tail.rstrip(b"\r\n"))
+    if size and not blank:
+        # A row that is cut short lacks a column or its value.
+        logging.warning(
+            "%s: the last line has no end; is the file cut short?", path
+        )
+    if blank <= (2 if tail.endswith(b"\r\n") else 1):
+        return str(path)
+    with pa.memory_map(str(path)) as mapped:
+        return pa.BufferReader(mapped.read_buffer().slice(0, size - blank))
 
 
 def _numbers(path, line, ids: pa.StringArray) -> np.ndarray:
@@ -405,7 +455,7 @@ def main(argv: list[str]):
         lambda: OpenImages(
             config="machine" if FLAGS.machine_labels else "human",
             on_bad_image=FLAGS.on_bad_image,
-            data_dir=FLAGS.data_dir,
+            data_dir=FLAGS.data_dir or None,
         ),
         FLAGS.raw_dir,
         FLAGS.beam_runner,
@@ -414,13 +464,4 @@ def main(argv: list[str]):
 
 
 if __name__ == "__main__":
-    preparation.define_flags(
-        "Directory of the raw files: the unpacked CSV files and images/."
-    )
-    flags.DEFINE_bool(
-        "machine_labels",
-        False,
-        "Whether to also use labels that a classifier found and no human has "
-        "verified.",
-    )
-    app.run(main, flags_parser=parse_or_fail(FLAGS))
+    program.run(main, ARGUMENTS)

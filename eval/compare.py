@@ -1,6 +1,6 @@
 """Compares all methods on one data set under one protocol.
 
-    python -m eval.compare --workdir=runs/birds --dataset=folder \
+    python -m eval.compare --workdir=runs/birds --dataset=folder
         --data_dir=DIR --observed_fraction=0.1
 
 Takes the flags of `imcl_tf.main`. For each seed a logistic model is trained;
@@ -17,6 +17,15 @@ standard deviation over seeds.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before TensorFlow, which takes seconds
+    from eval import options
+    from imcl_tf import main as training
+    from imcl_tf import program as start
+
+    ARGUMENTS = start.start(
+        __doc__, options.COMPARE, training.GROUPS, training.parse_flags
+    )
+
 import itertools
 import json
 import sys
@@ -27,12 +36,12 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from absl import app, flags, logging
+from absl import flags, logging
 
 from imcl_tf import main as program
 from imcl_tf.data.datasets import load_dataset
 from imcl_tf.data.pipeline import MultiLabelDataset
-from imcl_tf.files import fail, parse_or_fail, replacing
+from imcl_tf.files import fail, replacing
 from imcl_tf.ops.metrics import Support
 from imcl_tf.options import Value
 from imcl_tf.settings import DEFAULT_METHOD
@@ -247,13 +256,18 @@ def _spread(scores) -> str:
     return f"{np.mean(scores):.2f} ± {deviation:.2f}"
 
 
+def _listed(text: str) -> list[str]:
+    """What a flag lists, apart by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def main(argv: list[str]):
     del argv
     logging.set_verbosity(logging.WARNING)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     workdir = Path(FLAGS.workdir)
-    names = FLAGS.rows or list(ROWS)
+    names = _listed(FLAGS.rows) or list(ROWS)
     try:
         for name in set(names) - set(ROWS):
             raise ValueError(
@@ -265,9 +279,13 @@ def main(argv: list[str]):
             "end_to_end": FLAGS.end_to_end_epochs,
         }
         comparison = Comparison(
-            data, program.current_settings(), workdir, FLAGS.seeds, epochs
+            data,
+            program.current_settings(),
+            workdir,
+            _listed(FLAGS.seeds),
+            epochs,
         )
-        entries = compare(comparison, FLAGS.regimes, names)
+        entries = compare(comparison, _listed(FLAGS.regimes), names)
         for file, text in (
             ("table.json", json.dumps(entries, indent=2)),
             ("table.md", table(entries)),
@@ -282,13 +300,4 @@ def main(argv: list[str]):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds.")
-    flags.DEFINE_list(
-        "regimes", ["fixed_features", "end_to_end"], "Regimes, in this order."
-    )
-    flags.DEFINE_list("rows", [], "Rows; none = all.")
-    flags.DEFINE_integer(
-        "end_to_end_epochs", 3, "Epochs end to end; --epochs is for fixed "
-        "features.", lower_bound=1,
-    )  # fmt: skip
-    app.run(main, flags_parser=parse_or_fail(program.parse_flags))
+    start.run(main, ARGUMENTS)

@@ -9,6 +9,12 @@ numbers held. Needs the extra [plots].
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before TensorFlow, which takes seconds
+    from eval import options
+    from imcl_tf import program
+
+    ARGUMENTS = program.start(__doc__, options.GROWTH)
+
 import itertools
 import json
 import statistics
@@ -19,10 +25,10 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
 from eval.benchmark.measure import BATCH, FEATURES, LABELS, NEIGHBORS, call
-from imcl_tf.files import fail, parse_or_fail, replacing, write_csv
+from imcl_tf.files import fail, replacing, write_csv
 from imcl_tf.ops.similarity import joint_nonnegative_omp
 
 FLAGS = flags.FLAGS
@@ -176,10 +182,4 @@ def main(argv: list[str]):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("out", "growth.csv", "CSV file to write.")
-    flags.DEFINE_integer("repeats", 5, "Runs of each.", lower_bound=1)
-    flags.DEFINE_float(
-        "scale", 1.0, "Share of the full sizes M and C.",
-        lower_bound=0.0, upper_bound=1.0,
-    )  # fmt: skip
-    app.run(main, flags_parser=parse_or_fail(FLAGS))
+    program.run(main, ARGUMENTS)

@@ -60,6 +60,7 @@ _HOMES = {
 }
 _PACKAGES = ("methods", "presets")
 _PROGRAMS = "imcl-train", "imcl-predict"  # console scripts, see setup.py
+_PROGRAM_PACKAGES = "imcl_tf.", "data_prep.", "eval."
 __all__ = [*_HOMES, *_PACKAGES]
 
 if TYPE_CHECKING:
@@ -126,10 +127,10 @@ def __dir__() -> list[str]:
 
 
 def _starts_a_program() -> bool:
-    """Whether this import is the start of a program of the package."""
+    """Whether this import is the start of a program of the project."""
     command = sys.orig_argv
     if "-m" in command[:-1]:
-        return command[command.index("-m") + 1].startswith("imcl_tf.")
+        return command[command.index("-m") + 1].startswith(_PROGRAM_PACKAGES)
     return Path(sys.argv[0] if sys.argv else "").stem in _PROGRAMS
 
 

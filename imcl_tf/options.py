@@ -21,6 +21,8 @@ class Option(NamedTuple):
       choices: allowed values of a str, () = any.
       minimum: smallest number allowed, None = any.
       maximum: largest number allowed, None = any.
+      repeated: whether a program's flag may be given more than once; its value
+        is then a list of texts.
 
     Example:
       >>> import imcl_tf
@@ -35,6 +37,7 @@ class Option(NamedTuple):
     choices: tuple[str, ...] = ()
     minimum: float | None = None
     maximum: float | None = None
+    repeated: bool = False
 
     def checked(self, value: Any) -> Value:
         """Returns `value` in the type of the option.

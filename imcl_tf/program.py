@@ -1,28 +1,115 @@
-"""Flags and `--help` of the package's programs, made from `Option`s."""
+"""How programs start: flags and `--help` of `Option`s, a quiet TensorFlow."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
+import re
+import signal
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 from typing import cast
 
-from absl import flags
+from absl import app, flags
 
+from imcl_tf.files import parse_or_fail
 from imcl_tf.options import Option, Value
 
 _HELP = {"-h", "-?", "--help", "-help", "--helpfull", "--helpshort"}
 _KINDS = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
+# What TensorFlow's libraries write while they are loaded, before they know
+# TF_CPP_MIN_LOG_LEVEL: information, and that it is written to stderr.
+_INFORMATION = re.compile(rb"I\d{4} |WARNING: All log messages before absl::")
+_END = b"end of filter\n"
+
+
+def start(
+    usage: str,
+    options: Sequence[Option],
+    shared: Mapping[str, Iterable[Option]] = MappingProxyType({}),
+    parse: Callable[[list[str]], list[str]] = flags.FLAGS,
+) -> list[str]:
+    """Reads the command line of a program, then imports TensorFlow quietly.
+
+    For programs that import TensorFlow at their top: called before, it answers
+    `--help` and refuses a wrong flag at once.
+
+    Args:
+      usage: text before the flags in the help.
+      options: the program's flags.
+      shared: heading in the help -> flags that another program defines.
+      parse: reads the command line.
+
+    Returns:
+      the program's name and the arguments that are no flags, for `run`.
+    """
+    define(options)
+    print_help_if_asked(sys.argv, usage, {"flags": options, **shared})
+    arguments = parse_or_fail(parse)(sys.argv)
+    quiet_tensorflow()
+    return arguments
+
+
+def run(main: Callable[[list[str]], None], arguments: list[str]):
+    """Runs a program on the `arguments` that `start` returned."""
+    app.run(main, arguments, flags_parser=lambda parsed: parsed)
 
 
 def quiet_tensorflow():
-    """Keeps TensorFlow's lines about missing GPUs off a program's output.
+    """Imports TensorFlow without its lines about missing GPUs.
 
-    What fails still reaches Python as an exception. Must precede the import of
-    TensorFlow.
+    Warnings and errors are written as ever, and what fails reaches Python as an
+    exception. With TF_CPP_MIN_LOG_LEVEL in the environment, other than 3, the
+    import is as the user wants it.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if level == "3" and "tensorflow" not in sys.modules:
+        with _without_information():
+            importlib.import_module("tensorflow")
+
+
+@contextlib.contextmanager
+def _without_information() -> Iterator[None]:
+    """Keeps lines of information off file descriptor 2.
+
+    A process of its own filters them: should this one be aborted, its last
+    words are written all the same.
+    """
+    sys.stderr.flush()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        os.close(writing)
+        _copy_all_but_information(reading)
+        os._exit(0)
+    os.close(reading)
+    kept = os.dup(2)
+    os.dup2(writing, 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        # A process that was started within may hold the pipe open.
+        os.write(writing, _END)
+        os.close(writing)
+        os.close(kept)
+        os.waitpid(child, 0)
+
+
+def _copy_all_but_information(reading: int):
+    with open(reading, "rb") as lines:
+        for line in lines:
+            if line.endswith(_END):
+                os.write(2, line.removesuffix(_END))
+                return
+            if not _INFORMATION.match(line):
+                os.write(2, line)
 
 
 def define(options: Iterable[Option]):
@@ -30,9 +117,15 @@ def define(options: Iterable[Option]):
     for option in options:
         if option.name in flags.FLAGS:
             continue
+        if option.repeated:
+            flags.DEFINE_multi_string(option.name, [], option.help)
+            continue
         if option.choices:
             flags.DEFINE_enum(
-                option.name, str(option.default), option.choices, option.help
+                option.name,
+                str(option.default) or None,
+                option.choices,
+                option.help,
             )
             continue
         makers: dict[type, Callable] = {
@@ -75,15 +168,28 @@ def print_help_if_asked(
     """
     if not _HELP & set(argv[1:]):
         return
-    print(usage.strip())
+    lines = [_named(usage.strip(), argv[0])]
     seen: set[str] = set()
     for heading, options in groups.items():
-        print(f"\n{heading}:")
+        lines.append(f"\n{heading}:")
         for option in options:
             if option.name not in seen:
-                print(_entry(option))
+                lines.append(_entry(option))
             seen.add(option.name)
+    try:
+        print("\n".join(lines), flush=True)
+    except BrokenPipeError:
+        # `--help | head` has read enough. Python flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)
+
+
+def _named(usage: str, program: str) -> str:
+    """`usage` with the name that a console script was called by."""
+    name = Path(program).name
+    if not name.startswith("imcl-"):
+        return usage
+    return re.sub(r"python -m imcl_tf\.\w+", name, usage)
 
 
 def _entry(option: Option) -> str:
@@ -95,7 +201,8 @@ def _entry(option: Option) -> str:
         flag = f"--{option.name}={'|'.join(option.choices)}"
     else:
         flag = f"--{option.name}={_KINDS[type(default)]}"
-    known = "" if default == "" else f" Default: {default}."
+    known = " May be given more than once." if option.repeated else ""
+    known = known if default == "" else f" Default: {default}."
     text = textwrap.fill(
         option.help + known, 79, initial_indent=" " * 6,
         subsequent_indent=" " * 6, break_on_hyphens=False,

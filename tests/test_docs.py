@@ -22,6 +22,7 @@ import tensorflow as tf
 import imcl_tf
 from imcl_tf import settings
 from imcl_tf.backbones.make import backbone
+from imcl_tf.data import datasets
 from imcl_tf.methods import base
 from tests import docs_sites, programs
 from tests.docs_blocks import (
@@ -150,6 +151,32 @@ def test_words():
             # Lines that comments and docstrings continue are one sentence.
             text = re.sub(r"\s+(# )?", " ", source.read_text())
             assert not re.search(UNPLAIN, text), source
+
+
+def section(page, heading):
+    """The text below a heading of a page, up to the next one."""
+    text = text_of(page).split(f"\n## {heading}\n")[1]
+    return re.sub(r"\s+", " ", text.split("\n## ")[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "heading"),
+    [
+        ("coco", "MS-COCO captions"),
+        ("cub", "CUB-200-2011"),
+        ("open_images", "Open Images v3"),
+    ],
+)
+def test_costs_are_the_same_everywhere(name, heading):
+    """In the page, in the error that points to it and in the preset."""
+    page = section("docs/datasets.md", heading)
+    figures = r"[\d.]+ (?:GB|million)|half an hour|minutes|days"
+    for figure in re.findall(figures, datasets._COSTS[name]):
+        assert figure in page
+    preset = (ROOT / "flags" / f"{name}.cfg").read_text()
+    preset = re.sub(r"\s+#? *", " ", preset)
+    (training,) = re.findall(r"epochs, ([\w ]+) on one GPU\.", preset)
+    assert f"{training} of training" in page
 
 
 # Flags --------------------------------------------------------------------

@@ -212,7 +212,7 @@ def test_wheel_holds_the_library_and_its_flags_alone(tmp_path):
     [
         ("coco", "data_prep.coco", r"19 GB .* 20 GB of records, half an hour"),
         ("coco/2017", "data_prep.coco", r"flags of 2017; 19 GB .*, half an h"),
-        ("cub", "data_prep.cub", r"1.2 GB .* 1.2 GB of records, minutes"),
+        ("cub", "data_prep.cub", r"2.1 GB .* 1.2 GB of records, minutes"),
         ("open_images", "data_prep.open_images", r"300 GB .*, days"),
     ],
 )

@@ -33,10 +33,16 @@ start       From the start of `imcl_tf.main --dataset=scenes`, whose records
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before TensorFlow, which takes seconds
+    from eval import options
+    from imcl_tf import program
+
+    ARGUMENTS = program.start(__doc__, options.BENCHMARK)
+
 import json
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from eval.benchmark.average_precision import average_precision
 from eval.benchmark.graph import graph
@@ -46,7 +52,7 @@ from eval.benchmark.records import records
 from eval.benchmark.similarity import similarity
 from eval.benchmark.start import start
 from eval.benchmark.step import methods, step, variants
-from imcl_tf.files import fail, parse_or_fail, replacing
+from imcl_tf.files import fail, replacing
 
 FLAGS = flags.FLAGS
 SECTIONS = {
@@ -94,10 +100,4 @@ def main(argv: list[str]):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("out", None, "JSON file to write.")
-    flags.DEFINE_integer("repeats", 3, "Runs of each.", lower_bound=1)
-    flags.DEFINE_float(
-        "scale", 1.0, "Share of the full size; bars are meant for 1.",
-        lower_bound=0.0, upper_bound=1.0,
-    )  # fmt: skip
-    app.run(main, flags_parser=parse_or_fail(FLAGS))
+    program.run(main, ARGUMENTS)

@@ -60,9 +60,10 @@ def measure(*arguments: str) -> Measured:
     done = subprocess.run(
         [sys.executable, "-c", _LAUNCHER, sys.executable, *arguments],
         cwd=ROOT,
-        stdout=subprocess.PIPE,
+        capture_output=True,  # TensorFlow's lines about missing GPUs too
     )
     if done.returncode:
+        sys.stderr.buffer.write(done.stderr)
         raise ChildProcessError(f"python {' '.join(arguments)} failed")
     return Measured(*json.loads(done.stdout))
 

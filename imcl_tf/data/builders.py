@@ -10,12 +10,15 @@ whenever the raw tables change.
 from __future__ import annotations
 
 import collections
+import contextlib
 import csv
 import functools
 import itertools
 import json
 import os
 import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -325,11 +328,31 @@ def prepare(
         config.beam_runner = beam_runner
         config.beam_options = PipelineOptions(list(beam_options))
     try:
-        builder.download_and_prepare(download_config=config)
+        with _leaving_no_directories(builder):
+            builder.download_and_prepare(download_config=config)
     except (RuntimeError, tf.errors.OpError) as error:
         # TFDS's and TensorFlow's words for a failed write.
         raise OSError(str(error)) from error
     return builder
+
+
+@contextlib.contextmanager
+def _leaving_no_directories(builder: MultiLabelBuilder) -> Iterator[None]:
+    """Removes the directories that TFDS made in vain, where they are empty."""
+    path, root = Path(builder.data_path), Path(builder._data_dir_root)
+    downloads = root / "downloads"
+    places = (downloads / "extracted", downloads, path, *path.parents)
+    made = [place for place in places if not place.exists()]
+    try:
+        yield
+    except BaseException:
+        for place in made:
+            # TFDS's note of which config is the default.
+            if [p.name for p in place.glob("*")] == [".config"]:
+                shutil.rmtree(place / ".config")
+            with contextlib.suppress(OSError):  # not empty, or never made
+                place.rmdir()
+        raise
 
 
 def find(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:

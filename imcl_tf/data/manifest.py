@@ -36,14 +36,23 @@ def image_path(out: str | os.PathLike, image_id: str) -> Path:
 def read_image(directory: str | os.PathLike, image_id: str) -> bytes:
     """Reads an image from where `image_path` says, or straight in `directory`.
 
+    Its name may end in .JPG.
+
     Raises:
       OSError: if it is in neither place.
     """
     path = image_path(directory, image_id)
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return (Path(directory) / path.name).read_bytes()
+    beside = Path(directory) / path.name
+    for place in (
+        path,
+        beside,
+        *(p.with_suffix(".JPG") for p in (path, beside)),
+    ):
+        try:
+            return place.read_bytes()
+        except FileNotFoundError:
+            pass
+    raise FileNotFoundError(f"{path}: no such image file, nor {beside}")
 
 
 def read_manifest(path: str | os.PathLike) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What the programs that prepare records share: flags and summary."""
+"""What the programs that prepare records do and print."""
 
 from __future__ import annotations
 
@@ -6,40 +6,10 @@ import sys
 from collections.abc import Callable, Sequence
 
 import tensorflow_datasets as tfds
-from absl import flags
 
 from imcl_tf.data import builders
 from imcl_tf.data.pipeline import open_source
 from imcl_tf.files import fail
-
-
-def define_flags(raw_dir_help: str):
-    """Declares --raw_dir, --data_dir, --on_bad_image and Beam's flags."""
-    flags.DEFINE_string("raw_dir", None, raw_dir_help)
-    flags.DEFINE_string(
-        "data_dir",
-        None,
-        "Directory that the records go to; TFDS's default place if not given.",
-    )
-    flags.DEFINE_enum(
-        "on_bad_image",
-        "error",
-        ("error", "skip"),
-        "Whether to stop at an image that cannot be used (error), or to leave "
-        "it out and list it in left_out.csv (skip).",
-    )
-    flags.DEFINE_string(
-        "beam_runner",
-        "",
-        "Apache Beam runner that writes the records, such as DirectRunner; by "
-        "default this program writes them itself.",
-    )
-    flags.DEFINE_multi_string(
-        "beam_option",
-        [],
-        "Option of the Beam runner, such as direct_num_workers=2; the flag may "
-        "be given several times.",
-    )
 
 
 def run(
@@ -66,14 +36,21 @@ def run(
             raise ValueError("--raw_dir must be given")
         if not sys.stderr.isatty():
             tfds.disable_progress_bar()
-        builder = builders.prepare(
-            make_builder(), raw_dir, beam_runner,
+        builder = make_builder()
+        existed = builder.data_path.exists()
+        builders.prepare(
+            builder, raw_dir, beam_runner,
             tuple(f"--{option}" for option in beam_options),
         )  # fmt: skip
         dataset = open_source(builder)
     except (ValueError, OSError) as error:
         fail(error)
     print(f"{builder.data_path}: {len(dataset.label_names)} labels")
+    if existed:
+        print(
+            "  made before: the labels are those of the raw tables now, no "
+            "picture was read; to read them, delete this directory"
+        )
     for name, split in dataset.splits.items():
         positives = int((split.labels.data > 0).sum())
         print(

@@ -204,7 +204,7 @@ class RateDecay(keras.callbacks.Callback):
     ):
         super().__init__()
         self._factor, self._weight = factor, weight
-        self._average = None
+        self._average: float | None = None
         for mean in past:
             self._update(mean)
 

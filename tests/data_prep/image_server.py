@@ -106,6 +106,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(429, b"", {"Retry-After": "1"})
         elif kind == "html":
             self.answer(200, b"<!DOCTYPE html>\n<html>Sign in</html>")
+        elif kind == "empty":
+            self.answer(200, b"")
+        elif kind == "nowhere":
+            self.answer(302, b"", {"Location": "http://[:80/"})
         elif kind == "cut":
             self.answer(200, body[: len(body) // 2])
         elif kind == "broken":

@@ -26,7 +26,9 @@ ANSWERS = {
     "404": ("missing", "HTTP 404", 1),
     "410": ("missing", "HTTP 410", 1),
     "removed": ("missing", "photo_unavailable", 1),
-    "html": ("corrupt", "an HTML page, not an image", 1),
+    "html": ("failed", "an HTML page, not an image", 1),
+    "empty": ("failed", "empty file", 1),
+    "nowhere": ("failed", "ValueError: Invalid", 1),
     "cut": ("corrupt", "truncated JPEG", 1),
     "once_500": ("done", "", 2),
     "once_503": ("done", "", 2),
@@ -68,10 +70,12 @@ class TestAnswers:
         assert download(table, tmp_path / "out", **QUICK) == first
         again = [kind for n, kind in zip(names, ANSWERS, strict=True)
                  if server.count(n)]  # fmt: skip
-        assert again == ["500", "broken", "403", "circle"]
+        assert again == [
+            "html", "empty", "nowhere", "500", "broken", "403", "circle"
+        ]  # fmt: skip
 
     def test_retry_missing(self, server, listing, tmp_path):
-        table, names = listing("good", "once_404", "once_html", "410")
+        table, names = listing("good", "once_404", "once_cut", "410")
         out = tmp_path / "out"
         assert download(table, out, **QUICK) == {
             "done": 1, "missing": 2, "corrupt": 1,
@@ -121,6 +125,21 @@ class TestAnswers:
         out = tmp_path / "out"
         counts = download(tmp_path / "images.csv", out, **QUICK)
         assert counts == {"missing": 1}
+
+    @pytest.mark.parametrize("proxy", ["http://:3128", "http:///proxy"])
+    def test_malformed_proxy(
+        self, server, listing, tmp_path, monkeypatch, proxy
+    ):
+        """Says nothing of any image: nothing is noted, it ends at once."""
+        table, names = listing(*["good"] * 3)
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("http_proxy", proxy)
+        with pytest.raises(ValueError, match="HTTP_PROXY.* malformed proxy"):
+            download(table, tmp_path / "out", **QUICK)
+        assert raw_rows(tmp_path / "out") == []
+        monkeypatch.delenv("http_proxy")
+        assert download(table, tmp_path / "out", **QUICK) == {"done": 3}
 
 
 class TestOriginals:

@@ -116,7 +116,11 @@ class TestGoingOn:
             out / ".notes",
             torn.with_name(".hidden"),
             torn.with_name("notes.txt"),
+            torn.with_name(f"{names[0][:2]}normal.jpg"),
+            torn.with_name(f"{names[0][:2]}.jpg"),
+            torn.with_name(f"{names[0].upper()}.jpg"),
             out / "mine" / f".unfinished-{names[0]}.jpg",
+            out / "ab",
         ]
         for path in kept:
             path.parent.mkdir(exist_ok=True)
@@ -228,6 +232,9 @@ class TestManifest:
         image_path(tmp_path, nested).write_bytes(b"nested")
         assert read_image(tmp_path, flat) == b"flat"
         assert read_image(tmp_path, nested) == b"nested"
+        (tmp_path / f"{image_id(2)}.JPG").write_bytes(b"another")
+        image_path(tmp_path, nested).unlink()
+        assert read_image(tmp_path, nested) == b"another"
         with pytest.raises(FileNotFoundError, match=image_id(3)):
             read_image(tmp_path, image_id(3))
 
@@ -355,7 +362,7 @@ class TestProgram:
         assert [server.count(name) for name in names] == [1] * 30
 
     def test_some_failed(self, server, listing, tmp_path):
-        table, names = listing("good", "500", "404", "html", "good")
+        table, names = listing("good", "500", "404", "cut", "good")
         annotations = tmp_path / "annotations.csv"
         annotations.write_text(
             "ImageID,Source,LabelName,Confidence\n"

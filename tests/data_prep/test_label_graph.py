@@ -256,8 +256,10 @@ DRIVER = f"""
 import contextlib, io, json, sys
 from absl import flags
 from data_prep import label_graph as program
+from data_prep.options import LABEL_GRAPH
 from imcl_tf.files import parse_or_fail
-program.define_flags()
+from imcl_tf.program import define
+define(LABEL_GRAPH)
 start = flags.FLAGS.flag_values_dict()
 results = []
 for arguments in json.load(sys.stdin):

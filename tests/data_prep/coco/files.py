@@ -177,6 +177,10 @@ def wordless_caption(content):
     content["annotations"][4]["caption"] = " .\n"
 
 
+def unspaced_caption(content):
+    content["annotations"][9]["caption"] = "一只红色的方块"
+
+
 def uncaptioned_image(content):
     image_id = content["images"][5]["id"]
     content["annotations"] = [
@@ -190,9 +194,13 @@ def uncaptioned_image(content):
 SKIPPABLE = {
     "captions of images that are not listed": (
         stray_caption,
-        "2 captions of images that are not listed, first of image 999999",
+        "2 captions of images that are not listed, of image 999999",
     ),
     "captions without a word": (wordless_caption, "1 captions without a word"),
+    "captions in a script without spaces between words": (
+        unspaced_caption,
+        "1 captions in a script without spaces between words",
+    ),
     "images without a caption": (
         uncaptioned_image,
         "1 images without a caption",

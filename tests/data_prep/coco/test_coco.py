@@ -8,6 +8,7 @@ import pytest
 
 from data_prep import coco
 from imcl_tf.data import builders
+from imcl_tf.data.captions import is_unspaced
 from tests.data_prep.coco.files import (
     REAL,
     RELEASED,
@@ -21,7 +22,6 @@ from tests.data_prep.coco.files import (
     oracle_captions,
     oracle_row,
     oracle_vocabulary,
-    written,
 )
 
 
@@ -65,6 +65,20 @@ class TestWords:
             for caption in image
         ]
         assert set(coco.most_frequent_words(captions, 150)) <= released
+
+    @pytest.mark.parametrize(
+        ("text", "unspaced"),
+        [
+            ("一只红色的方块，旁边有蓝色", True),
+            ("赤い四角 a", True),
+            ("แมวสีแดง", True),
+            ("a red square – ½ café, Straße; красный кот", False),
+            ("빨간 사각형", False),
+            ("", False),
+        ],
+    )
+    def test_scripts_without_spaces(self, text, unspaced):
+        assert is_unspaced(text) == unspaced
 
 
 class TestVocabularyFile:
@@ -244,11 +258,11 @@ class TestContents:
 BAD = {
     "id twice": (
         lambda c: c["images"][2].update(id=c["images"][1]["id"]),
-        "is listed 2 times",
+        "is listed 2 times: images[1], images[2]",
     ),
     "name twice": (
         lambda c: c["images"][2].update(file_name=c["images"][1]["file_name"]),
-        "is listed 2 times",
+        "is listed 2 times: images[1], images[2]",
     ),
     "no id": (
         lambda c: c["images"][2].pop("id") and None,
@@ -257,6 +271,18 @@ BAD = {
     "id as text": (
         lambda c: c["images"][2].update(id="9"),
         'images[2]: id must be int, got "9"',
+    ),
+    "id is no number": (
+        lambda c: c["images"][2].update(id=float("nan")),
+        "images[2]: id must be int, got NaN",
+    ),
+    "id is a truth value": (
+        lambda c: c["images"][2].update(id=True),
+        "images[2]: id must be int, got true",
+    ),
+    "caption is null": (
+        lambda c: c["annotations"][3].update(caption=None),
+        "annotations[3]: caption must be str, got null",
     ),
     "no file name": (
         lambda c: c["images"][0].pop("file_name") and None,
@@ -303,7 +329,7 @@ def fails(directory, tmp_path, *words, error=ValueError, **options):
     for word in words:
         assert str(word) in message
     assert len(message.splitlines()) == 1 and len(message) < 500
-    assert not written(out)
+    assert not out.exists()
 
 
 class TestBadInput:
@@ -323,6 +349,22 @@ class TestBadInput:
         change, message = SKIPPABLE[what]
         path = edit(spoilt, change)
         fails(spoilt, tmp_path, path, message, "--on_bad_image=skip")
+
+    def test_a_key_twice(self, spoilt, tmp_path):
+        """Python would keep the last of the two lists."""
+        path = captions_file(spoilt, "val")
+        text = path.read_text()
+        path.write_text(text.replace("{", '{"images": [], ', 1))
+        fails(spoilt, tmp_path, f"{path}: an object has the key 'images' 2")
+
+    @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+    def test_encodings(self, spoilt, encoding):
+        expected = contents_of(spoilt)
+        path = captions_file(spoilt, "val")
+        path.write_text(path.read_text(), encoding)
+        found = contents_of(spoilt)
+        assert found.label_names == expected.label_names
+        assert found.splits["test"].names == expected.splits["test"].names
 
     @pytest.mark.parametrize(
         "content",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data_prep import cub
+from data_prep import cub, cub_tables
 from imcl_tf.data import builders
 from imcl_tf.data.pipeline import open_source
 from tests import programs
@@ -275,6 +275,13 @@ class TestBadText:
         fails(spoilt, f"{path}: line {lines} has no end", config="official")
         path.write_bytes(b"")
         fails(spoilt, f"{path}: line 1 has no end", config="official")
+
+    @pytest.mark.parametrize("name", TEXTS)
+    def test_byte_order_mark_and_blank_lines_at_the_end(self, spoilt, name):
+        before = cub_tables._read(spoilt / name)
+        text = (spoilt / name).read_bytes()
+        (spoilt / name).write_bytes(b"\xef\xbb\xbf" + text + b"\r\n\n")
+        assert cub_tables._read(spoilt / name) == before == text
 
     @pytest.mark.parametrize("name", TEXTS)
     def test_missing_file(self, spoilt, name):

@@ -84,6 +84,37 @@ class TestAnnotations:
         path.write_bytes(b"\xef\xbb\xbf" + text)
         assert read_split(spoilt, "train") == expected
 
+    @pytest.mark.parametrize("end", [b"", b"\n\n", b"\r\n\r\n\r\n"])
+    def test_the_end_of_the_last_line(self, spoilt, end, caplog):
+        """Missing, which a warning says, or followed by blank lines."""
+        expected = read_split(spoilt, "train")
+        path = spoilt / "train" / "annotations-human.csv"
+        path.write_bytes(path.read_bytes().rstrip() + end)
+        assert read_split(spoilt, "train") == expected
+        warned = f"{path}: the last line has no end" in caplog.text
+        assert warned == (not end)
+
+    def test_names_of_later_releases(self, spoilt):
+        """V4 and later, each file with another beginning or end."""
+        expected = read_split(spoilt, "train", True)
+        for kind in ("human", "machine"):
+            path = spoilt / "train" / f"annotations-{kind}.csv"
+            later = f"train-annotations-{kind}-imagelabels.csv"
+            path.rename(path.with_name(later))
+        for name in ("classes-trainable.txt", "class-descriptions.csv"):
+            (spoilt / name).rename(spoilt / f"oidv7-{name}")
+        described = spoilt / "oidv7-class-descriptions.csv"
+        text = described.read_text()
+        described.write_text(f"LabelName,DisplayName\n{text}")
+        assert read_split(spoilt, "train", True) == expected
+
+    def test_two_files_of_one_kind(self, spoilt, tmp_path):
+        directory = spoilt / "train"
+        later = "train-annotations-human-imagelabels.csv"
+        shutil.copy(directory / "annotations-human.csv", directory / later)
+        words = directory, f"expected one of annotations-human.csv, {later}"
+        fails(spoilt, tmp_path / "out", *words)
+
     def test_further_columns_and_their_order_do_not_matter(self, spoilt):
         expected = read_split(spoilt, "train")
         path = spoilt / "train" / "annotations-human.csv"
@@ -147,6 +178,21 @@ class TestClasses:
         assert [n for n in names if "Crane" in n] == [
             f"Crane ({m})" for m in AMBIGUOUS
         ]
+
+    def test_byte_order_mark_and_line_ends_of_windows(self, spoilt):
+        expected = open_images.read_classes(spoilt)
+        for name in ("classes-trainable.txt", "class-descriptions.csv"):
+            path = spoilt / name
+            text = "\r\n".join([*path.read_text().splitlines(), ""])
+            path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+        found = open_images.read_classes(spoilt)
+        assert list(found.mids) == list(expected.mids)
+        assert found.names == expected.names
+
+    def test_not_text(self, spoilt, tmp_path):
+        path = spoilt / "classes-trainable.txt"
+        path.write_bytes("/m/é\n".encode("latin1"))
+        fails(spoilt, tmp_path / "out", path, "not UTF-8 text")
 
     @needs_real
     def test_genuine(self):
@@ -225,9 +271,9 @@ class TestBadRow:
             config="machine",
         )  # fmt: skip
 
-    @pytest.mark.parametrize("cut", range(1, 30))
+    @pytest.mark.parametrize("cut", range(2, 30))
     def test_download_cut_short(self, raw, tmp_path, cut):
-        """Wherever within the last line."""
+        """Wherever within the last line, but for the line's end."""
         directory = tmp_path / "train"
         directory.mkdir()
         content = (raw / "train" / "annotations-human.csv").read_bytes()
@@ -251,6 +297,13 @@ class TestBadRow:
         path = spoilt / "validation" / "annotations-human.csv"
         path.write_text(path.read_text().replace(column, "Other", 1))
         fails(spoilt, tmp_path / "out", path, column)
+
+    def test_semicolons(self, spoilt, tmp_path):
+        """What is expected and what is there, both are shown."""
+        path = spoilt / "validation" / "annotations-human.csv"
+        path.write_text(path.read_text().replace(",", ";"))
+        columns = "expected columns ImageID,LabelName,Confidence, got ImageID;"
+        fails(spoilt, tmp_path / "out", f"{path}: line 1: {columns}")
 
     def test_missing_file(self, spoilt, tmp_path):
         path = spoilt / "validation" / "annotations-human.csv"
