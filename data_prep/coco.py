@@ -280,10 +280,10 @@ def read_captions(
         ("images without a caption", [i for i in ids if not captions[i]]),
     ):
         if of_images and not skip:
+            first = ", ".join(map(str, [*dict.fromkeys(of_images)][:5]))
             raise ValueError(
-                f"{path}: {len(of_images)} {what}, of image "
-                f"{', '.join(map(str, of_images[:5]))}; --on_bad_image=skip "
-                "leaves them out"
+                f"{path}: {len(of_images)} {what}, of image {first}; "
+                "--on_bad_image=skip leaves them out"
             )
         counts[what] += len(of_images)
     return {

@@ -156,8 +156,8 @@ def main(argv: list[str]):
     print(
         f"{data.name} test mAP: initial logistic "
         f"{results['initial_logistic']['mAP']:.2f}, {results['method']} "
-        f"{results['mAP']:.2f}, on {Support(**results['mAP_support'])}  "
-        f"({workdir / 'results.json'})"
+        f"{results['mAP']:.2f}  ({workdir / 'results.json'})\n"
+        f"over {Support(**results['mAP_support'])}"
     )
 
 

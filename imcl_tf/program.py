@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import cast
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from imcl_tf.files import parse_or_fail
 from imcl_tf.options import Option, Value
@@ -66,10 +66,16 @@ def quiet_tensorflow():
     exception. With TF_CPP_MIN_LOG_LEVEL in the environment, other than 3, the
     import is as the user wants it.
     """
+    logging.get_absl_logger().addFilter(_is_of_use)
     level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if level == "3" and "tensorflow" not in sys.modules:
         with _without_information():
             importlib.import_module("tensorflow")
+
+
+def _is_of_use(record) -> bool:
+    """Not TFDS's warning of every configuration that a user's data make."""
+    return "Using custom data configuration" not in record.msg
 
 
 @contextlib.contextmanager

@@ -95,8 +95,8 @@ def test_leaves_every_file_of_the_contract(finished):
     assert results["seed"] == 3
     assert 0 <= results["mAP_empty_zero"] <= results["mAP"] <= 100
     assert len(results["mAP_groups"]) == 5
-    assert f"{results['mAP']:.2f}, on " in output
-    assert f"{Support(**results['mAP_support'])}  (" in output
+    assert f"{results['mAP']:.2f}  (" in output
+    assert f"\nover {Support(**results['mAP_support'])}\n" in output
     with (workdir / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0])[:9] == [

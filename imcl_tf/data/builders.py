@@ -328,7 +328,8 @@ def prepare(
         config.beam_runner = beam_runner
         config.beam_options = PipelineOptions(list(beam_options))
     try:
-        with _leaving_no_directories(builder):
+        # Else TFDS prints of downloads that there are none of.
+        with _leaving_no_directories(builder), contextlib.redirect_stdout(None):
             builder.download_and_prepare(download_config=config)
     except (RuntimeError, tf.errors.OpError) as error:
         # TFDS's and TensorFlow's words for a failed write.

@@ -370,7 +370,7 @@ def _one_line_for_wrong_labels() -> Iterator[None]:
 def _check_support(data, steps: int | None):
     """Raises ValueError before training if `data` can have no mAP.
 
-    Of minibatches as many are read as it takes to find a label that has one.
+    As many minibatches are read as it takes to find a label that has one.
     """
     if isinstance(data, Split | Batches):
         labels: Any = [data.labels]

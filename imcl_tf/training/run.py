@@ -188,17 +188,20 @@ def _split_options(options, cls) -> tuple[dict, dict]:
     return check_all(OPTIONS, given), own
 
 
+_OF_FOLDERS = (
+    ". In labels.csv the value 1 is present, -1 absent, 0 unobserved; where "
+    "every pair that is not listed as present is absent, "
+    "--unlisted=absent_in_evaluation says so for validation and test"
+)
+
+
 def _check_support(data):
     for name in ("validation", "test"):
         try:
             require_support(*observed_counts(data.splits[name].labels))
         except ValueError as error:
-            raise ValueError(
-                f"split {name}: {error}. In labels.csv the value 1 is present, "
-                "-1 absent, 0 unobserved; where every pair that is not listed "
-                "as present is absent, --unlisted=absent_in_evaluation says so "
-                "for validation and test"
-            ) from error
+            way = _OF_FOLDERS if data.name == "folder" else ""
+            raise ValueError(f"split {name}: {error}{way}") from error
 
 
 def _make_model(cls, backbone, num_labels, given, own) -> MultiLabelModel:

@@ -229,6 +229,12 @@ class TestProgram:
             "captions: 955",
         ):
             assert line in done.stdout
+        assert "made before" not in done.stdout
+        again = run(f"--raw_dir={raw}", f"--data_dir={tmp_path}")
+        assert again.returncode == 0, again.stderr
+        first, said, *rest = again.stdout.splitlines()
+        assert said.startswith("  made before: ") and "no picture was" in said
+        assert [first, *rest] == done.stdout.splitlines()
 
     @pytest.mark.slow
     def test_all_flags(self, spoilt, tmp_path):
