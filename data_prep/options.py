@@ -7,7 +7,7 @@ from imcl_tf.options import Option
 
 
 def _preparation(raw_dir_help: str) -> tuple[Option, ...]:
-    """Of the programs that prepare records."""
+    """The flags of a program that prepares records."""
     return (
         Option("raw_dir", "", raw_dir_help),
         Option(

@@ -136,9 +136,15 @@ class PartialLabelFitting(keras.Model):
             callbacks = [callbacks]
         callbacks = [*(callbacks or ())]
         if validation_data is not None:
-            _check_support(validation_data, kwargs.get("validation_steps"))
+            given = validation_data
             validation_data = self.evaluation_batches(
-                validation_data, getattr(data, "batch_size", 32)
+                given, getattr(data, "batch_size", 32)
+            )
+            _check_support(
+                given
+                if isinstance(given, Split | Batches)
+                else validation_data,
+                kwargs.get("validation_steps"),
             )
         with self.distribute_strategy.scope(), _one_line_for_wrong_labels():
             self._make_ready(data)
@@ -367,19 +373,17 @@ def _one_line_for_wrong_labels() -> Iterator[None]:
         raise
 
 
-def _check_support(data, steps: int | None):
+def _check_support(data: Split | Batches | tf.data.Dataset, steps: int | None):
     """Raises ValueError before training if `data` can have no mAP.
 
     As many minibatches are read as it takes to find a label that has one.
     """
     if isinstance(data, Split | Batches):
         labels: Any = [data.labels]
-    elif isinstance(data, tf.data.Dataset):
+    else:
         labels = (
             Batch.unpack(x).labels.numpy() for x in data.take(steps or -1)
         )
-    else:
-        return  # refused where it is turned into minibatches
     positives = negatives = np.zeros(0, int)
     for part in labels:
         if not len(positives):

@@ -86,6 +86,14 @@ def test_fit_refuses_validation_data_before_a_step(labels, options, counts):
     assert not model.built
 
 
+def test_fit_refuses_validation_arrays_before_a_step():
+    model = compiled()
+    arrays = np.ones((2, D), np.float32), np.ones((2, C), np.int8)
+    with pytest.raises(ValueError, match="validation_data: .*6 .*, 0 absent"):
+        fit(model, validation_data=arrays)
+    assert not model.built
+
+
 def test_fit_reads_validation_data_until_a_label_has_both():
     read = []
 
