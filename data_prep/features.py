@@ -59,4 +59,4 @@ def main(argv: list[str]):
 
 
 if __name__ == "__main__":
-    program.run(main, ARGUMENTS)
+    program.run(main, ARGUMENTS, "the same command continues")

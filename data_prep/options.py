@@ -191,3 +191,11 @@ LABEL_GRAPH = (
     Option("around", "", "Name of the label in the centre of the picture."),
     Option("picture", "", "File .png to write the picture to."),
 )  # fmt: skip
+CLEAN = (
+    Option(
+        "data_dir", "",
+        "Directory that holds the records; empty = the default directory of "
+        "TensorFlow Datasets.",
+    ),
+    Option("remove", False, "Remove what is listed."),
+)  # fmt: skip

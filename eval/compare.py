@@ -46,6 +46,7 @@ from imcl_tf.ops.metrics import Support
 from imcl_tf.options import Value
 from imcl_tf.settings import DEFAULT_METHOD
 from imcl_tf.training import search
+from imcl_tf.training.workdir import Workdir
 
 FLAGS = flags.FLAGS
 Grid = dict[str, tuple]
@@ -273,6 +274,7 @@ def main(argv: list[str]):
             raise ValueError(
                 f"--rows must be of {'; '.join(ROWS)}, got {name!r}"
             )
+        Workdir(workdir).check_writable()
         data = load_dataset(FLAGS.dataset, FLAGS.data_dir, FLAGS.on_bad_image)
         epochs = {
             "fixed_features": FLAGS.epochs,
@@ -300,4 +302,4 @@ def main(argv: list[str]):
 
 
 if __name__ == "__main__":
-    start.run(main, ARGUMENTS)
+    start.run(main, ARGUMENTS, "the same command continues")

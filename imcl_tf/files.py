@@ -4,45 +4,45 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import fcntl
+import glob
 import os
 import shutil
 import sys
+import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from absl import flags
 
+UNFINISHED, OLD = ".unfinished-", ".old-"
+_DAY = 86_400
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a path to write to; what it holds then takes `path`'s place.
 
+    Several programs may replace one path at once; the last to finish wins.
+
     Args:
       path: file or directory to replace; its parent must exist.
 
     Yields:
-      a path in the same directory with the same suffix. After an error it is
-      removed and `path` is as it was.
+      a path in the same directory with the same suffix, no one else's. After
+      an error it is removed and `path` is as it was.
     """
-    new = path.with_name(f".unfinished-{path.name}")
-    old = path.with_name(f".old-{path.name}")
-    # What a killed program may have left.
-    if old.exists() and not path.exists():
-        old.rename(path)
-    _remove(new)
-    _remove(old)
+    own = uuid.uuid4().hex
+    new = path.with_name(f"{UNFINISHED}{own}-{path.name}")
+    _recover(path)
     try:
         yield new
-        if path.is_dir():
-            # A directory that is not empty cannot be replaced in one step.
-            path.rename(old)
-            try:
-                new.rename(path)
-            except BaseException:
-                old.rename(path)
-                raise
-            _remove(old)
+        if path.is_dir() or new.is_dir():
+            _replace_directory(
+                new, path, path.with_name(f"{OLD}{own}-{path.name}")
+            )
         else:
             os.replace(new, path)
     except BaseException as error:
@@ -51,6 +51,60 @@ def replacing(path: Path) -> Iterator[Path]:
             # A full disk, say: a write does not know its file's name.
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def _replace_directory(new: Path, path: Path, old: Path):
+    # A directory that is not empty cannot be replaced in one step.
+    with locked(path.parent):
+        if path.exists():
+            path.rename(old)
+        try:
+            new.rename(path)
+        except BaseException:
+            if old.exists():
+                old.rename(path)
+            raise
+    _remove(old)
+
+
+def _recover(path: Path):
+    """Removes what killed programs left of `path`, or puts it back."""
+    for old in path.parent.glob(f"{OLD}*-{glob.escape(path.name)}"):
+        with locked(path.parent):
+            if not path.exists() and old.exists():
+                old.rename(path)
+        _remove(old)
+    for new in path.parent.glob(f"{UNFINISHED}*-{glob.escape(path.name)}"):
+        # Else another program may be writing it.
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - new.stat().st_mtime > _DAY:
+                _remove(new)
+
+
+@contextlib.contextmanager
+def locked(
+    directory: str | os.PathLike, *, wait: bool = True, shared: bool = False
+) -> Iterator[None]:
+    """Keeps other programs from what takes this lock of `directory` too.
+
+    Args:
+      directory: or a file; exists, and may be read-only.
+      wait: until no one else has it.
+      shared: others may have it too, if they share it.
+
+    Raises:
+      BlockingIOError: without `wait`, if another program has it.
+      FileNotFoundError: if there is no such directory, when it is locked.
+    """
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(handle, kind | (0 if wait else fcntl.LOCK_NB))
+        if not os.path.samestat(os.fstat(handle), os.stat(directory)):
+            raise FileNotFoundError(f"{directory} was removed meanwhile")
+        yield
+    finally:
+        os.close(handle)
 
 
 def existing_file(path: Path) -> Path:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from imcl_tf import presets, program, settings
 from imcl_tf.files import fail, parse_or_fail
@@ -129,6 +129,7 @@ def main(argv: list[str]):
     from imcl_tf.data.datasets import load_dataset
     from imcl_tf.ops.metrics import Support
     from imcl_tf.training import search
+    from imcl_tf.training.workdir import Workdir
 
     workdir = Path(FLAGS.workdir)
     if not FLAGS["verbosity"].present:
@@ -140,6 +141,7 @@ def main(argv: list[str]):
             f"mixed_{FLAGS.mixed_precision}"
         )
     try:
+        Workdir(workdir).check_writable()
         data = load_dataset(FLAGS.dataset, FLAGS.data_dir, FLAGS.on_bad_image)
         chosen = current_settings()
         if FLAGS.search:
@@ -287,7 +289,12 @@ def tune(
 
 def console():
     """Runs the program `imcl-train`."""
-    app.run(main, flags_parser=parse_or_fail(parse_flags))
+    program.run(
+        main,
+        sys.argv,
+        "the same command with --resume continues the run",
+        parse_or_fail(parse_flags),
+    )
 
 
 if __name__ == "__main__":

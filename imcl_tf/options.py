@@ -5,6 +5,7 @@ Free of TensorFlow, so that `--help` and presets answer at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -69,6 +70,8 @@ class Option(NamedTuple):
     def _typed(self, value):
         kind = type(self.default)
         try:
+            if isinstance(value, bool) and kind in (int, float):
+                raise ValueError  # Python counts with True
             if kind is bool:
                 return _BOOLEANS[str(value).lower()]
             if kind is str:
@@ -78,8 +81,10 @@ class Option(NamedTuple):
             typed = kind(value)
             if kind is int and not isinstance(value, str) and typed != value:
                 raise ValueError  # 2.5 is no whole number
+            if kind is float and not math.isfinite(typed):
+                raise ValueError
             return typed
-        except (KeyError, ValueError, TypeError):
+        except (KeyError, ValueError, TypeError, OverflowError):
             raise ValueError(
                 f"{self.name} must be a {_KINDS[kind]}, got {value!r}"
             ) from None

@@ -54,7 +54,14 @@ def load(name: str) -> dict[str, Value]:
     """
     options = known_options()
     settings: dict[str, Value] = {}
-    for line in path(name).read_text().splitlines():
+    try:
+        file = path(name)
+    except ValueError as error:
+        raise ValueError(
+            f"the preset must be one of {', '.join(names())}, or the name of "
+            f"a data set, got {name!r}"
+        ) from error
+    for line in file.read_text().splitlines():
         line = line.strip()
         if line and not line.startswith("#"):
             option, text = _parsed(line, options)

@@ -47,6 +47,7 @@ def start(
     Returns:
       the program's name and the arguments that are no flags, for `run`.
     """
+    sys.excepthook = _end_if_interrupted
     define(options)
     print_help_if_asked(sys.argv, usage, {"flags": options, **shared})
     arguments = parse_or_fail(parse)(sys.argv)
@@ -54,9 +55,34 @@ def start(
     return arguments
 
 
-def run(main: Callable[[list[str]], None], arguments: list[str]):
-    """Runs a program on the `arguments` that `start` returned."""
-    app.run(main, arguments, flags_parser=lambda parsed: parsed)
+def run(
+    main: Callable[[list[str]], None],
+    arguments: list[str],
+    continues: str = "the same command begins again",
+    parse: Callable[[list[str]], list[str]] = lambda parsed: parsed,
+):
+    """Runs a program; after an interrupt it ends with one line, status 130.
+
+    Args:
+      main: called with what `parse` returns.
+      arguments: what `start` returned, which is parsed already.
+      continues: what the line says after an interrupt (SIGINT or SIGTERM).
+      parse: reads `arguments` if they are not parsed yet.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        app.run(main, arguments, flags_parser=parse)
+    except KeyboardInterrupt:
+        print(f"imcl_tf: interrupted; {continues}", file=sys.stderr)
+        sys.exit(130)
+
+
+def _end_if_interrupted(kind, error, trace):
+    """Hook for what no one handles, while a program still imports."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("imcl_tf: interrupted before it began", file=sys.stderr)
+        os._exit(130)
+    sys.__excepthook__(kind, error, trace)
 
 
 def quiet_tensorflow():

@@ -533,9 +533,9 @@ def dataset_kind(dataset: str) -> str:
     Raises:
       ValueError: for an unknown one.
     """
-    if dataset.startswith("tfds:"):
+    if isinstance(dataset, str) and dataset.startswith("tfds:"):
         return "tfds"
-    name = dataset.split("/")[0]
+    name = str(dataset).split("/")[0]
     if dataset not in (*DATASETS, SMALL_SCENES) and name not in PAPER_DATASETS:
         raise ValueError(
             f"dataset must be one of {', '.join(DATASETS)} or tfds:NAME, got "

@@ -3,10 +3,13 @@
 import csv
 import errno
 import os
+import signal
+import time
 
 import pytest
 
-from imcl_tf.files import fail, replacing, write_csv
+from imcl_tf.files import fail, locked, replacing, write_csv
+from tests import programs
 
 
 def names(directory):
@@ -83,15 +86,31 @@ class TestFile:
         assert str(path) in str(caught.value)
         assert names(tmp_path) == []
 
-    def test_what_a_killed_program_left_is_replaced(self, tmp_path):
+    def test_what_a_killed_program_left_is_removed_in_time(self, tmp_path):
+        """What is younger than a day may be another program's work."""
         path = tmp_path / "a.txt"
         with replacing(path) as new:
             left = new
             new.write_text("first")
         left.write_text("left over, long")
-        with replacing(path) as new:
-            new.write_text("new")
+        for age, gone in ((82_800, False), (90_000, True)):
+            os.utime(left, (time.time() - age,) * 2)
+            with replacing(path) as new:
+                new.write_text("new")
+            assert left.exists() != gone
         assert names(tmp_path) == ["a.txt"] and path.read_text() == "new"
+
+    def test_two_writers_do_not_meet(self, tmp_path):
+        """Each one's file is whole, and the last to finish stays."""
+        path = tmp_path / "labels.npz"
+        with replacing(path) as first:
+            first.write_text("fir")
+            with replacing(path) as second:
+                second.write_text("second")
+            assert path.read_text() == "second"
+            first.write_text("first")
+        assert path.read_text() == "first"
+        assert names(tmp_path) == ["labels.npz"]
 
     def test_missing_parent(self, tmp_path):
         path = tmp_path / "none" / "a.txt"
@@ -159,17 +178,15 @@ class TestDirectory:
         assert names(tmp_path) == ["saved_model"]
         assert content(path) == {"a": "old"}
 
-    def test_what_a_killed_program_left_is_replaced(self, tmp_path):
-        """Killed while it wrote: nothing of that gets into the new one."""
+    def test_two_writers_do_not_meet(self, tmp_path):
         path = tmp_path / "saved_model"
-        with replacing(path) as new:
-            left = new
-            fill(new, a="first")
-        fill(left, stale="left over")
-        with replacing(path) as new:
-            fill(new, a="new")
+        with replacing(path) as first:
+            fill(first, a="first")
+            with replacing(path) as second:
+                fill(second, b="second")
+            assert content(path) == {"b": "second"}
+        assert content(path) == {"a": "first"}
         assert names(tmp_path) == ["saved_model"]
-        assert content(path) == {"a": "new"}
 
     def test_killed_before_the_old_one_was_removed(self, tmp_path, monkeypatch):
         """The old one lies aside; the next run still gets through."""
@@ -204,6 +221,7 @@ class TestDirectory:
             with pytest.raises(KeyboardInterrupt), replacing(path) as new:
                 fill(new, a="middle")
         assert not path.exists()
+        unfinished = [x for x in names(tmp_path) if x.startswith(".unf")]
         # Also if the next run fails, the old one is there again.
         with pytest.raises(ValueError), replacing(path) as new:
             raise ValueError
@@ -211,7 +229,7 @@ class TestDirectory:
         with replacing(path) as new:
             fill(new, a="new")
         assert content(path) == {"a": "new"}
-        assert names(tmp_path) == ["saved_model"]
+        assert names(tmp_path) == [*unfinished, "saved_model"]
 
     def test_link_to_a_directory(self, tmp_path):
         """The link gives way, what it pointed to stays; and once more."""
@@ -263,3 +281,38 @@ class TestFail:
         captured = capsys.readouterr()
         assert captured.err == "imcl_tf: error: a.csv: line 3 is wrong\n"
         assert captured.out == ""
+
+
+class TestLocked:
+    def test_one_at_a_time_or_those_who_share(self, tmp_path):
+        with locked(tmp_path):
+            for shared in (False, True):
+                with (
+                    pytest.raises(BlockingIOError),
+                    locked(tmp_path, wait=False, shared=shared),
+                ):
+                    pass
+        with locked(tmp_path, shared=True):
+            with locked(tmp_path, wait=False, shared=True):
+                pass
+            with pytest.raises(BlockingIOError), locked(tmp_path, wait=False):
+                pass
+
+    def test_needs_the_directory(self, tmp_path):
+        with pytest.raises(FileNotFoundError), locked(tmp_path / "none"):
+            pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_programs_end_with_one_line(number, tmp_path):
+    """What to do next, status 130, and no half-written file."""
+    program = programs.Program("tests.interrupted", tmp_path / "out.txt")
+    while not (tmp_path / "begun").exists() and program.is_running():
+        time.sleep(0.05)
+    program.send_signal(number)
+    done = program.finish()
+    assert done.returncode == 130
+    lines = done.stderr.splitlines()
+    assert lines[-1] == "imcl_tf: interrupted; once more"
+    assert "Traceback" not in done.stderr
+    assert names(tmp_path) == ["begun"]

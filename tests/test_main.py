@@ -319,8 +319,10 @@ def test_presets_reach_python_typed(parse, name):
 
 
 def test_unknown_presets_and_options_are_refused(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="got 'birds'"):
+    with pytest.raises(ValueError, match="^the preset must .* got 'birds'"):
         presets.load("birds")
+    with pytest.raises(ValueError, match="dataset must be one of .* got None"):
+        load_dataset(None)
     monkeypatch.setattr(presets, "_directory", lambda: tmp_path)
     (tmp_path / "mine.cfg").write_text("# Mine.\n--no_such=1\n")
     with pytest.raises(ValueError, match="--no_such=1.*no such option"):

@@ -12,30 +12,28 @@ from __future__ import annotations
 import collections
 import contextlib
 import csv
-import functools
 import itertools
 import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from google.protobuf import json_format  # type: ignore[import-untyped]
 
 from imcl_tf.data import records, shards
-from imcl_tf.data.label_updates import (
-    files_digest,
-    locked,
-    relabelled,
-    rows_of,
-)
+from imcl_tf.data.label_updates import files_digest, relabelled, rows_of
 from imcl_tf.data.shards import ImageFiles
-from imcl_tf.files import replacing, write_csv
+from imcl_tf.files import locked, replacing, write_csv
 
 LEFT_OUT = "left_out.csv"
+# What TFDS calls records that are being written, in the directory they go to.
+INCOMPLETE = "incomplete."
 _NUM_LEFT_OUT = "images left out"
 
 
@@ -63,8 +61,11 @@ class MultiLabelBuilder(
     see `shards.Shard.images`.
     """
 
-    VERSION = tfds.core.Version("2.0.0")
-    RELEASE_NOTES = {"2.0.0": "Labels beside the records, not within."}
+    VERSION = tfds.core.Version("2.1.0")
+    RELEASE_NOTES = {
+        "2.0.0": "Labels beside the records, not within.",
+        "2.1.0": "Digests of the records.",
+    }
     DESCRIPTION = "Images with partial labels."
     HOMEPAGE: str | None = None
     CITATION: str | None = None
@@ -72,8 +73,14 @@ class MultiLabelBuilder(
 
     _source_digest = ""
 
+    def __init__(self, **kwargs):
+        try:
+            super().__init__(**kwargs)
+        except (json_format.ParseError, AssertionError) as error:
+            raise _damaged(self.data_path, error) from error
+
     def _info(self):
-        return tfds.core.DatasetInfo(
+        return _LocalInfo(
             builder=self,
             description=self.DESCRIPTION,
             homepage=self.HOMEPAGE,
@@ -148,6 +155,20 @@ class MultiLabelBuilder(
         return infos
 
 
+class _LocalInfo(tfds.core.DatasetInfo):
+    """What TFDS writes beside records; its cloud has none of these sets."""
+
+    def initialize_from_bucket(self):
+        """TFDS's own leaves an empty temporary directory each time."""
+
+
+def _damaged(directory, error) -> ValueError:
+    return ValueError(
+        f"{directory}/dataset_info.json is damaged: {error}; delete that "
+        "directory and prepare the data set again"
+    )
+
+
 class ImageFilesBuilder(
     MultiLabelBuilder,
     skip_registration=True,  # type: ignore[call-arg]
@@ -184,6 +205,8 @@ class ImageFilesBuilder(
         contents = self._contents(raw_dir)
         self.info.metadata["labels"] = list(contents.label_names)
         self.info.metadata["counts"] = contents.counts
+        self.info.metadata["sources"] = [str(raw_dir.resolve())]
+        self.info.metadata["on_bad_image"] = self.on_bad_image
         return {
             split: self._shard_generators(files, split)
             for split, files in contents.splits.items()
@@ -192,7 +215,7 @@ class ImageFilesBuilder(
     def _shard_generators(self, files, split):
         skip = self.on_bad_image == "skip"
         return [
-            functools.partial(shards.labelled_images, files.rows(rows), skip)
+            shards.ListedImages(files.rows(rows), skip)
             for rows in shards.cut(files.names, split)
         ]
 
@@ -210,12 +233,21 @@ class ImageFilesBuilder(
           OSError: if the tables cannot be written.
         """
         self._source_digest = files_digest(self._tables(raw_dir))
-        if self._is_up_to_date():
+        if not self._is_up_to_date():
+            with locked(self.data_path):
+                # Another run may have made them in the meantime.
+                if not self._is_up_to_date():
+                    self._write_tables(self._contents(raw_dir), raw_dir)
+        self._add_source(str(raw_dir.resolve()))
+
+    def _add_source(self, source: str):
+        """Keeps `data_prep.clean` from records that `source` shares."""
+        if source in self.info.metadata.get("sources", []):
             return
-        with locked(self.data_path):
-            # Another run may have made them in the meantime.
-            if not self._is_up_to_date():
-                self._write_tables(self._contents(raw_dir), raw_dir)
+        # Records that are read-only are used all the same.
+        with contextlib.suppress(OSError), locked(self.data_path):
+            self.info.metadata["sources"].append(source)
+            self._write_metadata()
 
     def _is_up_to_date(self) -> bool:
         return {self._source_digest} == {
@@ -270,6 +302,9 @@ class ImageFilesBuilder(
         counts = {**contents.counts, **of_images}
         self.info.metadata["labels"] = list(contents.label_names)
         self.info.metadata["counts"] = dict(sorted(counts.items()))
+        self._write_metadata()
+
+    def _write_metadata(self):
         with replacing(Path(self.data_path) / "metadata.json") as new:
             new.write_text(json.dumps(self.info.metadata))
 
@@ -293,7 +328,8 @@ def prepare(
     """Makes the records of a data set unless they exist already.
 
     If they do, their labels are made anew if the raw tables have changed; no
-    picture is written again.
+    picture is written again. If two programs prepare one data set at once,
+    the second waits, and finds the records of the first.
 
     Args:
       builder: of the data set.
@@ -313,10 +349,16 @@ def prepare(
     """
     if raw_dir is not None and not any(Path(raw_dir).glob("*")):
         raise FileNotFoundError(f"{raw_dir}: no directory of raw files")
-    if builder.data_path.exists():
-        if isinstance(builder, ImageFilesBuilder) and raw_dir is not None:
-            builder.update_labels(Path(raw_dir))
-        return builder
+    if not builder.data_path.exists():
+        config = _download_config(raw_dir, beam_runner, beam_options)
+        if _make_records(builder, config):
+            return builder
+    if isinstance(builder, ImageFilesBuilder) and raw_dir is not None:
+        builder.update_labels(Path(raw_dir))
+    return builder
+
+
+def _download_config(raw_dir, beam_runner, beam_options):
     config = tfds.download.DownloadConfig(manual_dir=raw_dir)
     if beam_runner:
         try:
@@ -327,33 +369,54 @@ def prepare(
             ) from error
         config.beam_runner = beam_runner
         config.beam_options = PipelineOptions(list(beam_options))
-    try:
-        # Else TFDS prints of downloads that there are none of.
-        with _leaving_no_directories(builder), contextlib.redirect_stdout(None):
-            builder.download_and_prepare(download_config=config)
-    except (RuntimeError, tf.errors.OpError) as error:
-        # TFDS's and TensorFlow's words for a failed write.
-        raise OSError(str(error)) from error
-    return builder
+    return config
+
+
+def _make_records(builder, config) -> bool:
+    """Makes records, or finds those of a program that was faster: False."""
+    place = Path(builder.data_path).parent
+    with _made_and_locked(place):
+        if builder.data_path.exists():  # by the program that had the lock
+            builder.info.read_from_directory(builder.data_path)
+            return False
+        for left in place.glob(f"{INCOMPLETE}*_{builder.data_path.name}"):
+            shutil.rmtree(left, ignore_errors=True)  # its program was killed
+        try:
+            # TFDS makes a directory of downloads, though there are none.
+            with (
+                tempfile.TemporaryDirectory() as nothing,
+                contextlib.redirect_stdout(None),  # it speaks of downloads
+            ):
+                builder.download_and_prepare(
+                    download_dir=nothing, download_config=config
+                )
+        except (RuntimeError, tf.errors.OpError) as error:
+            # TFDS's and TensorFlow's words for a failed write.
+            raise OSError(str(error)) from error
+    return True
 
 
 @contextlib.contextmanager
-def _leaving_no_directories(builder: MultiLabelBuilder) -> Iterator[None]:
-    """Removes the directories that TFDS made in vain, where they are empty."""
-    path, root = Path(builder.data_path), Path(builder._data_dir_root)
-    downloads = root / "downloads"
-    places = (downloads / "extracted", downloads, path, *path.parents)
-    made = [place for place in places if not place.exists()]
-    try:
-        yield
-    except BaseException:
-        for place in made:
-            # TFDS's note of which config is the default.
-            if [p.name for p in place.glob("*")] == [".config"]:
-                shutil.rmtree(place / ".config")
-            with contextlib.suppress(OSError):  # not empty, or never made
-                place.rmdir()
-        raise
+def _made_and_locked(directory: Path) -> Iterator[None]:
+    """Makes and locks a directory; removes it after an error if it is empty."""
+    made = [p for p in (directory, *directory.parents) if not p.exists()]
+    with contextlib.ExitStack() as stack:
+        while True:
+            directory.mkdir(parents=True, exist_ok=True)
+            # The program that had the lock may have removed the directory.
+            with contextlib.suppress(FileNotFoundError):
+                stack.enter_context(locked(directory))
+                break
+        try:
+            yield
+        except BaseException:
+            for path in made:
+                # TFDS's note of which config is the default.
+                if [p.name for p in path.glob("*")] == [".config"]:
+                    shutil.rmtree(path / ".config")
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+            raise
 
 
 def find(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
@@ -385,4 +448,7 @@ def find(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
             f"name: {', '.join(f'/{path.name}' for path in configs)}"
         )
     newest = max(found, key=lambda path: tuple(map(int, path.name.split("."))))
-    return tfds.builder_from_directory(newest)
+    try:
+        return tfds.builder_from_directory(newest)
+    except (json_format.ParseError, ValueError) as error:
+        raise _damaged(newest, error) from error

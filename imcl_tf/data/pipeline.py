@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import hashlib
 import math
+import numbers
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,6 +19,7 @@ import tensorflow as tf
 from imcl_tf.backbones.make import SQUASHED, Resizing
 from imcl_tf.data import records
 from imcl_tf.data.pixels import augmented, decode_and_resize
+from imcl_tf.files import locked
 from imcl_tf.ops.labels import LabelTable, hide_labels
 
 if TYPE_CHECKING:
@@ -40,6 +45,8 @@ class Split(NamedTuple):
       label_names: C names.
       num_features: d of feature records, 0 = records of pictures.
       pictures: of feature records, those of the pictures they came from.
+      image_ids: [N] bytes, the images' names; [0] where they are not known.
+      digest: of the pictures' records, "" = not known.
 
     Example:
       >>> import imcl_tf
@@ -55,6 +62,8 @@ class Split(NamedTuple):
     label_names: tuple[str, ...]
     num_features: int = 0
     pictures: Split | None = None
+    image_ids: np.ndarray = np.zeros(0, bytes)
+    digest: str = ""
 
     def batches(
         self, batch_size: int = 32, *, seed: int = 0, augment: bool = True
@@ -70,10 +79,12 @@ class Split(NamedTuple):
           `Batches` of a size that the model fitted to them decides.
 
         Raises:
-          ValueError: if `batch_size` is not positive.
+          ValueError: if `batch_size` is no positive whole number.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
+            raise ValueError(
+                f"batch_size must be a whole number >= 1, got {batch_size!r}"
+            )
         return Batches(self, batch_size, seed, augment)
 
 
@@ -223,6 +234,42 @@ class MultiLabelDataset(NamedTuple):
         observed = hide_labels(self.train.labels, observed_fraction, seed, rule)
         return self._replace(train=self.train._replace(labels=observed))
 
+    def digests(self) -> dict[str, str]:
+        """Digests of all that a result depends on, by what they are of.
+
+        Example:
+          >>> import imcl_tf
+          >>> data = imcl_tf.load_dataset("folder", "pictures")
+          >>> changed = data.hide_labels(0.5).digests().items()
+          >>> [name for name, _ in changed ^ data.digests().items()][0]
+          'training labels'
+        """
+        splits = list(self.splits.values())
+        return {
+            "label names": _digest(
+                *(name.encode() for name in self.label_names)
+            ),
+            "splits": _digest(*(split.image_ids.tobytes() for split in splits)),
+            "pictures": _digest(*(split.digest.encode() for split in splits)),
+            "training labels": records.labels_digest(
+                self.train.labels, self.label_names
+            ),
+            "evaluation labels": _digest(
+                *(
+                    records.labels_digest(x.labels, self.label_names).encode()
+                    for x in splits[1:]
+                )
+            ),
+        }
+
+
+def _digest(*parts: bytes) -> str:
+    """16 hexadecimal digits of byte strings, wherever one ends."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()[:16]
+
 
 def open_source(builder: tfds.core.DatasetBuilder) -> MultiLabelDataset:
     """Opens the records that a TFDS builder has prepared.
@@ -238,6 +285,11 @@ def open_source(builder: tfds.core.DatasetBuilder) -> MultiLabelDataset:
       ValueError: if a record file or a label table is damaged or missing.
     """
     directory = Path(str(builder.data_path))
+    if missing := set(records.SPLITS) - set(builder.info.splits):
+        raise ValueError(
+            f"{directory}/dataset_info.json has no split "
+            f"{', '.join(sorted(missing))}; prepare the data set again"
+        )
     tables = {
         split: _labels_of(directory, split, info)
         for split, info in builder.info.splits.items()
@@ -256,8 +308,9 @@ def open_source(builder: tfds.core.DatasetBuilder) -> MultiLabelDataset:
         files, lengths = zip(*full, strict=True)
         table = tables[split]
         splits[split] = Split(
-            files, lengths, table.labels, table.classes, names
-        )
+            files, lengths, table.labels, table.classes, names,
+            image_ids=table.image_ids, digest=_digest(*table.file_digests),
+        )  # fmt: skip
     return MultiLabelDataset(builder.name, str(directory), names, **splits)
 
 
@@ -272,6 +325,47 @@ def _labels_of(directory, split, info) -> records.SplitLabels:
             "were written; prepare the data set again"
         )
     return table
+
+
+@contextlib.contextmanager
+def naming_damaged_files(files: Iterable[str]) -> Iterator[None]:
+    """Names the record file at fault where TensorFlow says "corrupted record".
+
+    Args:
+      files: that are read within.
+
+    Raises:
+      ValueError: in place of tf.errors.DataLossError.
+    """
+    try:
+        yield
+    except tf.errors.DataLossError as error:
+        for file in files:
+            try:
+                for _ in tf.data.TFRecordDataset(file):
+                    pass
+            except tf.errors.DataLossError:
+                raise ValueError(
+                    f"{file}: damaged records; prepare the data set again"
+                ) from error
+        raise
+
+
+@contextlib.contextmanager
+def reading(data: MultiLabelDataset) -> Iterator[None]:
+    """Keeps `data_prep.clean` from records while they are read.
+
+    Args:
+      data: of which a damaged file is named, see `naming_damaged_files`.
+    """
+    info = Path(data.directory) / "dataset_info.json"
+    files = [file for split in data.splits.values() for file in split.files]
+    with contextlib.ExitStack() as stack:
+        if info.is_file():  # records of a builder
+            # Not the directory: new labels may be written there meanwhile.
+            stack.enter_context(locked(info, shared=True))
+        stack.enter_context(naming_damaged_files(files))
+        yield
 
 
 def indexed_records(
@@ -373,10 +467,15 @@ def training_batches(
 
     def epoch(number):
         # This graph's seed: one that is a tensor fails beside 0, and the order
-        # must depend on nothing but `seed`.
+        # must depend on nothing but `seed` and the epoch.
         tf.random.set_seed(1)
         skipped = tf.where(number == first_epoch, done * batch_size, 0)
-        ds = indexed_records(split, seed + number)
+        # Not seed + number: epoch 1 of seed 0 would be epoch 0 of seed 1. Nor
+        # (seed, number), for augmentation draws from (seed, step).
+        folded = tf.random.stateless_uniform(
+            [], tf.stack([seed, -1 - number]), None, None, tf.int64
+        )
+        ds = indexed_records(split, folded)
         ds = ds.skip(tf.cast(skipped, tf.int64))
         return with_inputs(ds, input_shape, batch_size, resizing)
 

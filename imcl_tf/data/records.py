@@ -17,6 +17,7 @@ N images of a split, in the order of the records:
     classes        [N] int32      class of each image; [0] without classes
     extra_NAME     [P] or [N]     further integers of each label or image
     file_sizes     [F] int64      bytes of each of the split's record files
+    file_digests   [F] bytes      SHA-256 of the records of each of them
     source_digest  str            of the raw files that the labels came from
 
 The table is the truth, not a cache: one changed label rewrites the table and
@@ -60,6 +61,7 @@ class SplitLabels(NamedTuple):
       extras: further integers by name, [N] or one for each entry of `labels`.
       file_sizes: [F] int64, bytes of the split's record files.
       source_digest: of the raw files that the labels came from, "" = none.
+      file_digests: [F] bytes, of the records of the split's files.
     """
 
     image_ids: np.ndarray
@@ -69,6 +71,7 @@ class SplitLabels(NamedTuple):
     extras: dict[str, np.ndarray]
     file_sizes: np.ndarray
     source_digest: str = ""
+    file_digests: np.ndarray = np.zeros(0, bytes)
 
 
 def labels_file(directory: str | os.PathLike, split: str) -> Path:
@@ -97,6 +100,7 @@ def write_labels(path: Path, table: SplitLabels):
             row_splits=labels.indptr.astype(index, copy=False),
             classes=table.classes,
             file_sizes=np.asarray(table.file_sizes, np.int64),
+            file_digests=table.file_digests,
             source_digest=np.array(table.source_digest),
             **extras,
         )
@@ -124,6 +128,7 @@ def read_labels(path: Path) -> SplitLabels:
             },
             kept["file_sizes"],
             str(kept["source_digest"]),
+            kept["file_digests"],
         )
 
 

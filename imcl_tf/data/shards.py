@@ -12,9 +12,9 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import functools
+import hashlib
 import json
 import os
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -136,6 +136,23 @@ def labelled_images(
             )
 
 
+class ListedImages(NamedTuple):
+    """The generator of a shard of image files, see `Shard.images`.
+
+    Attributes:
+      files: the images, labels sorted.
+      skip: see `labelled_images`.
+    """
+
+    files: ImageFiles
+    skip: bool
+
+    def __call__(
+        self, counts: collections.Counter, left_out: list
+    ) -> Iterator[LabelledImage]:
+        return labelled_images(*self, counts, left_out)
+
+
 def _with_labels(files: ImageFiles, i: int, encoded: bytes) -> LabelledImage:
     row = slice(*files.labels.indptr[i : i + 2])
     return LabelledImage(
@@ -200,14 +217,20 @@ def write(shard: Shard):
     """Writes a shard's records and, beside them, its part of the labels."""
     counts: collections.Counter = collections.Counter()
     left_out: list[tuple[str, str]] = []
-    written, size = [], 0
+    written, size, digest = [], 0, hashlib.sha256()
     with tf.io.TFRecordWriter(shard.path) as writer:
         for image in shard.images(counts, left_out):
             record = records.encode_image(image.image_id, image.encoded)
             writer.write(record)
+            digest.update(record)
             size += len(record)
             written.append(image._replace(encoded=b""))
-    report = {"bytes": size, "counts": counts, "left_out": left_out}
+    report = {
+        "bytes": size,
+        "digest": digest.hexdigest(),
+        "counts": counts,
+        "left_out": left_out,
+    }
     _write_part(_part_file(shard.path), written, report)
 
 
@@ -275,13 +298,13 @@ def join_parts(
     """
     arrays: dict[str, list[np.ndarray]] = {}
     reports = []
-    for path in map(_part_file, paths):
-        with path.open("rb") as file, np.load(file) as part:
+    for part_file in map(_part_file, paths):
+        with part_file.open("rb") as file, np.load(file) as part:
             reports.append(json.loads(str(part["report"])))
             for name in part.files:
                 if name != "report":
                     arrays.setdefault(name, []).append(part[name])
-        path.unlink()
+        part_file.unlink()
     counts: collections.Counter = collections.Counter()
     for report in reports:
         counts.update(report["counts"])
@@ -291,19 +314,23 @@ def join_parts(
         counts,
         [tuple(row) for report in reports for row in report["left_out"]],
     )
+    for path, columns in zip(paths, arrays["columns"], strict=True):
+        limits = columns.min(initial=0), columns.max(initial=0)
+        if not 0 <= limits[0] <= limits[1] < max(len(label_names), 1):
+            raise ValueError(
+                f"{path}: label indices must lie in [0, {len(label_names)}), "
+                f"got {limits[0]} to {limits[1]}"
+            )
     # One kind of array at a time: joining all at once doubles the memory.
     joined = {name: np.concatenate(arrays.pop(name)) for name in list(arrays)}
-    columns = joined["columns"]
-    if columns.size and not 0 <= columns.min() <= columns.max() < len(
-        label_names
-    ):
-        raise ValueError(
-            f"{paths[0]}: label indices must lie in [0, {len(label_names)}), "
-            f"got {columns.min()} to {columns.max()}"
-        )
     table = records.SplitLabels(
         joined["image_ids"],
-        _csr(joined["values"], columns, joined["counts"], len(label_names)),
+        _csr(
+            joined["values"],
+            joined["columns"],
+            joined["counts"],
+            len(label_names),
+        ),
         tuple(label_names),
         joined.pop(f"extra_{CLASS_ID}", np.zeros(0, np.int32)),
         {
@@ -313,6 +340,7 @@ def join_parts(
         },
         np.array([os.stat(path).st_size for path in paths]),
         source_digest,
+        np.array([report["digest"] for report in reports], bytes),
     )
     return table, report
 
@@ -348,10 +376,7 @@ def write_with_beam(
     """
     import apache_beam as beam
 
-    # Plans travel as files: a job's graph has no room for millions of names.
-    plans = [f"{shard.path}.plan" for shard in shards]
-    for plan, shard in zip(plans, shards, strict=True):
-        Path(plan).write_bytes(pickle.dumps(shard))
+    tasks = [(shard.path, _planned(shard)) for shard in shards]
     try:
         with beam.Pipeline(
             runner=download_config.beam_runner,
@@ -359,28 +384,95 @@ def write_with_beam(
         ) as pipeline:
             _ = (
                 pipeline
-                | beam.Create(plans)
+                | beam.Create(tasks)
                 | beam.Reshuffle()
-                | beam.Map(_write_planned)
+                | beam.Map(_write_task)
             )
     except Exception as error:
-        for reason in map(Path, map(_error_file, plans)):
+        for shard in shards:
+            reason = Path(_error_file(shard.path))
             if reason.exists():
                 raise ValueError(reason.read_text()) from error
         raise
     # Not before: Beam may repeat what was done beside something that failed.
-    for plan in plans:
-        Path(plan).unlink()
+    for shard in shards:
+        Path(_plan_file(shard.path)).unlink(missing_ok=True)
 
 
-def _write_planned(plan: str):
+def _planned(shard: Shard) -> Callable:
+    """What Beam sends to a worker in the place of `shard.images`.
+
+    A job's graph has no room for millions of names and labels: those of image
+    files lie in a file of arrays beside the shard.
+    """
+    if not isinstance(shard.images, ListedImages):
+        return shard.images
+    plan = _plan_file(shard.path)
+    files, skip = shard.images
+    _write_plan(plan, files)
+    return functools.partial(_planned_images, plan, files.read, skip)
+
+
+def _write_plan(plan: str, files: ImageFiles):
+    sparse = {n: x for n, x in files.extras.items() if scipy.sparse.issparse(x)}
+    extras: dict[str, Any] = {
+        f"extra_{name}": x.data if name in sparse else np.asarray(x)
+        for name, x in files.extras.items()
+    }
+    np.savez(
+        plan,
+        names=records.to_bytes([*files.names]),
+        values=files.labels.data,
+        columns=files.labels.indices,
+        row_splits=files.labels.indptr,
+        num_labels=np.array(files.labels.shape[1]),
+        of_labels=records.to_bytes([*sparse]),
+        **extras,
+    )
+
+
+def _read_plan(plan: str, read: Callable[[str], bytes]) -> ImageFiles:
+    """The inverse of `_write_plan`."""
+    with np.load(plan) as kept:
+        names = records.from_bytes(kept["names"])
+        places = kept["columns"], kept["row_splits"]
+        shape = len(names), int(kept["num_labels"])
+        of_labels = records.from_bytes(kept["of_labels"])
+        extras = {
+            name.removeprefix("extra_"): kept[name]
+            for name in kept.files
+            if name.startswith("extra_")
+        }
+        return ImageFiles(
+            [*names],
+            scipy.sparse.csr_array((kept["values"], *places), shape),
+            read,
+            {
+                name: scipy.sparse.csr_array((x, *places), shape)
+                if name in of_labels
+                else x
+                for name, x in extras.items()
+            },
+        )
+
+
+def _planned_images(plan, read, skip, counts, left_out):
+    return labelled_images(_read_plan(plan, read), skip, counts, left_out)
+
+
+def _write_task(task: tuple[str, Callable]):
+    shard = Shard(*task)
     try:
-        write(pickle.loads(Path(plan).read_bytes()))
+        write(shard)
     except ValueError as error:
         # Beam wraps it in pages of its own.
-        Path(_error_file(plan)).write_text(str(error))
+        Path(_error_file(shard.path)).write_text(str(error))
         raise
 
 
-def _error_file(plan: str) -> str:
-    return f"{plan}.error"
+def _plan_file(path: str) -> str:
+    return f"{path}.plan.npz"
+
+
+def _error_file(path: str) -> str:
+    return f"{path}.error"

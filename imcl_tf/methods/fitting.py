@@ -309,6 +309,19 @@ class PartialLabelFitting(keras.Model):
             raise ValueError("the data to evaluate on hold no image")
         return precision, {name: x / images for name, x in sums.items()}
 
+    def predict(self, x: Any, *arguments, **kwargs) -> np.ndarray:
+        """Returns the logits [N, C] of inputs, as `keras.Model.predict`.
+
+        Raises:
+          ValueError: for a `Split` or `Batches`.
+        """
+        if isinstance(x, Split | Batches):
+            raise ValueError(
+                "predict takes inputs, as arrays or a tf.data.Dataset, got "
+                f"{type(x).__name__}; evaluate takes those"
+            )
+        return super().predict(x, *arguments, **kwargs)
+
     def evaluate(
         self,
         x: Split | Batches | tf.data.Dataset | np.ndarray | None = None,

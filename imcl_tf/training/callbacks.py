@@ -249,6 +249,28 @@ class RateDrop(StepCallback):
         self.step += 1
 
 
+class StopAfter(StepCallback):
+    """Ends training after a number of steps, amid a round too.
+
+    Args:
+      steps: minibatches since the beginning, of a resumed run too.
+
+    Example:
+      >>> from imcl_tf.training.callbacks import StopAfter
+      >>> stop = StopAfter(1000)  # for `fit`
+    """
+
+    def __init__(self, steps: int):
+        super().__init__()
+        self._steps = steps
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None):
+        self.step += 1
+        if self.step >= self._steps:
+            # Keras still ends the round: it is evaluated and saved.
+            self.model.stop_training = True
+
+
 def _scale_rates(model, factor):
     for optimizer in model.optimizers:
         optimizer.learning_rate.assign(optimizer.learning_rate * factor)

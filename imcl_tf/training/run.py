@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +13,13 @@ from imcl_tf.backbones.make import (
     picture_format,
     without_pooling,
 )
-from imcl_tf.data.features import fixed_features
-from imcl_tf.data.pipeline import Batches, MultiLabelDataset
+from imcl_tf.data.features import architecture_digest, fixed_features
+from imcl_tf.data.label_updates import files_digest
+from imcl_tf.data.pipeline import (
+    Batches,
+    MultiLabelDataset,
+    reading,
+)
 from imcl_tf.methods import method as method_named
 from imcl_tf.methods.base import METHODS, MultiLabelModel
 from imcl_tf.methods.epochs import steps_taken
@@ -23,6 +27,7 @@ from imcl_tf.ops.metrics import observed_counts, require_support
 from imcl_tf.options import check_all
 from imcl_tf.settings import (
     BOTH_STAGES,
+    DATA_DIR,
     INITIAL_STAGE,
     JIT,
     METHOD_STAGE,
@@ -36,6 +41,7 @@ from imcl_tf.training.callbacks import (
     Evaluation,
     RateDecay,
     RateDrop,
+    StopAfter,
 )
 from imcl_tf.training.evaluation import (
     evaluate,
@@ -43,7 +49,7 @@ from imcl_tf.training.evaluation import (
     write_average_precision,
 )
 from imcl_tf.training.export import export
-from imcl_tf.training.workdir import Workdir, describe
+from imcl_tf.training.workdir import Identity, Workdir, describe
 
 OPTIONS = tuple(option for option in RUN if option.name not in OBJECTS)
 
@@ -74,8 +80,9 @@ def run(
         [B, d]. It is trained in place.
       method: a name of `imcl_tf.methods()`, or a class.
       workdir: gets every file of the run.
-      resume: continue a run of the same settings from its latest checkpoint.
-        A finished run is returned, one that never began begins.
+      resume: continue a run of the same settings on the same data from its
+        latest checkpoint; `epochs` may be more than before. A finished run is
+        returned, one that never began begins.
       tuning: the test split is not read, no model is exported or kept.
       settings: text of flags.cfg, with which the run can be repeated.
       **options: `OPTIONS` of a run and those of the method, by name; those of
@@ -87,9 +94,10 @@ def run(
     Raises:
       TypeError: for an unknown option.
       ValueError: for a value out of range, an `init_from` or a graph that does
-        not fit, a validation or test split in which no label has an observed
+        not fit, an `init_from` that has seen what this run hides or evaluates
+        on, a validation or test split in which no label has an observed
         positive and an observed negative, a backbone that cannot be boosted,
-        or `resume` with other settings.
+        or `resume` with other settings or data.
 
     Example:
       >>> import imcl_tf
@@ -102,15 +110,20 @@ def run(
       >>> 0 <= results["mAP"] <= 100
       True
     """
+    if not isinstance(data, MultiLabelDataset):
+        raise ValueError(
+            f"run takes the data of imcl_tf.load_dataset, got {data!r:.100}"
+        )
     directory = Workdir(workdir)
     cls = method_named(method) if isinstance(method, str) else method
     given, own = _split_options(options, cls)
-    if resume and (finished := directory.finished(settings)):
-        return finished
     _check_support(data)
     data = data.hide_labels(
         given["observed_fraction"], given["seed"], given["observed_rule"]
     )
+    identity = _identity(data, backbone, cls, given, own, settings)
+    if resume and (finished := directory.finished(identity, tuning)):
+        return finished
     images = data.train.batches(
         given["batch_size"], seed=given["seed"], augment=given["augment"]
     ).sized(*picture_format(backbone))
@@ -120,10 +133,24 @@ def run(
     model.prepare(images)
     model.build((None, *images.input_shape))
     if given["init_from"]:
-        Workdir(given["init_from"]).load_logistic(logistic, data.label_names)
+        Workdir(given["init_from"]).load_logistic(logistic, data)
 
     # Nothing is written before all that a user may have got wrong is checked.
-    directory.start(settings, data, resume)
+    # A checkpoint holds the weights and up to two numbers more of each.
+    size = sum(weight.numpy().nbytes for weight in model.weights)
+    directory.check_writable(3 * size)
+    with directory.alone(), reading(data):
+        directory.start(identity, settings, data, resume)
+        return _train(
+            data, images, model, logistic, given, directory, settings, tuning
+        )
+
+
+def _train(
+    data, images, model, logistic, given, directory, settings, tuning
+) -> dict:
+    """The run itself, once all is checked."""
+    backbone, user = logistic.backbone, directory.user
     fixed = given["regime"] == "fixed_features"
     # Whether w is worth keeping: a network of unknown make comes with weights.
     trained = bool(given["init_from"]) or getattr(backbone, "pretrained", True)
@@ -131,14 +158,16 @@ def run(
         freeze_batch_statistics(backbone)
     if not given["init_from"]:
         schedule = _initial_schedule(given)
-        stage = fixed_features(data, backbone) if fixed and trained else data
+        stage = data
+        if fixed and trained:
+            stage = fixed_features(data, backbone, used_by=user)
         _fit(logistic, stage, images, schedule, directory.initial)
         if schedule.epochs:
             freeze_batch_statistics(backbone)
     directory.save_logistic(logistic)
     model.start_from(logistic)
 
-    stage = fixed_features(data, backbone) if fixed else data
+    stage = fixed_features(data, backbone, used_by=user) if fixed else data
     logistic.fixed_features = fixed
     if not tuning:  # now, for w may change
         initial = evaluate(logistic, stage.test, given["batch_size"])
@@ -146,7 +175,7 @@ def run(
 
     validation = evaluate(model, stage.validation, given["batch_size"])
     results = {
-        "method": _name(cls),
+        "method": _name(type(model)),
         "regime": given["regime"],
         "seed": given["seed"],
         **describe(data),
@@ -186,6 +215,29 @@ def _split_options(options, cls) -> tuple[dict, dict]:
     given = {name: x for name, x in options.items() if name in of_run}
     own = {name: x for name, x in options.items() if name in of_method}
     return check_all(OPTIONS, given), own
+
+
+def _identity(data, backbone, cls, given, own, settings) -> Identity:
+    """All that the results of the run depend on."""
+    options = check_all(cls.OPTIONS, own) | given
+    # What the program made objects of; where files lie does not count.
+    flags = dict(
+        line.lstrip("-").partition("=")[::2] for line in settings.splitlines()
+    )
+    places = {"workdir", DATA_DIR.name, "init_from"}
+    known = {*options, *(f"no{name}" for name in options), *places}
+    options |= {name: text for name, text in flags.items() if name not in known}
+    options["method"] = _name(cls)
+    files = {"backbone": architecture_digest(backbone)}
+    for name in (
+        "init_from", "label_graph", "label_vectors", "backbone_weights"
+    ):  # fmt: skip
+        path = Path(str(options.get(name) or "."))
+        path = Workdir(path).logistic if name == "init_from" else path
+        if path.is_file():
+            files[name] = files_digest([path])
+    options.pop("init_from")
+    return Identity(options, files, data.digests())
 
 
 _OF_FOLDERS = (
@@ -240,7 +292,8 @@ def _fit(
     batches = images.of_split(data.train)
     _compile(model, schedule)
     (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
-    steps = schedule.evaluate_every or batches.steps_per_epoch
+    total = schedule.epochs * batches.steps_per_epoch
+    steps = min(schedule.evaluate_every or batches.steps_per_epoch, total)
     latest = directory / "checkpoints" / LATEST
     first_step = 0
     if latest.is_file():  # the run is resumed
@@ -262,14 +315,18 @@ def _fit(
     board = keras.callbacks.TensorBoard(
         directory / "tensorboard", write_graph=False
     )
-    model.fit(
-        batches,
-        epochs=math.ceil(schedule.epochs * batches.steps_per_epoch / steps),
-        initial_epoch=first_step // steps,
-        steps_per_epoch=steps,
-        callbacks=[*callbacks, board],
-        verbose=1 if sys.stdout.isatty() else 2,
-    )
+    # Rounds; the last of an earlier end may have been a shorter one.
+    first_round = -(-first_step // steps)
+    rounds = -(-(total - first_step) // steps)
+    if rounds:
+        model.fit(
+            batches,
+            epochs=first_round + rounds,
+            initial_epoch=first_round,
+            steps_per_epoch=steps,
+            callbacks=[*callbacks, StopAfter(total), board],
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
     if schedule.keep == "best":
         model.load_weights(checkpoint.best_file)
 

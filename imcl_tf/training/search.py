@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
+import math
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -12,6 +16,7 @@ import numpy as np
 from imcl_tf.files import write_csv
 
 _KEYS = {"grid", "random", "trials", "seed"}
+_MAXIMUM = 10_000  # trials; more are a mistake
 _FORMS = (
     '{"grid": {FLAG: [VALUE, ...]}} or '
     '{"random": {FLAG: ...}, "trials": n, "seed": s}'
@@ -36,10 +41,7 @@ def read_trials(file: Path) -> list[dict[str, str]]:
       ValueError: if the file is not such.
       OSError: if it cannot be read.
     """
-    try:
-        spec = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file}: not JSON: {error}") from error
+    spec = _read_json(file)
     kinds = [
         k for k in ("grid", "random") if isinstance(spec, dict) and k in spec
     ]
@@ -48,39 +50,87 @@ def read_trials(file: Path) -> list[dict[str, str]]:
     axes = spec[kinds[0]]
     if not isinstance(axes, dict):
         raise ValueError(f"{file}: expected {_FORMS}")
+    for name, axis in axes.items():
+        if not isinstance(axis, dict) or kinds == ["grid"]:
+            _check_values(file, name, axis)
     if kinds == ["grid"]:
-        for name, values in axes.items():
-            if not isinstance(values, list) or not values:
-                raise ValueError(f"{file}: {name} must be a list of values")
+        number = math.prod(map(len, axes.values()))
         choices: Iterable[Sequence] = itertools.product(*axes.values())
     else:
-        number, seed = spec.get("trials", 10), spec.get("seed", 0)
-        for name, value, least in (("trials", number, 1), ("seed", seed, 0)):
-            if not (isinstance(value, int) and value >= least):
-                raise ValueError(f"{file}: {name} must be a number >= {least}")
-        rng = np.random.default_rng(seed)
+        number = _number(file, spec, "trials", 10, 1)
+        rng = np.random.default_rng(_number(file, spec, "seed", 0, 0))
         choices = (
             [_draw(file, rng, name, axis) for name, axis in axes.items()]
             for _ in range(number)
         )
+    if number > _MAXIMUM:
+        raise ValueError(f"{file}: {number} trials, at most {_MAXIMUM} can be")
     trials = [dict(zip(axes, map(_text, c), strict=True)) for c in choices]
-    return [t for i, t in enumerate(trials) if t not in trials[:i]]
+    return list({tuple(trial.items()): trial for trial in trials}.values())
+
+
+def _read_json(file: Path):
+    """What a JSON file holds, NaN and keys that are given twice refused."""
+
+    def pairs(items):
+        if twice := [
+            key for key, n in Counter(k for k, _ in items).items() if n > 1
+        ]:
+            raise ValueError(f"{twice[0]!r} is given twice")
+        return dict(items)
+
+    def constant(name):
+        raise ValueError(f"{name} is no number")
+
+    try:
+        return json.loads(
+            file.read_text("utf-8-sig"),  # as Windows writes it
+            object_pairs_hook=pairs,
+            parse_constant=constant,
+        )
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: not JSON: {error}") from error
+
+
+def _check_values(file, name, values):
+    if not isinstance(values, list) or not values:
+        raise ValueError(f"{file}: {name} must be a list of values")
+    for value in values:
+        if not isinstance(value, str | int | float):
+            raise ValueError(
+                f"{file}: {name} must be a list of numbers, texts, true or "
+                f"false, got {json.dumps(value)[:50]}"
+            )
+
+
+def _number(file, spec, name, default, least) -> int:
+    number = spec.get(name, default)
+    if isinstance(number, bool) or not isinstance(number, int):
+        number = least - 1
+    if number < least:
+        raise ValueError(f"{file}: {name} must be a number >= {least}")
+    return number
 
 
 def _draw(file, rng, name, axis):
-    if isinstance(axis, list) and axis:
+    if isinstance(axis, list):
         return axis[rng.integers(len(axis))]
     try:
-        low, high, log = axis["low"], axis["high"], axis.get("log")
+        low, high, log = axis["low"], axis["high"], axis.get("log", False)
+        if not low <= high or set(axis) - {"low", "high", "log"}:
+            raise KeyError
         if log and not low > 0:
-            raise ValueError(f"{file}: {name}: low must be > 0 with log")
+            raise KeyError
         if isinstance(low, int) and isinstance(high, int) and not log:
             return int(rng.integers(low, high, endpoint=True))
-        bounds = np.log([low, high]) if log else (low, high)
+        bounds = np.log([low, high]) if log else (float(low), float(high))
         value = rng.uniform(*bounds)
-    except (TypeError, KeyError, AttributeError) as error:
+    except (
+        TypeError, KeyError, AttributeError, OverflowError, ValueError
+    ) as error:  # fmt: skip
         raise ValueError(
-            f"{file}: {name} must be a list of values or low and high"
+            f"{file}: {name} must be a list of values or low and high, low <= "
+            "high, and low must be > 0 with log"
         ) from error
     # Four digits of a drawn number are enough.
     return float(f"{np.exp(value) if log else value:.4g}")
@@ -89,6 +139,15 @@ def _draw(file, rng, name, axis):
 def _text(value) -> str:
     """As on a command line."""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _directory_name(settings: dict[str, str]) -> str:
+    """The settings as they are if they make a file name, else a short one."""
+    text = ",".join(f"{key}={value}" for key, value in settings.items())
+    name = re.sub(r"[^\w.,=+-]", "_", text)[:80]
+    if name == text:
+        return name
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def search(
@@ -113,8 +172,7 @@ def search(
     directory.mkdir(parents=True, exist_ok=True)
     rows, best, best_score = [], None, -np.inf
     for settings in trials:
-        name = ",".join(f"{key}={value}" for key, value in settings.items())
-        workdir = directory / "trials" / name.replace("/", "_")
+        workdir = directory / "trials" / _directory_name(settings)
         try:
             score = train(settings, workdir)["validation_mAP"]
             if not np.isfinite(score):

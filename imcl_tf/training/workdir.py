@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import scipy.sparse
+from absl import logging
 
 from imcl_tf.data import records
 from imcl_tf.data.pipeline import MultiLabelDataset
-from imcl_tf.files import replacing
+from imcl_tf.files import locked, replacing
 from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.training.callbacks import LATEST
+
+_RESULTS, _IDENTITY = "results.json", "run.json"
+_ELSE = "take another workdir, or remove this one"
+
+
+class Identity(NamedTuple):
+    """What a run's results depend on, apart from chance.
+
+    Attributes:
+      settings: option -> value, checked.
+      files: option -> digest of the file that it names, and of the backbone.
+      data: `MultiLabelDataset.digests`, of the labels that are observed.
+    """
+
+    settings: dict[str, Any]
+    files: dict[str, str]
+    data: dict[str, str]
 
 
 class Workdir:
@@ -25,68 +49,194 @@ class Workdir:
       path: the directory.
       initial: directory of the initial logistic model's training.
       logistic: file of the initial logistic model.
+      user: what stored features note of who uses them, after `start`.
     """
+
+    user: dict[str, str]
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.initial = self.path / "initial"
         self.logistic = self.path / "checkpoints" / "logistic.keras"
 
-    def finished(self, settings: str) -> dict | None:
-        """Returns the results of a finished run of these settings, or None.
+    def check_writable(self, num_bytes: int = 0):
+        """Checks that a run can be written here; writes nothing.
+
+        Args:
+          num_bytes: that must be free on the disk.
 
         Raises:
-          ValueError: if the run here has other settings.
+          OSError: if not.
         """
-        began = self.path / "flags.cfg"
-        if not began.is_file():
-            return None
-        before, now = began.read_text().splitlines(), settings.splitlines()
-        if before != now:
-            other = sorted(set(before) ^ set(now))
-            raise ValueError(
-                f"resume: {began} has other settings: {', '.join(other[:4])}"
+        place = next(p for p in (self.path, *self.path.parents) if p.exists())
+        if not place.is_dir():
+            raise NotADirectoryError(f"workdir: {place} is no directory")
+        if not os.access(place, os.W_OK):
+            raise PermissionError(f"workdir: {place} cannot be written to")
+        free = shutil.disk_usage(place).free
+        if free < num_bytes:
+            raise OSError(
+                f"workdir: {place} has {free >> 20} MB free, the checkpoints "
+                f"need {num_bytes >> 20} MB"
             )
-        file = self.path / "results.json"
-        results = json.loads(file.read_text()) if file.is_file() else {}
-        # Else it is that of an earlier run.
-        return results if results.get("settings") == now else None
 
-    def start(self, settings: str, data: MultiLabelDataset, resume: bool):
-        """Writes what is known before training."""
-        (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        for stage in () if resume else (self.path, self.initial):
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keeps other runs out of this directory, and makes it.
+
+        Raises:
+          ValueError: if another program trains here.
+        """
+        place = self.path / "checkpoints"
+        place.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(place, wait=False))
+            except BlockingIOError as error:
+                raise ValueError(
+                    f"workdir: another program is training in {self.path}"
+                ) from error
+            yield
+
+    def finished(self, identity: Identity, tuning: bool = False) -> dict | None:
+        """Returns the results of a finished run that is the same, or None.
+
+        A run that differs in having fewer epochs is the same, and unfinished.
+
+        Args:
+          identity: of the run.
+          tuning: results without those on test are enough.
+
+        Raises:
+          ValueError: if the run here is another one.
+        """
+        before = self._begun()
+        if before is None:
+            return None
+        self._check_same(Identity(**before["identity"]), identity)
+        epochs = before["identity"]["settings"]["epochs"]
+        if epochs < identity.settings["epochs"]:
+            logging.warning(
+                "resume: %s was of %d epochs and trains on to %d",
+                self.path, epochs, identity.settings["epochs"],
+            )  # fmt: skip
+            return None
+        file = self.path / _RESULTS
+        results = json.loads(file.read_text()) if file.is_file() else {}
+        return results if tuning and results or "mAP" in results else None
+
+    def _begun(self) -> dict | None:
+        file = self.path / _IDENTITY
+        if not file.is_file():
+            latest = self.path / "checkpoints" / LATEST
+            if latest.exists() or (self.path / _RESULTS).exists():
+                raise ValueError(f"resume: {file} is missing; {_ELSE}")
+            return None
+        try:
+            before = json.loads(file.read_text())
+            Identity(**before["identity"]), before["run"]
+            return before
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"resume: {file} is damaged; {_ELSE}") from error
+
+    def _check_same(self, before: Identity, now: Identity):
+        changed = {
+            name: (before.settings.get(name), now.settings.get(name))
+            for name in {**before.settings, **now.settings}
+            if before.settings.get(name) != now.settings.get(name)
+        }
+        if before.settings["epochs"] < now.settings["epochs"]:
+            del changed["epochs"]  # it is trained further
+        if "method" in changed:  # and with it all its options
+            changed = {"method": changed["method"]}
+        if changed:
+            pairs = (
+                f"--{name}={value}".rstrip("=")
+                for name, values in sorted(changed.items())[:5]
+                for value in values
+                if value is not None
+            )
+            why = "; only more epochs can follow" if "epochs" in changed else ""
+            raise ValueError(
+                f"resume: {self.path} has other settings: {', '.join(pairs)}"
+                f"{why}; {_ELSE}"
+            )
+        for kind, what in (("files", "files"), ("data", "data")):
+            names = _changes(getattr(before, kind), getattr(now, kind))
+            if names:
+                raise ValueError(
+                    f"resume: {self.path} began with other {what}: changed "
+                    f"since then: {', '.join(names)}; {_ELSE}"
+                )
+
+    def start(
+        self,
+        identity: Identity,
+        settings: str,
+        data: MultiLabelDataset,
+        resume: bool,
+    ):
+        """Writes what is known before training; within `alone`.
+
+        Args:
+          identity: of the run.
+          settings: text of flags.cfg.
+          data: with the labels that are observed.
+          resume: keep what the run has left so far.
+        """
+        before = self._begun() if resume else None
+        results = self.path / _RESULTS
+        if results.exists():
+            # Those of an earlier run, or of fewer epochs, would from here on
+            # pass for those of this one.
+            os.replace(results, self.path / f"earlier_{_RESULTS}")
+        for stage in () if before else (self.path, self.initial):
             # Left by an earlier run: its curves would be drawn into those of
             # this one, and this one, resumed, would start from its model.
             shutil.rmtree(stage / "tensorboard", ignore_errors=True)
             (stage / "checkpoints" / LATEST).unlink(missing_ok=True)
         names = "".join(f"{name}\n" for name in data.label_names)
-        for name, text in (("flags.cfg", settings), ("labels.txt", names)):
-            with replacing(self.path / name) as path:
-                path.write_text(text)
+        number = before["run"] if before else uuid.uuid4().hex
+        run = {"run": number, "identity": identity._asdict()}
         with replacing(self.path / "observed_labels.npz") as path:
             scipy.sparse.save_npz(path, data.train.labels)
+        with replacing(self.path / "train_images.npy") as path:
+            np.save(path, data.train.image_ids)
+        for name, text in (
+            ("flags.cfg", settings),
+            ("labels.txt", names),
+            # Last: from here on the run can be resumed.
+            (_IDENTITY, json.dumps(run, indent=2) + "\n"),
+        ):
+            with replacing(self.path / name) as path:
+                path.write_text(text)
+        self.user = {"workdir": str(self.path.absolute()), "run": number}
 
     def save_logistic(self, logistic: MultiLabelModel):
         """Keeps the initial logistic model."""
         with replacing(self.logistic) as path:
             logistic.save(path)
 
-    def load_logistic(
-        self, logistic: MultiLabelModel, label_names: tuple[str, ...]
-    ):
+    def load_logistic(self, logistic: MultiLabelModel, data: MultiLabelDataset):
         """Loads w and theta of this run's initial logistic model.
 
+        Args:
+          logistic: gets them.
+          data: what it is to be trained or evaluated on from now on.
+
         Raises:
-          ValueError: if it has other labels or another backbone.
+          ValueError: if it has other labels or another backbone, or has seen
+            what `data` hide or evaluate on.
           OSError: if there is none.
         """
+        label_names = data.label_names
         names = (self.path / "labels.txt").read_text().splitlines()
         if names != list(label_names):
             raise ValueError(
                 f"init_from: {self.path} has other labels ({len(names)}) than "
                 f"the data set ({len(label_names)})"
             )
+        self._check_seen(data)
         try:
             logistic.load_weights(self.logistic)
         except ValueError as error:
@@ -95,6 +245,43 @@ class Workdir:
                 f"{error}"
             ) from error
 
+    def _check_seen(self, data: MultiLabelDataset):
+        """Checks that the run was trained on nothing that `data` hold back."""
+        try:
+            ids = np.load(self.path / "train_images.npy")
+            seen = scipy.sparse.load_npz(self.path / "observed_labels.npz")
+            seen = scipy.sparse.csr_array(seen)
+            if seen.shape != (len(ids), len(data.label_names)):
+                raise ValueError(f"{len(ids)} images, labels {seen.shape}")
+        except (ValueError, EOFError) as error:
+            raise ValueError(
+                f"init_from: {self.path}: which labels it was trained on "
+                f"cannot be read: {error}"
+            ) from error
+        for split in data.splits.values():
+            if len(split.image_ids) != split.labels.shape[0]:
+                raise ValueError(
+                    "init_from: the data do not name their images (image_ids), "
+                    f"so what {self.path} has seen cannot be compared"
+                )
+        for name in ("validation", "test"):
+            both = np.intersect1d(ids, data.splits[name].image_ids)
+            if both.size:
+                raise ValueError(
+                    f"init_from: {self.path} was trained on {both.size} images "
+                    f"of split {name}: {_first(both)}"
+                )
+        rows, columns = _hidden(seen, ids, data.train)
+        if rows.size:
+            pairs = [
+                f"{data.train.image_ids[i].decode()} {data.label_names[j]!r}"
+                for i, j in zip(rows[:5], columns[:5], strict=True)
+            ]
+            raise ValueError(
+                f"init_from: {self.path} was trained on {rows.size} labels "
+                f"that this run does not have: {', '.join(pairs)}"
+            )
+
     def drop_checkpoints(self):
         """Removes the checkpoints: of a search's trials they take too much."""
         for directory in (self.path, self.initial):
@@ -102,8 +289,34 @@ class Workdir:
 
     def write_results(self, results: dict):
         """Writes results.json: the run is finished."""
-        with replacing(self.path / "results.json") as path:
+        with replacing(self.path / _RESULTS) as path:
             path.write_text(json.dumps(results, indent=2) + "\n")
+        (self.path / f"earlier_{_RESULTS}").unlink(missing_ok=True)
+
+
+def _hidden(seen, ids, train) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns in `train` of labels `seen` that it does not have."""
+    order = np.argsort(ids)
+    place = np.searchsorted(ids, train.image_ids, sorter=order)
+    place = order[np.minimum(place, len(ids) - 1)]
+    rows = np.flatnonzero(ids[place] == train.image_ids)
+    before, now = seen[place[rows]], train.labels[rows]
+    hidden = before - before.multiply(before.multiply(now) > 0)
+    at, columns = hidden.nonzero()
+    return rows[at], columns
+
+
+def _changes(before: dict, now: dict) -> list[str]:
+    """Names whose digests differ; of the splits alone, if they do.
+
+    Other splits change all that is listed by image after them.
+    """
+    names = [n for n in {**before, **now} if before.get(n) != now.get(n)]
+    return next(([n] for n in ("label names", "splits") if n in names), names)
+
+
+def _first(names: np.ndarray) -> str:
+    return ", ".join(name.decode() for name in names[:5].tolist())
 
 
 def describe(data: MultiLabelDataset) -> dict:
@@ -115,4 +328,13 @@ def describe(data: MultiLabelDataset) -> dict:
         "num_train": train.shape[0],
         "observed_labels": int(train.nnz),
         "labels_digest": records.labels_digest(train, data.label_names),
+        "digests": data.digests(),
     }
+
+
+def run_number(workdir: str | Path) -> str | None:
+    """The number of the run that a workdir holds, None if it holds none."""
+    try:
+        return json.loads((Path(workdir) / _IDENTITY).read_text())["run"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,8 +1,11 @@
 """Records and label tables of image files, byte by byte; finding them."""
 
+import concurrent.futures
 import csv
+import hashlib
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +89,10 @@ class TestLabelTables:
             assert table["file_sizes"].tolist() == [
                 Path(str(path)).stat().st_size
                 for path in prepared.info.splits[split].filepaths
+            ]
+            assert table["file_digests"].tolist() == [
+                hashlib.sha256(b"".join(shard)).hexdigest().encode()
+                for shard in raw_records(prepared, split)
             ]
             for name, dtype in (
                 ("values", np.int8), ("columns", np.int32),
@@ -171,6 +178,69 @@ class TestPrepare:
         builder = prepare_folder(small, tmp_path / "records")
         assert builder.info.splits["train"].num_examples == 10
 
+    def test_two_at_once(self, small, tmp_path, monkeypatch):
+        """The second waits, and finds what the first has made."""
+        original, begun, go = shards.write, threading.Event(), threading.Event()
+        written = []
+
+        def write(shard):
+            begun.set()
+            go.wait()
+            written.append(shard.path)
+            original(shard)
+
+        monkeypatch.setattr(shards, "write", write)
+        made = [
+            folder_builder(small.path, tmp_path / "records") for _ in range(2)
+        ]
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            first = pool.submit(builders.prepare, made[0], small.path)
+            begun.wait()
+            second = pool.submit(builders.prepare, made[1], small.path)
+            with pytest.raises(TimeoutError):
+                second.result(0.3)
+            go.set()
+            results = first.result(), second.result()
+        assert len(written) == len({*written}) == 24
+        for builder in results:
+            assert builder.info.splits["train"].num_examples == 10
+            names = tuple(builder.info.metadata["labels"])
+            assert names == small.label_names
+
+    def test_what_a_killed_program_left_is_removed(self, small, tmp_path):
+        builder = folder_builder(small.path, tmp_path / "records")
+        place = Path(str(builder.data_path)).parent
+        for name in ("incomplete.ABCDEF_2.1.0", "incomplete.ABCDEF_9.9.9"):
+            (place / name).mkdir(parents=True)
+            (place / name / "half").write_text("half")
+        builders.prepare(builder, small.path)
+        assert sorted(path.name for path in place.iterdir()) == [
+            "2.1.0", "incomplete.ABCDEF_9.9.9",
+        ]  # fmt: skip
+
+    def test_source_is_noted(self, small, tmp_path):
+        """That of a copy too, which has the same records."""
+        builder = prepare_folder(small, tmp_path / "records")
+        assert builder.info.metadata["sources"] == [str(small.path)]
+        copy = small._replace(path=tmp_path / "copy")
+        shutil.copytree(small.path, copy.path)
+        for path in (copy.path / "images").rglob("*"):
+            shutil.copystat(small.path / path.relative_to(copy.path), path)
+        for _ in range(2):
+            again = prepare_folder(copy, tmp_path / "records")
+        assert again.data_path == builder.data_path
+        read = tfds.builder_from_directory(builder.data_path)
+        assert read.info.metadata["sources"] == [
+            str(small.path), str(copy.path),
+        ]  # fmt: skip
+        assert read.info.metadata["labels"] == list(small.label_names)
+
+    def test_no_temporary_directory_is_left(self, small, tmp_path, monkeypatch):
+        (tmp_path / "tmp").mkdir()
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+        prepare_folder(small, tmp_path / "records")
+        assert not [*(tmp_path / "tmp").glob("*tfds*")]
+
     @pytest.mark.parametrize("size", [100, 1_000])
     def test_full_disk_leaves_nothing(self, small, fails, small_disk, size):
         with small_disk(size):
@@ -218,6 +288,18 @@ class TestFind:
             builders.find("birds", place.directory)
         found = builders.find("birds/b", place.directory)
         assert Path(found.data_path).parts[-2:] == ("b", "1.0.0")
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", "\\0"])
+    def test_damaged_description(self, place, small, tmp_path, text):
+        place("birds/1.0.0")
+        (tmp_path / "birds/1.0.0/dataset_info.json").write_text(text)
+        with pytest.raises(ValueError, match="birds/1.0.0/dataset_info.json"):
+            builders.find("birds", place.directory)
+        builder = prepare_folder(small, tmp_path / "records")
+        info = builder.data_path / "dataset_info.json"
+        info.write_text(text)
+        with pytest.raises(ValueError, match=f"{info} is damaged.*; delete"):
+            prepare_folder(small, tmp_path / "records")
 
     def test_none(self, place):
         place("birds/a/1.0.0", "birds_2/1.0.0.incompleteXYZ")

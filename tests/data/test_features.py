@@ -1,6 +1,7 @@
 """Fixed features, against NumPy."""
 
 import errno
+import json
 import os
 import stat
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import tensorflow as tf
+import tensorflow_datasets as tfds
 
 from imcl_tf.backbones.make import SQUASHED, PictureInput, Resizing
 from imcl_tf.data import features, pipeline
@@ -69,9 +71,10 @@ class Data:
         return sorted(p.name for p in self.directory.iterdir() if p.is_dir())
 
     def written(self):
-        """Names of the feature files; nothing else lies beside them."""
+        """Names of the feature files; a note alone lies beside them."""
         (folder,) = self.folders()
-        return sorted(p.name for p in (self.directory / folder).iterdir())
+        found = sorted(p.name for p in (self.directory / folder).iterdir())
+        return [name for name in found if not name.startswith("user-")]
 
     def check(self, result, backbone):
         """`result` holds the features of all images, in their order."""
@@ -296,3 +299,117 @@ def test_others_may_read_them(data):
     ):
         modes = [stat.S_IMODE(path.stat().st_mode) for path in paths]
         assert modes[0] == modes[1]
+
+
+def test_other_precision_other_features(data):
+    """The same float32 weights, computed with bfloat16."""
+    exact = make_backbone()
+    features.fixed_features(data.dataset, exact)
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        half = make_backbone()
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    for one, other in zip(exact.weights, half.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    features.fixed_features(data.dataset, half)
+    assert len(data.folders()) == 2
+    data.check(features.fixed_features(data.dataset, exact), exact)
+
+
+def test_other_layers_other_features(data):
+    """The same weights behind pictures that are scaled in another way."""
+    networks = []
+    for scale in (1 / 255, 2 / 255):
+        inputs = keras.Input((S, S, 3))
+        x = keras.layers.Rescaling(scale)(inputs)
+        x = keras.layers.GlobalAveragePooling2D()(x)
+        network = keras.Model(inputs, keras.layers.Dense(D)(x), name="mine")
+        network.set_weights(make_backbone().get_weights())
+        networks.append(network)
+    first, second = (
+        features.fixed_features(data.dataset, network) for network in networks
+    )
+    assert first.train.files != second.train.files
+    # What Keras numbers anew in each process does not count.
+    digests = {features.architecture_digest(make_backbone()) for _ in range(2)}
+    assert len(digests) == 1
+    frozen = make_backbone()
+    frozen.trainable = False
+    assert features.architecture_digest(frozen) in digests
+
+
+def test_a_network_of_a_class_of_its_own():
+    class Mine(keras.Model):
+        def __init__(self, size):
+            super().__init__()
+
+    class Other(Mine):
+        pass
+
+    one, other = (features.architecture_digest(c(3)) for c in (Mine, Other))
+    assert one != other and len(one) == 16
+
+
+def test_other_pictures_other_features(data):
+    """Records made anew in the same directory, of the same names and sizes."""
+    backbone = make_backbone()
+    train = data.dataset.train
+    for digest in ("one", "two"):
+        dataset = data.dataset._replace(train=train._replace(digest=digest))
+        features.fixed_features(dataset, backbone)
+    assert len(data.folders()) == 2
+
+
+@pytest.mark.skipif(not Path("/sys").is_dir(), reason="needs /sys")
+def test_read_only_records(data, tmp_path, monkeypatch):
+    """Not even root may make a directory there."""
+    home = tmp_path / "home"
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(home))
+    backbone = make_backbone()
+    for _ in range(2):
+        result = features.fixed_features(
+            data.dataset._replace(directory="/sys"), backbone
+        )
+        data.check(result, backbone)
+        (place,) = (home / "imcl_features").iterdir()
+        assert {Path(f).parent for f in result.train.files} == {place}
+
+
+def test_who_uses_them_is_noted(data, tmp_path):
+    users = [{"workdir": str(tmp_path / x), "run": x} for x in "ab"]
+    for user in (*users, users[0], None):
+        result = features.fixed_features(
+            data.dataset, make_backbone(), used_by=user
+        )
+    place = Path(result.train.files[0]).parent
+    notes = [json.loads(p.read_text()) for p in place.glob("user-*.json")]
+    common = {
+        "backbone": "mean", "precision": "float32",
+        "records": str(data.directory),
+    }  # fmt: skip
+    expected = [common | (user or {}) for user in (*users, None)]
+    assert sorted(notes, key=str) == sorted(expected, key=str)
+
+
+def test_fewer_records_than_were_written(data):
+    """One was lost; the features of the others must not move up."""
+    split = data.dataset.train
+    lengths = (split.lengths[0] + 1, *split.lengths[1:])
+    dataset = data.dataset._replace(train=split._replace(lengths=lengths))
+    with pytest.raises(ValueError) as caught:
+        features.fixed_features(dataset, make_backbone())
+    assert str(caught.value).startswith(
+        f"{split.files[0]}: {split.lengths[0]} records where {lengths[0]} were"
+    )
+    assert data.written() == []
+
+
+def test_a_damaged_file_is_named(data):
+    path = Path(data.made["train"].files[2])
+    content = bytearray(path.read_bytes())
+    content[30] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{path}: damaged records; prep"):
+        features.fixed_features(data.dataset, make_backbone())
+    assert data.written() == []

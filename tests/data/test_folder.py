@@ -342,7 +342,7 @@ class TestProgram:
             f"--raw_dir={small.path}", f"--data_dir={records}",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        place = records / "folder" / folder_digest(small.path, "skip") / "2.0.0"
+        place = records / "folder" / folder_digest(small.path, "skip") / "2.1.0"
         lines = done.stdout.splitlines()
         expected = [f"{place}: {len(small.label_names)} labels"]
         for split, names in small.splits.items():

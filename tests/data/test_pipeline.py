@@ -1,6 +1,7 @@
 """Minibatches, against records written by hand."""
 
 import math
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -133,6 +134,32 @@ class TestTrainingBatches:
         assert len({tuple(o) for o in first}) == 4
         assert orders(7) == first
         assert orders(8)[0] != first[0]
+
+    @pytest.mark.parametrize("seed", [0, 2**31])
+    def test_no_two_seeds_share_an_order(self, split, seed):
+        """Nor an epoch of one and another epoch of the next."""
+        table = LabelTable(split.labels)
+        orders = {
+            tuple(order(epoch))
+            for s in (seed, seed + 1, seed + 2)
+            for epoch in epochs(
+                pipeline.training_batches(split, table, (S, S, 3), B, s), 3
+            )
+        }
+        # 13! orders: by chance two of nine agree once in 10^8.
+        assert len(orders) == 9
+
+    def test_begun_in_the_middle(self, split):
+        table = LabelTable(split.labels)
+
+        def batches(first):
+            ds = pipeline.training_batches(
+                split, table, (S, S, 3), B, 1, True, first_step=first
+            )
+            return [x["inputs"] for x, _ in ds.take(7 - first)]
+
+        for one, other in zip(batches(0)[4:], batches(4), strict=True):
+            np.testing.assert_array_equal(one, other)
 
     def test_every_image_comes_early_and_late(self, split):
         """Shuffled over all files, not only within them or their order."""
@@ -292,3 +319,22 @@ def test_all_ways_to_images_obey_the_resizing(made, split):
             )
     images = pipeline.load_inputs(split, np.arange(N), (S, S, 3), resizing)
     np.testing.assert_array_equal(images, expected)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, "3", None])
+def test_batch_size_is_a_positive_whole_number(split, size):
+    with pytest.raises(ValueError, match="batch_size must be a whole number"):
+        split.batches(size)
+
+
+def test_a_damaged_file_is_named(make_image_shards, tmp_path):
+    made = make_image_shards(tmp_path, (2, 3))
+    content = bytearray(Path(made.files[1]).read_bytes())
+    content[-20] ^= 1
+    Path(made.files[1]).write_bytes(content)
+    split = make_split(made.files, made.lengths, None)
+    with (
+        pytest.raises(ValueError, match=f"^{made.files[1]}: damaged records"),
+        pipeline.naming_damaged_files(made.files),
+    ):
+        list(pipeline.indexed_records(split))

@@ -94,6 +94,7 @@ def table(**changes):
         extras={"certainties": np.array([4, 1, 2, 3], np.uint8)},
         file_sizes=np.array([10, 0, 2**40]),
         source_digest="0123456789abcdef",
+        file_digests=np.array([b"aa", b"bb", b"cc"]),
     )
     return made._replace(**changes)
 
@@ -123,6 +124,7 @@ class TestLabelTable:
             "extra_certainties": np.array([4, 1, 2, 3], np.uint8),
             "file_sizes": np.array([10, 0, 2**40]),
             "source_digest": np.array("0123456789abcdef"),
+            "file_digests": np.array([b"aa", b"bb", b"cc"]),
         }
         assert set(found) == set(expected)
         for name, values in expected.items():

@@ -143,6 +143,20 @@ class TestUnusualImages:
             assert difference.mean() <= (0 if stored[:1] == b"\x89" else 4)
 
 
+def test_the_shard_of_a_wrong_label_is_named(tmp_path):
+    """Not the first one; and empty shards are none."""
+    paths = [str(tmp_path / f"train.{n}") for n in range(4)]
+    for path, columns in zip(paths, ([1], [], [0, 2], [3]), strict=True):
+        images = [
+            shards.LabelledImage(
+                "a", b"", np.array(columns), np.ones(len(columns), np.int8)
+            )
+        ][: len(columns)]
+        shards.write(shards.Shard(path, lambda *_, images=images: images))
+    with pytest.raises(ValueError, match=rf"^{paths[2]}: .* \[0, 2\), got 0 t"):
+        shards.join_parts(paths, ("cat", "dog"))
+
+
 REASONS = {
     "missing": "no such image file",
     "html": "an HTML page, not an image",
@@ -283,6 +297,26 @@ class TestBeam:
         assert {"dataset_info.json", "metadata.json"} < set(plain)
         assert ("left_out.csv" in plain) == (on_bad_image == "skip")
         assert by_beam == plain
+
+    def test_plans_are_arrays(self, make_richer, small, tmp_path):
+        """NumPy reads them without pickle; nothing of them is lost."""
+        builder = make_richer(data_dir=tmp_path)
+        files = builder._contents(small.path).splits["train"]
+        chosen = files.rows(np.array([3, 0, 7]))
+        plan = str(tmp_path / "plan.npz")
+        shards._write_plan(plan, chosen)
+        with np.load(plan, allow_pickle=False) as arrays:
+            assert all(x.dtype.kind in "iuS" for x in arrays.values())
+        again = shards._read_plan(plan, files.read)
+        assert again.names == chosen.names and again.read is files.read
+        for one, other in (
+            (again.labels, chosen.labels),
+            (again.extras["certainties"], chosen.extras["certainties"]),
+        ):
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one.toarray(), other.toarray())
+        classes = again.extras["class_id"]
+        np.testing.assert_array_equal(classes, chosen.extras["class_id"])
 
     def test_bad_image_is_named(self, small, fails):
         name = spoil(small, small.splits["train"][1], "html")

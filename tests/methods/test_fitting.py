@@ -7,6 +7,7 @@ import scipy.sparse
 import tensorflow as tf
 
 import imcl_tf
+from imcl_tf.data.pipeline import open_source
 from imcl_tf.data.tensors import TensorBatches
 from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.ops.labels import LabelTable
@@ -272,3 +273,10 @@ def test_number_of_labels(number):
 def test_what_cannot_be_evaluated(data):
     with pytest.raises(ValueError, match="the data to evaluate on must be"):
         made().evaluate(data)
+
+
+def test_predict_refuses_what_evaluate_takes(prepared):
+    data = open_source(prepared).train
+    for given in (data, data.batches(4)):
+        with pytest.raises(ValueError, match=f"got {type(given).__name__}; ev"):
+            made().predict(given)

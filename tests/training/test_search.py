@@ -79,12 +79,51 @@ def test_listed_values_stay_as_they_are(tmp_path):
         ({"random": {"a": [1]}, "trials": "x"}, "trials must be a number"),
         ({"random": {"a": [1]}, "seed": "x"}, "seed must be a number"),
         ({"random": {"a": {"low": 0, "high": 1, "log": True}}}, "low must be"),
+        ({"random": {"a": {"low": 0, "high": 0, "log": True}}}, "low must be"),
+        ({"random": {"a": {"low": 1, "high": 0, "log": True}}}, "low <= high"),
+        ({"random": {"a": {"low": 3, "high": 2}}}, "low <= high"),
+        ({"random": {"a": {"low": 1, "high": 10**400}}}, "low and high"),
+        ({"random": {"a": {"low": "1", "high": 2}}}, "low and high"),
+        ({"random": {"a": {"low": 1, "high": 2, "lgo": True}}}, "low and high"),
+        ({"random": {"a": [1]}, "trials": True}, "trials must be a number"),
+        ({"random": {"a": [1]}, "trials": 10**9}, "at most 10000"),
+        ({"grid": {x: [0] * 99 for x in "abc"}}, "at most 10000"),
+        ({"grid": {"a": [None]}}, "got null"),
+        ({"random": {"a": [[1]]}}, r"got \[1\]"),
+        ('{"grid": {"a": [NaN]}}', "NaN is no number"),
+        ('{"grid": {"a": [1], "a": [2]}}', "'a' is given twice"),
+        ("[" * 100_000, "not JSON"),
     ],
 )
 def test_other_files_are_refused(spec, message, tmp_path):
     with pytest.raises(ValueError, match=message) as caught:
         search.read_trials(write(tmp_path, spec))
     assert "search.json" in str(caught.value)
+
+
+def test_byte_order_mark(tmp_path):
+    file = write(tmp_path, "\ufeff" + json.dumps({"grid": {"a": [1]}}))
+    assert file.read_bytes().startswith(b"\xef\xbb\xbf")
+    assert search.read_trials(file) == [{"a": "1"}]
+
+
+def test_directories_of_trials_are_short_and_distinct(tmp_path):
+    """At most 255 bytes make a file name on most systems."""
+    long = "/data/" + "é" * 300
+    trials = [
+        {"a": x} for x in ("1", "x/y", "x_y", long + "1", long + "2", "..", "é")
+    ]
+    places = []
+
+    def train(settings, workdir):
+        workdir.mkdir(parents=True)
+        places.append(workdir)
+        return {"validation_mAP": 0.0}
+
+    search.search(trials, train, tmp_path)
+    assert len({*places}) == len(trials)
+    assert {place.parent for place in places} == {tmp_path / "trials"}
+    assert places[0].name == "a=1"
 
 
 def test_best_on_validation_is_kept_and_every_trial_listed(tmp_path):

@@ -96,7 +96,7 @@ class TestChangedAnnotations:
     @pytest.fixture
     def place(self, prepared, tmp_path):
         """A copy of the records, as a program finds it."""
-        place = tmp_path / "imcl_open_images" / "human" / "2.0.0"
+        place = tmp_path / "imcl_open_images" / "human" / "2.1.0"
         shutil.copytree(prepared["human"].data_path, place)
         return place
 

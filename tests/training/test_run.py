@@ -1,0 +1,164 @@
+"""Whole runs of a few steps: how many, in what order, and on what."""
+
+import csv
+import json
+import signal
+import time
+
+import keras
+import pytest
+
+import imcl_tf
+from imcl_tf.data.pipeline import open_source
+from imcl_tf.methods.base import MultiLabelModel
+from imcl_tf.ops.labels import hide_labels
+from tests import programs
+
+# 23 training images: 4 steps an epoch.
+FAST = {
+    "regime": "fixed_features", "batch_size": 7, "initial_epochs": 0,
+    "learning_rate": 0.05, "tuning": True,
+}  # fmt: skip
+STEPS = 4
+
+
+class Counting(MultiLabelModel):
+    """Logistic regression that notes which passes begin."""
+
+    begun = ()
+
+    def begin_epoch(self, epoch, data):
+        Counting.begun = (*Counting.begun, epoch)
+        super().begin_epoch(epoch, data)
+
+
+@pytest.fixture(scope="module")
+def source(prepared):
+    return open_source(prepared)
+
+
+def run(source, workdir, method="logistic", **arguments):
+    keras.utils.set_random_seed(3)
+    cnn = imcl_tf.backbone("small_cnn", image_size=32)
+    return imcl_tf.run(source, cnn, method, workdir, **FAST | arguments)
+
+
+def rows_of(workdir):
+    with (workdir / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        (int(row["step"]), float(row["epoch"]))
+        for row in rows
+        if row["split"] == "validation"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("every", "epochs", "steps"),
+    [
+        (3, 2, [0, 3, 6, 8]),
+        (5000, 1, [0, 4]),
+        (0, 2, [0, 4, 8]),
+    ],
+)
+def test_trains_exactly_the_epochs_asked_for(
+    source, tmp_path, every, epochs, steps
+):
+    """The last round is shorter, and no further pass begins."""
+    Counting.begun = ()
+    run(source, tmp_path, Counting, evaluate_every=every, epochs=epochs)
+    assert rows_of(tmp_path) == [(n, n / STEPS) for n in steps]
+    assert Counting.begun == tuple(range(epochs))
+
+
+def test_more_epochs_are_as_if_asked_for_at_once(source, tmp_path):
+    results = run(source, tmp_path / "whole", epochs=3, tuning=False)
+    short = run(source, tmp_path / "parts", epochs=1, tuning=False)
+    more = run(source, tmp_path / "parts", epochs=3, tuning=False, resume=True)
+    assert more == results != short
+    for name in ("metrics.csv", "average_precision.csv"):
+        whole, parts = (tmp_path / x / name for x in ("whole", "parts"))
+        assert parts.read_text() == whole.read_text()
+    with pytest.raises(ValueError, match="--epochs=3, --epochs=2; only more"):
+        run(source, tmp_path / "parts", epochs=2, tuning=False, resume=True)
+
+
+def test_more_epochs_after_a_shorter_round(source, tmp_path):
+    """Rounds of 3 steps from step 4 on, also when resumed at step 7."""
+    for epochs in (1, 3):
+        run(
+            source, tmp_path, epochs=epochs, evaluate_every=3, resume=True,
+            tuning=False,
+        )  # fmt: skip
+    assert [step for step, _ in rows_of(tmp_path)] == [0, 3, 4, 7, 10, 12]
+
+
+def test_a_resumed_run_needs_the_labels_it_began_with(source, tmp_path):
+    """The same arguments as before, without text of settings."""
+    run(source, tmp_path, epochs=1)
+    assert run(source, tmp_path, epochs=1, resume=True) == json.loads(
+        (tmp_path / "results.json").read_text()
+    )
+    turned = source._replace(
+        train=source.train._replace(labels=-source.train.labels)
+    )
+    with pytest.raises(ValueError, match="since then: training labels;"):
+        run(turned, tmp_path, epochs=1, resume=True)
+    with pytest.raises(ValueError, match="--learning_rate=0.05, --learning_r"):
+        run(source, tmp_path, epochs=1, resume=True, learning_rate=0.06)
+    digests = json.loads((tmp_path / "results.json").read_text())["digests"]
+    assert digests == source.digests()
+
+
+def test_digests_tell_what_changed(source):
+    def differing(data):
+        before, now = source.digests(), data.digests()
+        return {name for name in before if before[name] != now[name]}
+
+    test = source.test
+    fewer = hide_labels(source.train.labels, 0.5, 0, "per_label")
+    train = source.train._replace(labels=fewer)
+    assert differing(source._replace(train=train)) == {"training labels"}
+    assert differing(source._replace(test=test._replace(labels=-test.labels)))
+    assert differing(source._replace(test=test._replace(digest="x"))) == {
+        "pictures"
+    }
+    assert differing(
+        source._replace(test=test._replace(image_ids=test.image_ids[::-1]))
+    ) == {"splits"}
+
+
+def test_init_from_a_run_that_saw_more_labels(source, tmp_path):
+    run(source, tmp_path / "all", epochs=0, tuning=False)
+    options = {"init_from": str(tmp_path / "all"), "epochs": 1}
+    with pytest.raises(ValueError, match="all was trained on .* labels that"):
+        run(source, tmp_path / "some", observed_fraction=0.3, **options)
+    assert not (tmp_path / "some").exists()
+    run(source, tmp_path / "other", observed_fraction=1.0, **options)
+
+
+def test_what_is_no_data_set(tmp_path):
+    with pytest.raises(ValueError, match="load_dataset, got 'folder'"):
+        run("folder", tmp_path)
+
+
+def test_interrupted_program_says_how_to_continue(folder, tmp_path):
+    """As with Ctrl-C amid training."""
+    program = programs.Program(
+        "imcl_tf.main", "--dataset=folder", f"--data_dir={folder.path}",
+        f"--workdir={tmp_path / 'run'}", "--image_size=32", "--epochs=1000",
+        "--initial_epochs=0", "--method=logistic",
+    )  # fmt: skip
+    latest = tmp_path / "run" / "checkpoints" / "latest.keras"
+    while not latest.exists() and program.is_running():
+        time.sleep(0.1)
+    program.send_signal(signal.SIGINT)
+    done = program.finish()
+    assert done.returncode == 130, done.stderr
+    lines = [x for x in done.stderr.splitlines() if "imcl_tf" in x]
+    assert lines == [
+        "imcl_tf: interrupted; the same command with --resume continues the run"
+    ]
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "run").rglob(".unfinished*"))
+    keras.saving.load_model(latest)  # it is whole

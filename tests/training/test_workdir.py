@@ -1,0 +1,260 @@
+"""What a run finds in its workdir: is it its own, and is it still right?"""
+
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+from imcl_tf.data.pipeline import MultiLabelDataset, Split
+from imcl_tf.methods.base import MultiLabelModel
+from imcl_tf.training.workdir import Identity, Workdir
+
+NAMES = ("cat", "dog", "a, b")
+LABELS = {
+    "train": [[1, -1, 0], [0, 1, 1], [-1, 0, 0], [0, 0, 0]],
+    "validation": [[1, -1, 1], [-1, 1, 0]],
+    "test": [[1, 1, -1]],
+}
+SETTINGS = {"epochs": 3, "seed": 0, "method": "imcl", "lambda_y": 1.0}
+
+
+def split_of(labels, ids, digest="pictures", names=NAMES):
+    labels = scipy.sparse.csr_array(np.array(labels, np.int8))
+    ids = np.array([name.encode() for name in ids])
+    return Split(
+        (), (len(ids),), labels, np.zeros(0), names, image_ids=ids,
+        digest=digest,
+    )  # fmt: skip
+
+
+def data_of(labels=LABELS, names=NAMES, digest="pictures", ids=None):
+    splits = {
+        split: split_of(
+            rows,
+            (ids or {}).get(split)
+            or [f"{split} {i}" for i in range(len(rows))],
+            digest,
+            names,
+        )
+        for split, rows in labels.items()
+    }
+    return MultiLabelDataset("made", "", names, **splits)
+
+
+def identity_of(data=None, files=None, **settings):
+    files = files or {"backbone": "b"}
+    return Identity(SETTINGS | settings, files, (data or data_of()).digests())
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A workdir whose run has begun."""
+    place = Workdir(tmp_path / "run")
+    with place.alone():
+        place.start(identity_of(), "--seed=0\n", data_of(), False)
+    return place
+
+
+def changed(labels, split, i, j, value):
+    rows = {name: [list(row) for row in x] for name, x in labels.items()}
+    rows[split][i][j] = value
+    return rows
+
+
+class TestResume:
+    def test_what_never_began_begins(self, tmp_path):
+        assert Workdir(tmp_path).finished(identity_of()) is None
+        assert Workdir(tmp_path / "none").finished(identity_of()) is None
+
+    def test_unfinished_and_finished(self, begun):
+        assert begun.finished(identity_of()) is None
+        begun.write_results({"mAP": 7.0})
+        assert begun.finished(identity_of()) == {"mAP": 7.0}
+
+    @pytest.mark.parametrize("finished", [False, True])
+    @pytest.mark.parametrize(
+        ("data", "what"),
+        [
+            (data_of(changed(LABELS, "train", 3, 2, 1)), "training labels"),
+            (data_of(changed(LABELS, "train", 0, 0, -1)), "training labels"),
+            (data_of(changed(LABELS, "test", 0, 0, 0)), "evaluation labels"),
+            (
+                data_of(changed(LABELS, "validation", 0, 0, -1)),
+                "evaluation labels",
+            ),
+            (data_of(digest="others"), "pictures"),
+            (data_of(names=("cat", "cow", "a, b")), "label names"),
+            # Two images change places: theirs are other labels, too.
+            (
+                data_of(ids={"test": ["train 0"], "train": [
+                    "test 0", "train 1", "train 2", "train 3"]}),
+                "splits",
+            ),
+        ],
+    )  # fmt: skip
+    def test_other_data_are_refused_by_name(self, begun, finished, data, what):
+        if finished:
+            begun.write_results({})
+        with pytest.raises(ValueError) as caught:
+            begun.finished(identity_of(data))
+        message = str(caught.value)
+        assert str(begun.path) in message
+        assert f"changed since then: {what}; " in message
+        assert "\n" not in message
+
+    def test_other_settings_are_refused_by_name(self, begun):
+        with pytest.raises(ValueError, match="--lambda_y=1.0, --lambda_y=2.0;"):
+            begun.finished(identity_of(lambda_y=2.0))
+        with pytest.raises(ValueError, match="settings: --method=imcl, --meth"):
+            begun.finished(identity_of(method="hill", lambda_y=3.0))
+        with pytest.raises(ValueError, match="--extra=7;"):
+            begun.finished(identity_of(extra=7))
+
+    def test_another_network_or_graph_is_refused_by_name(self, begun):
+        files = {"backbone": "b", "label_graph": "g"}
+        with pytest.raises(ValueError, match="since then: label_graph;"):
+            begun.finished(identity_of(files=files))
+
+    def test_more_epochs_train_on_and_fewer_are_refused(self, begun, caplog):
+        begun.write_results({"mAP": 7.0})
+        with caplog.at_level(logging.WARNING, "absl"):
+            assert begun.finished(identity_of(epochs=5)) is None
+        assert "was of 3 epochs and trains on to 5" in caplog.text
+        with pytest.raises(ValueError, match="--epochs=3, --epochs=2; only mo"):
+            begun.finished(identity_of(epochs=2))
+
+    def test_results_of_unknown_origin_are_refused(self, tmp_path):
+        (tmp_path / "results.json").write_text("{}")
+        with pytest.raises(ValueError, match="run.json is missing"):
+            Workdir(tmp_path).finished(identity_of())
+
+    @pytest.mark.parametrize("text", ["", "[]", "{}", '{"identity": {}}'])
+    def test_damaged_file(self, begun, text):
+        (begun.path / "run.json").write_text(text)
+        with pytest.raises(ValueError, match="run.json is damaged"):
+            begun.finished(identity_of())
+
+
+class TestStart:
+    def test_results_of_an_earlier_run_do_not_pass_for_this_ones(self, begun):
+        """Begun anew and killed: what resumes it must not find them."""
+        begun.write_results({"mAP": 7.0})
+        latest = begun.path / "checkpoints" / "latest.keras"
+        latest.write_text("of the earlier run")
+        begun.start(identity_of(seed=1), "", data_of(), False)
+        assert begun.finished(identity_of(seed=1)) is None
+        assert not latest.exists()
+        kept = begun.path / "earlier_results.json"
+        assert json.loads(kept.read_text()) == {"mAP": 7.0}
+        begun.write_results({"mAP": 8.0})
+        assert not kept.exists()
+
+    def test_resumed_keeps_what_there_is(self, begun):
+        latest = begun.path / "checkpoints" / "latest.keras"
+        latest.write_text("half")
+        user = begun.user
+        begun.start(identity_of(epochs=9), "", data_of(), True)
+        assert latest.read_text() == "half"
+        assert begun.user == user
+        begun.start(identity_of(), "", data_of(), False)
+        assert begun.user["run"] != user["run"]
+
+    def test_one_run_at_a_time(self, begun):
+        with (
+            begun.alone(),
+            pytest.raises(ValueError, match=f"is training in {begun.path}"),
+            Workdir(begun.path).alone(),
+        ):
+            pass
+        with begun.alone():
+            pass
+
+    def test_unwritable_places(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(OSError, match="file is no directory"):
+            Workdir(tmp_path / "file" / "run").check_writable()
+        with pytest.raises(OSError, match=f"{tmp_path} has .* free"):
+            Workdir(tmp_path / "a" / "b").check_writable(1 << 60)
+        Workdir(tmp_path / "a" / "b").check_writable()
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+class TestInitFrom:
+    @pytest.fixture
+    def start(self, begun):
+        """A workdir with a logistic model of LABELS."""
+        model = MultiLabelModel(None, 3)
+        model.build((None, 2))
+        model.classifier.set_weights([np.ones((2, 3)), np.zeros(3)])
+        begun.save_logistic(model)
+        return begun
+
+    def load(self, start, data):
+        model = MultiLabelModel(None, 3)
+        model.build((None, 2))
+        start.load_logistic(model, data)
+        return model
+
+    @pytest.mark.parametrize(
+        "labels",
+        [
+            LABELS,
+            changed(LABELS, "train", 3, 0, 1),
+            changed(LABELS, "test", 0, 0, -1),
+        ],
+    )
+    def test_the_same_or_more_labels(self, start, labels):
+        model = self.load(start, data_of(labels))
+        np.testing.assert_array_equal(model.classifier.get_weights()[0], 1)
+
+    @pytest.mark.parametrize(
+        ("labels", "what"),
+        [
+            (changed(LABELS, "train", 1, 1, 0), "1 labels .* train 1 'dog'$"),
+            (changed(LABELS, "train", 0, 0, -1), "1 labels .* train 0 'cat'$"),
+            (LABELS | {"train": np.zeros((4, 3))}, "5 labels .*train 0 'cat',"),
+        ],
+    )
+    def test_labels_that_this_run_hides(self, start, labels, what):
+        with pytest.raises(ValueError, match=f"trained on {what}"):
+            self.load(start, data_of(labels))
+
+    def test_images_are_matched_by_name(self, start):
+        """In another order, and of which some are not known to the start."""
+        order = [3, 1, 0, 2]
+        ids = [f"train {i}" for i in order]
+        rows = [LABELS["train"][i] for i in order]
+        more = LABELS | {"train": [[0, 0, 0], *rows, [-1, -1, -1]]}
+        ids = {"train": ["a new one", *ids, "z"]}
+        self.load(start, data_of(more, ids=ids))
+        more["train"][3] = [0, -1, 0]  # image 0 without its label cat
+        with pytest.raises(ValueError, match="1 labels .* train 0 'cat'"):
+            self.load(start, data_of(more, ids=ids))
+
+    @pytest.mark.parametrize("split", ["validation", "test"])
+    def test_images_that_this_run_evaluates_on(self, start, split):
+        ids = [f"{split} {i}" for i in range(len(LABELS[split]))]
+        data = data_of(ids={split: ["train 2", *ids[1:]]})
+        with pytest.raises(
+            ValueError, match=f"trained on 1 images of split {split}: train 2"
+        ):
+            self.load(start, data)
+
+    def test_images_without_names(self, start):
+        data = data_of()
+        nameless = data.train._replace(image_ids=np.zeros(0, bytes))
+        with pytest.raises(ValueError, match="do not name their images"):
+            self.load(start, data._replace(train=nameless))
+
+    def test_without_its_labels(self, start):
+        shutil.copytree(start.path, start.path.with_name("copy"))
+        copy = Workdir(start.path.with_name("copy"))
+        (copy.path / "observed_labels.npz").write_bytes(b"")
+        with pytest.raises(ValueError, match="cannot be read"):
+            self.load(copy, data_of())
+        (copy.path / "observed_labels.npz").unlink()
+        with pytest.raises(FileNotFoundError, match="observed_labels.npz"):
+            self.load(copy, data_of())
