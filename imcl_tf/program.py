@@ -101,7 +101,7 @@ def quiet_tensorflow():
 
 def _is_of_use(record) -> bool:
     """Not TFDS's warning of every configuration that a user's data make."""
-    return "Using custom data configuration" not in record.msg
+    return "Using custom data configuration" not in str(record.msg)
 
 
 @contextlib.contextmanager
