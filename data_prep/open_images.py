@@ -23,7 +23,7 @@ import collections
 import functools
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -196,19 +196,24 @@ def read_classes(raw_dir: Path) -> Classes:
     table = pd.concat(block.to_pandas() for _, block in blocks)
     for path, values in ((listed, mids), (described, pd.Index(table["mid"]))):
         if values.has_duplicates:
-            twice = values[values.duplicated()][0]
-            raise ValueError(f"{path}: class {twice} is listed twice")
+            twice = list(values[values.duplicated()].unique())
+            raise ValueError(f"{path}: class {_first(twice)} is listed twice")
     names = table.set_index("mid")["name"].astype(str)
-    unknown = mids.difference(names.index)
-    if len(unknown):
+    unknown = list(mids.difference(names.index))
+    if unknown:
         raise ValueError(
-            f"{described}: class {unknown[0]} of {listed.name} is missing"
+            f"{described}: class {_first(unknown)} of {listed.name} is missing"
         )
     chosen = names[mids]
     # Some names stand for several classes: a crane is a bird and a machine.
     ambiguous = chosen.duplicated(keep=False)
     distinct = chosen.where(~ambiguous, chosen + " (" + chosen.index + ")")
     return Classes(mids, tuple(distinct), names.index)
+
+
+def _first(names: Sequence[str]) -> str:
+    """Up to five names, for a message."""
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def read_split(
@@ -353,8 +358,9 @@ def _exclude(usable, allowed, ids, path, counts, skip):
     """Takes what is not `allowed` out of `usable`, or raises."""
     lost = usable & ~allowed
     if lost.any() and not skip:
+        names = _first([f"{image:016x}" for image in ids[lost][:6]])
         raise ValueError(
-            f"{path}: no usable image {ids[lost][0]:016x}, which has labels "
+            f"{path}: no usable image {names}, which has labels "
             f"({lost.sum()} such images); --on_bad_image=skip leaves them out"
         )
     counts[f"images left out by {path.name}"] += int(lost.sum())

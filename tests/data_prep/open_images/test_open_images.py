@@ -209,10 +209,13 @@ class TestClasses:
         fails(spoilt, tmp_path / "out", *words)
 
     def test_not_described(self, spoilt, tmp_path):
+        """Up to five are named."""
         with (spoilt / "classes-trainable.txt").open("a") as file:
-            file.write("/m/new\n")
+            file.writelines(f"/m/new{number}\n" for number in range(6))
+        names = ", ".join(f"/m/new{number}" for number in range(5))
+        message = f"class {names}, ... of classes-trainable.txt is missing"
         path = spoilt / "class-descriptions.csv"
-        fails(spoilt, tmp_path / "out", path, "/m/new", "missing")
+        fails(spoilt, tmp_path / "out", path, message)
 
     @pytest.mark.parametrize("row", ["/m/zzz", "/m/zzz,a,b"])
     def test_bad_row(self, spoilt, tmp_path, row):
