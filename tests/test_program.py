@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = {
     "imcl_tf.main": "--workdir",
     "imcl_tf.predict": "--model",
+    "data_prep.clean": "--[no]remove",
     "data_prep.coco": "--vocabulary",
     "data_prep.cub": "--split_file",
     "data_prep.download": "--annotations",
