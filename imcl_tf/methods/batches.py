@@ -108,7 +108,9 @@ def whole_minibatch(
     )
 
 
-def gradients_of(tape: tf.GradientTape, loss: tf.Tensor, variables) -> list:
+def gradients_of(
+    tape: tf.GradientTape, loss: tf.Tensor, variables: list
+) -> list:
     """Returns this device's part of the gradient of `loss`.
 
     Each device has the loss of the whole minibatch, and optimizers add up the

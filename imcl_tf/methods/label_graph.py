@@ -44,6 +44,9 @@ class LabelGraph(keras.layers.Layer):
       weights of the layer: `edge_weights` [E] float32, trainable; `edges`
       [E, 2] int32, rows (j, j'), sorted.
 
+    Raises:
+      ValueError: if `num_labels` is not positive.
+
     Example:
       >>> import imcl_tf
       >>> graph = imcl_tf.LabelGraph.from_cooccurrence(
