@@ -42,7 +42,8 @@ class Evaluation(StepCallback):
 
     Example:
       >>> import imcl_tf, numpy as np, pathlib, tensorflow as tf
-      >>> data = np.eye(2, dtype=np.float32), np.eye(2, dtype=np.int8)
+      >>> labels = np.array([[1, -1], [-1, 1]], np.int8)
+      >>> data = np.eye(2, dtype=np.float32), labels
       >>> batches = tf.data.Dataset.from_tensor_slices(data).batch(2)
       >>> evaluation = imcl_tf.Evaluation(
       ...     batches, pathlib.Path("metrics.csv"), steps_per_epoch=1)
