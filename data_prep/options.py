@@ -34,7 +34,12 @@ def _preparation(raw_dir_help: str) -> tuple[Option, ...]:
     )  # fmt: skip
 
 
-FOLDER = _preparation("Directory of images/, labels.csv[.gz] and splits.csv.")
+FOLDER = (
+    *_preparation(
+        "Directory of images/, labels.csv and, if you have it, splits.csv."
+    ),
+    *settings.FOLDER,
+)
 COCO = (
     *_preparation(
         "Directory of the raw files: annotations/ and the directories of "

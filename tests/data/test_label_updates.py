@@ -202,11 +202,11 @@ class TestFolder:
         flip(small, small.splits["train"][0], "dog", 1)
         read, times = folder_module.read_folder, tmp_path / "times"
 
-        def slow(directory):
+        def slow(*arguments):
             with times.open("a") as file:
                 file.write("x")
             time.sleep(1)
-            return read(directory)
+            return read(*arguments)
 
         monkeypatch.setattr(folder_module, "read_folder", slow)
         with concurrent.futures.ThreadPoolExecutor() as pool:
