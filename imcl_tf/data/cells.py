@@ -59,6 +59,7 @@ class Table:
     Attributes:
       path: of the file.
       header: F column names, stripped; "" = unnamed.
+      header_number: which record of the file the header is, for `line`.
 
     Raises:
       ValueError: if it is no text table.
@@ -76,7 +77,7 @@ class Table:
             self._separator = _separator(self._text)
         for number, _, row in self._records():
             if any(row):
-                self._header_number = number
+                self.header_number = number
                 self.header = tuple(map(clean, row))
                 return
         raise ValueError(f"{path}: expected a header, got an empty file")
@@ -117,9 +118,10 @@ class Table:
                 return
             numbers = np.arange(start, start + len(rows))
             cells = self._cells(rows, start)
-            kept = (cells != "").any(axis=1) & (numbers > self._header_number)
+            kept = (cells != "").any(axis=1) & (numbers > self.header_number)
             start += len(rows)
-            yield Rows(numbers[kept], cells[kept])
+            if kept.any():
+                yield Rows(numbers[kept], cells[kept])
 
     def _cells(self, rows: list[list[str]], start: int) -> np.ndarray:
         """[n, F] object: the rows, those before the header empty."""
@@ -166,7 +168,7 @@ class Table:
         """Cuts or extends a row by what is empty."""
         size = len(self.header)
         named = [i for i, name in enumerate(self.header, 1) if name]
-        is_empty = not any(row) or number <= self._header_number
+        is_empty = not any(row) or number <= self.header_number
         if not is_empty and (
             len(row) < max(named, default=0) or any(row[size:])
         ):

@@ -168,8 +168,9 @@ def _read_wide(table: Table, reading: Reading) -> LabelRows:
     if not names:
         table.columns("image", "label", "value")
     images, labels = _Names(), _Names()
-    labels(np.arange(len(names)), names)
-    check_names(table, [0], np.arange(len(names)), names, "label")
+    codes = labels(np.arange(len(names)), names)
+    header = np.full(len(names), table.header_number)
+    check_names(table, header, codes, names, "label")
 
     def parts():
         for numbers, cells in table.rows():
@@ -182,7 +183,7 @@ def _read_wide(table: Table, reading: Reading) -> LabelRows:
                     f"{cells[i // len(others), place]}, "
                     f"{names[i % len(others)]}"
                 ),
-            ).reshape(len(rows), -1)
+            ).reshape(len(rows), len(others))
             row, column = np.nonzero(values != _EMPTY)
             yield _Pairs(rows[row], column, values[row, column], numbers[row])
 

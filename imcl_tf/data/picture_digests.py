@@ -105,7 +105,8 @@ def _digest(path: str) -> bytes:
 
 def _read(cache: Path) -> _Known:
     try:
-        with np.load(cache, allow_pickle=False) as arrays:
+        # np.load leaves a damaged file open that it has opened itself.
+        with cache.open("rb") as file, np.load(file) as arrays:
             known = _Known(*(arrays[name] for name in _Known._fields))
     except _DAMAGED:
         return _NOTHING

@@ -53,8 +53,8 @@ def made_splits(
     """Splits images so that each split has its share of every label.
 
     Observed present and observed absent labels are balanced alike, by iterative
-    stratification (Sechidis et al., ECML PKDD 2011). First, the splits get a
-    present and an absent observation of each label that has enough.
+    stratification (Sechidis et al., ECML PKDD 2011). Then images are moved
+    until each split has each label present and absent, where three images do.
 
     Args:
       image_ids: N distinct names. Their order does not matter.
@@ -83,16 +83,8 @@ def made_splits(
     )
     both = scipy.sparse.hstack([labels > 0, labels < 0], format="csr")
     has = scipy.sparse.csr_array(together @ both.astype(np.int32) > 0)
-    sizes = np.bincount(members)
-    target = np.maximum(shares * len(order), 1.0)
-    chosen = _covered(has, sizes, target)
-    rest = np.flatnonzero(chosen < 0)
-    left = target - np.bincount(
-        chosen[chosen >= 0], sizes[chosen >= 0], len(SPLITS)
-    )
-    left = np.maximum(left, 0)
-    if rest.size:
-        chosen[rest] = _stratified(has[rest], left / left.sum(), seed)
+    chosen = _stratified(has, shares, seed)
+    _complete(chosen, has)
     splits = np.empty(len(order), int)
     splits[order] = chosen[members]
     return splits
@@ -107,37 +99,6 @@ def _shuffled(image_ids: Sequence[str], seed: int) -> np.ndarray:
     return np.array(sorted(range(len(keys)), key=keys.__getitem__), int)
 
 
-def _covered(has, sizes, target) -> np.ndarray:
-    """[G] int: the split of some groups, so that all have all labels; else -1.
-
-    The rarest label first, and for it the group that has most of what a split
-    still lacks.
-
-    Args:
-      has: [G, 2C] bool csr_array.
-      sizes: [G] int, images of each.
-      target: [3] float, images that a split should have.
-    """
-    chosen = np.full(has.shape[0], -1)
-    by_column, room = has.tocsc(), np.maximum(target, 1)
-    lacks = np.ones((len(SPLITS), has.shape[1]), np.int32)
-    number = np.diff(by_column.indptr)
-    # The smallest split first: it has least to choose from by itself.
-    for column in np.argsort(number, kind="stable"):
-        for split in np.argsort(target, kind="stable"):
-            having = by_column.indices[slice(*by_column.indptr[column:][:2])]
-            free = having[chosen[having] < 0]
-            free = free[sizes[free] <= room[split]]
-            if not lacks[split, column] or not free.size:
-                continue
-            gains = has[free] @ lacks[split]
-            best = free[gains.argmax()]
-            chosen[best] = split
-            room[split] -= sizes[best]
-            lacks[split, has.indices[slice(*has.indptr[best:][:2])]] = 0
-    return chosen
-
-
 def _stratified(has, shares, seed) -> np.ndarray:
     """[G] int: splits of groups with labels [G, 2C], near the shares."""
     # Here, for it imports scikit-learn, which takes a second.
@@ -148,11 +109,51 @@ def _stratified(has, shares, seed) -> np.ndarray:
     rarest = rarest[number[rarest] > 0][
         : int((MOST_WORK / has.shape[0]) ** 0.5)
     ]
-    return IterativeStratification(
+    chosen = IterativeStratification(
         has[:, rarest].toarray(),
         shares,
         np.random.RandomState(seed % 2**32),  # of any size, or below zero
     )
+    for split in range(len(SPLITS)):
+        if split not in chosen:
+            largest = np.bincount(chosen).argmax()
+            chosen[np.flatnonzero(chosen == largest)[0]] = split
+    return chosen
+
+
+def _complete(chosen: np.ndarray, has):
+    """Moves groups so that every split has every label that three have.
+
+    The rarest label first. A group is moved that leaves its own split with
+    another one of each of its labels, and of these the one with fewest.
+
+    Args:
+      chosen: [G] int, the splits of groups; changed.
+      has: [G, 2C] bool csr_array.
+    """
+    counts = np.stack(
+        [has[chosen == split].sum(axis=0) for split in range(len(SPLITS))]
+    )
+    by_column, total = has.tocsc(), counts.sum(axis=0)
+    wanting = np.flatnonzero((counts == 0).any(axis=0) & (total >= len(SPLITS)))
+    sizes = np.bincount(chosen, minlength=len(SPLITS))
+    for column in wanting[np.argsort(total[wanting], kind="stable")]:
+        having = by_column.indices[slice(*by_column.indptr[column:][:2])]
+        for split in np.flatnonzero(counts[:, column] == 0):
+            spare = [
+                (len(labels), group, labels)
+                for group in having
+                for labels in [has.indices[slice(*has.indptr[group:][:2])]]
+                if counts[chosen[group], labels].min() > 1
+                and sizes[chosen[group]] > 1
+            ]
+            if not spare:
+                continue
+            _, group, labels = min(spare, key=lambda x: x[:2])
+            sizes[[chosen[group], split]] += [-1, 1]
+            counts[chosen[group], labels] -= 1
+            counts[split, labels] += 1
+            chosen[group] = split
 
 
 def read_kept(path: Path, image_ids: Sequence[str]) -> np.ndarray | None:

@@ -4,6 +4,7 @@ import csv
 import gzip
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from imcl_tf.data.folder import (
     read_folder,
 )
 from tests import programs
-from tests.data.common import label_table
+from tests.data.common import dense, image_ids, label_table, prepare_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT.parent / "shared" / "data"
@@ -307,6 +308,101 @@ class TestDigest:
 
     def test_other_treatment_other_key(self, folder):
         assert key_of(folder.path) != key_of(folder.path, "skip")
+
+
+class TestMadeSplits:
+    """A folder without splits.csv."""
+
+    @pytest.fixture
+    def unsplit(self, make_folder, tmp_path):
+        sizes = {"train": 30, "validation": 5, "test": 5}
+        made = make_folder(tmp_path / "raw", sizes, ("cat", "dog"), ())
+        (made.path / "splits.csv").unlink()
+        return made
+
+    @staticmethod
+    def kept(records):
+        (path,) = (records / "folder" / "splits").iterdir()
+        return path, {row["image"]: row["split"] for row in read_csv(path)}
+
+    def test_is_kept_beside_the_records_and_said(
+        self, unsplit, tmp_path, caplog
+    ):
+        before, records = snapshot(unsplit.path), tmp_path / "records"
+        with caplog.at_level("WARNING", "absl"):
+            builder = prepare_folder(unsplit, records)
+        path, split_of = self.kept(records)
+        assert sorted(split_of) == sorted(unsplit.encoded)
+        number = Counter(split_of.values())
+        assert set(number) == set(SPLITS)
+        assert (
+            f"{unsplit.path} holds no splits.csv: split by seed 0 into "
+            f"{number['train']} train, {number['validation']} validation, "
+            f"{number['test']} test images, listed in {path}; copy that file "
+            f"to {unsplit.path / 'splits.csv'} to keep the split"
+        ) in caplog.messages
+        for split in SPLITS:
+            ids = image_ids(builder, split)
+            assert {split_of[name] for name in ids} == {split}
+            rows = dense(label_table(builder, split))
+            assert (rows > 0).any(0).all() and (rows < 0).any(0).all()
+            np.testing.assert_array_equal(rows, unsplit.rows(ids))
+        assert snapshot(unsplit.path) == before
+
+        # As splits.csv it makes the same records.
+        shutil.copy(path, unsplit.path / "splits.csv")
+        again = prepare_folder(unsplit, records)
+        assert again.data_path == builder.data_path
+
+    def test_a_changed_label_moves_no_image(
+        self, unsplit, tmp_path, monkeypatch
+    ):
+        builder = prepare_folder(unsplit, tmp_path)
+        path, split_of = self.kept(tmp_path)
+        image = unsplit.splits["train"][0]
+        edit(unsplit.path / "labels.csv", lambda x: f"{x}{image},bird,1\n")
+        monkeypatch.setattr(folder_module, "look_alikes", None)
+        again = prepare_folder(unsplit, tmp_path)
+        assert again.data_path == builder.data_path
+        assert self.kept(tmp_path) == (path, split_of)
+        assert again.info.metadata["labels"] == ["bird", "cat", "dog"]
+
+    def test_seed_and_shares(self, unsplit, tmp_path):
+        found = set()
+        for number, options in enumerate(
+            ({}, {"split_seed": 1}, {"split_shares": "50/25/25"})
+        ):
+            records = tmp_path / f"{number}"
+            folder_builder(unsplit.path, str(records), **options)
+            _, split_of = self.kept(records)
+            found.add(tuple(sorted(split_of.items())))
+        assert len(found) == 3
+        assert abs(Counter(split_of.values())["train"] - 20) <= 3
+        with pytest.raises(ValueError, match="split_shares must be three"):
+            folder_builder(unsplit.path, str(tmp_path), split_shares="1/2")
+
+    def test_copies_stay_together(self, unsplit, tmp_path):
+        images = unsplit.path / "images"
+        names = sorted(unsplit.encoded)
+        for name in names[::2]:
+            shutil.copy(images / name, images / f"copy {name}")
+        edit(
+            unsplit.path / "labels.csv",
+            lambda text: (
+                text + "".join(f"copy {name},cat,1\n" for name in names[::2])
+            ),
+        )
+        folder_builder(unsplit.path, str(tmp_path / "records"))
+        _, split_of = self.kept(tmp_path / "records")
+        for name in names[::2]:
+            assert split_of[name] == split_of[f"copy {name}"]
+
+    def test_a_picture_that_is_not_there(self, unsplit, fails, tmp_path):
+        name = sorted(unsplit.encoded)[3]
+        (unsplit.path / "images" / name).unlink()
+        fails(unsplit, f"{name}: no such image file")
+        builder = prepare_folder(unsplit, tmp_path / "other", "skip")
+        assert builder.info.metadata["counts"]["images left out"] == 1
 
 
 class TestBadInput:
