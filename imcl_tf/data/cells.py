@@ -224,7 +224,13 @@ def factorized(cells: np.ndarray) -> tuple[np.ndarray, list[str]]:
     return codes, list(texts)
 
 
-def check_names(table: Table, numbers, codes, names: Sequence[str], what: str):
+def check_names(
+    table: Table,
+    numbers: np.ndarray,
+    codes: np.ndarray,
+    names: Sequence[str],
+    what: str,
+):
     """Refuses line breaks and other control characters in names.
 
     Args:

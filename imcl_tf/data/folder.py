@@ -34,7 +34,7 @@ from imcl_tf.data.label_tables import (
     read_label_table,
 )
 from imcl_tf.data.look_alikes import look_alikes
-from imcl_tf.data.picture_digests import picture_digests
+from imcl_tf.data.picture_digests import PictureDigests
 from imcl_tf.data.records import SPLITS
 from imcl_tf.data.shards import ImageFiles, read_file
 from imcl_tf.files import existing_file
@@ -73,6 +73,7 @@ class Folder(ImageFilesBuilder):
     Args:
       options: how it is read.
       splits: file of its splits, None = that of the directory.
+      digests: to be saved when the records are there, None = none.
       **kwargs: of `ImageFilesBuilder`.
     """
 
@@ -84,10 +85,23 @@ class Folder(ImageFilesBuilder):
         *,
         options: FolderOptions = FolderOptions(),  # noqa: B008 (immutable)
         splits: Path | None = None,
+        digests: PictureDigests | None = None,
         **kwargs,
     ):
-        self._options, self._splits = options, splits
+        self._options, self._splits, self._digests = options, splits, digests
         super().__init__(**kwargs)
+
+    def download_and_prepare(self, **kwargs):
+        """TFDS's own."""
+        super().download_and_prepare(**kwargs)
+        if self._digests:
+            self._digests.save()
+
+    def update_labels(self, raw_dir: Path):
+        """See `ImageFilesBuilder`."""
+        super().update_labels(raw_dir)
+        if self._digests:
+            self._digests.save()
 
     def _contents(self, raw_dir):
         return read_folder(
@@ -128,12 +142,17 @@ def folder_builder(
     """
     chosen = FolderOptions(**check_all(settings.FOLDER, options))  # type: ignore[arg-type]
     directory = Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory}: no such directory")
     place = Path(records_dir or tfds.core.constants.DATA_DIR).expanduser()
     place = place / Folder.name
-    splits = find_table(directory, "splits") or _made_splits(
-        directory, chosen, place, on_bad_image
-    )
     images = ImageNames(directory / "images")
+    digests = PictureDigests(images.directory, _digests_file(place, directory))
+    splits = find_table(directory, "splits")
+    if splits is None:
+        splits = _made_splits(
+            directory, chosen, images, digests, place, on_bad_image
+        )
     table = read_splits(splits, images)
     others = images.num_others([*table["image"]])
     if others:
@@ -141,48 +160,57 @@ def folder_builder(
             "%s: %d files are in no table and left out", images.directory,
             others,
         )  # fmt: skip
-    digest = folder_digest(
-        images, table, on_bad_image, digests_file(place, directory)
-    )
     return Folder(
         options=chosen,
         splits=splits,
+        digests=digests,
         on_bad_image=on_bad_image,
-        config=tfds.core.BuilderConfig(name=digest),
+        config=tfds.core.BuilderConfig(
+            name=_digest(table, digests, on_bad_image)
+        ),
         data_dir=records_dir,
     )
 
 
-def digests_file(place: Path, directory: Path) -> Path:
+def _digests_file(place: Path, directory: Path) -> Path:
     """The file, below the folder records, of a directory's picture digests."""
     name = hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:16]
     return place / "pictures" / f"{name}.npz"
 
 
 def folder_digest(
-    images: ImageNames,
-    splits: pd.DataFrame,
+    directory: str | os.PathLike,
     on_bad_image: str,
-    cache: Path | None = None,
+    splits: Path | None = None,
 ) -> str:
     """A digest of what the records hold: the splits and the images.
 
     Args:
-      images: the files.
-      splits: as `read_splits` returns.
+      directory: holds images/.
       on_bad_image: see `folder_builder`.
-      cache: see `picture_digests`.
+      splits: file of the splits, None = that of `directory`.
 
     Returns:
       16 hexadecimal digits that depend on each listed image's name, split and
       content and on `on_bad_image`, but on no label, no time and no other file.
+
+    Raises:
+      ValueError: for splits that are not as they should be.
+      FileNotFoundError: for a missing file.
     """
+    directory = Path(directory)
+    images = ImageNames(directory / "images")
+    table = read_splits(splits or table_file(directory, "splits"), images)
+    return _digest(table, PictureDigests(images.directory), on_bad_image)
+
+
+def _digest(splits: pd.DataFrame, digests, on_bad_image: str) -> str:
     splits = splits.sort_values("image")
     names = [*splits["image"]]
     digest = hashlib.sha256(on_bad_image.encode())
     digest.update("\0".join(names).encode())
     digest.update(splits["split"].to_numpy(np.int8).tobytes())
-    digest.update(picture_digests(images.directory, names, cache).tobytes())
+    digest.update(digests(names).tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -431,41 +459,43 @@ def _label_matrix(labels: _Labels, images: list[str], absent: bool):
 
 
 def _made_splits(
-    directory: Path, options: FolderOptions, place: Path, on_bad_image: str
+    directory: Path,
+    options: FolderOptions,
+    images: ImageNames,
+    digests: PictureDigests,
+    place: Path,
+    on_bad_image: str,
 ) -> Path:
-    """The file of a split that is made unless it was before.
+    """The file of a split below `place` that is made unless it was before.
 
     It depends on the images, on the seed and the shares. A label that changes
     later moves no image.
     """
-    shares = splitting.read_shares(options.split_shares)
-    images = ImageNames(directory / "images")
+    shares, seed = (
+        splitting.read_shares(options.split_shares),
+        options.split_seed,
+    )
     labels = _read_labels(labels_file(directory, options), options, images)
     if on_bad_image != "skip":
         _refuse_missing(labels.images, images)
     names = sorted(labels.images)
-    digests = picture_digests(
-        images.directory, names, digests_file(place, directory)
-    )
-    key = hashlib.sha256(f"{options.split_seed} {shares}".encode())
+    contents = digests(names)
+    key = hashlib.sha256(f"{seed} {shares}".encode())
     key.update("\0".join(names).encode())
-    key.update(digests.tobytes())
+    key.update(contents.tobytes())
     path = place / "splits" / f"{key.hexdigest()[:16]}.csv"
-    if splitting.read_kept(path, names) is None:
-        groups = look_alikes([*map(images.path, names)], digests)
+    splits = splitting.read_kept(path, names)
+    if splits is None:
+        groups = look_alikes([*map(images.path, names)], contents)
         matrix = _label_matrix(labels, names, absent=False)
-        splitting.keep(
-            path, names,
-            splitting.made_splits(
-                names, matrix, groups, shares, options.split_seed
-            ),
-        )  # fmt: skip
-    kept = np.asarray(splitting.read_kept(path, names))
+        splits = splitting.made_splits(names, matrix, groups, shares, seed)
+        splitting.keep(path, names, splits)
+    numbers = np.bincount(splits, minlength=len(SPLITS))
     logging.warning(
         "%s holds no splits.csv: split by seed %d into %s images, listed in "
         "%s; copy that file to %s to keep the split",
-        directory, options.split_seed,
-        ", ".join(f"{(kept == n).sum()} {s}" for n, s in enumerate(SPLITS)),
+        directory, seed,
+        ", ".join(f"{n} {s}" for n, s in zip(numbers, SPLITS, strict=True)),
         path, directory / "splits.csv",
     )  # fmt: skip
     return path

@@ -47,44 +47,65 @@ _NOTHING = _Known(
 )
 
 
-def picture_digests(
-    directory: Path, names: Sequence[str], cache: Path | None
-) -> np.ndarray:
-    """SHA-256 of the contents of files.
+class PictureDigests:
+    """SHA-256 of the contents of files of a directory.
 
     Args:
-      directory: that they lie in.
-      names: N distinct paths below it; links are followed.
-      cache: file that remembers digests, None = none; made and renewed if it
-        can be written. What is damaged there is ignored.
-
-    Returns:
-      [N, 32] uint8; zeros for a file that cannot be read.
+      directory: that the files lie in.
+      cache: file that remembers digests. What is damaged there is ignored.
     """
-    now = time.time_ns()
-    paths = [os.path.join(directory, name) for name in names]
-    states = np.array([*map(_state, paths)], np.int64).reshape(-1, 4)
-    known = _read(cache) if cache else _NOTHING
-    places = pd.Index(known.names).get_indexer(
-        pd.Index([os.fsencode(name) for name in names])
-    )
-    digests = np.zeros((len(names), _SIZE), np.uint8)
-    found = places >= 0
-    found[found] = (known.states[places[found]] == states[found]).all(axis=1)
-    digests[found] = known.digests[places[found]]
-    new = np.flatnonzero(~found & states.any(axis=1))
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for i, digest in zip(
-            new, pool.map(_digest, [paths[i] for i in new]), strict=True
-        ):
-            digests[i] = np.frombuffer(digest, np.uint8)
-    if cache and len(new):
+
+    def __init__(self, directory: Path, cache: Path | None = None):
+        self._directory, self._cache = directory, cache
+        self._known = _read(cache) if cache else _NOTHING
+        self._now, self._new = time.time_ns(), False
+
+    def __call__(self, names: Sequence[str]) -> np.ndarray:
+        """The digests of files.
+
+        Args:
+          names: N distinct paths below the directory; links are followed.
+
+        Returns:
+          [N, 32] uint8; zeros for a file that cannot be read.
+        """
+        paths = [os.path.join(self._directory, name) for name in names]
+        encoded = np.array([os.fsencode(name) for name in names], bytes)
+        states = np.array([*map(_state, paths)], np.int64).reshape(-1, 4)
+        digests, found = self._remembered(encoded, states)
+        new = np.flatnonzero(~found & states.any(axis=1))
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            contents = pool.map(_digest, [paths[i] for i in new])
+            for i, digest in zip(new, contents, strict=True):
+                digests[i] = np.frombuffer(digest, np.uint8)
         settled = digests.any(axis=1) & (
-            states[:, 1:3].max(axis=1) < now - _SETTLED
+            states[:, 1:3].max(axis=1) < self._now - _SETTLED
         )
-        kept = np.array([os.fsencode(name) for name in names], bytes)
-        _write(cache, _Known(kept[settled], states[settled], digests[settled]))
-    return digests
+        self._known = _Known(
+            encoded[settled], states[settled], digests[settled]
+        )
+        self._new |= len(new) > 0
+        return digests
+
+    def _remembered(self, encoded, states) -> tuple[np.ndarray, np.ndarray]:
+        """The known digests, zeros for the others; [N] bool, which are known.
+
+        Args:
+          encoded: [N] bytes, names.
+          states: [N, 4] int, what the files are like.
+        """
+        places = pd.Index(self._known.names).get_indexer(pd.Index(encoded))
+        found = places >= 0
+        same = self._known.states[places[found]] == states[found]
+        found[found] = same.all(axis=1)
+        digests = np.zeros((len(encoded), _SIZE), np.uint8)
+        digests[found] = self._known.digests[places[found]]
+        return digests, found
+
+    def save(self):
+        """Writes what is known to the cache, if it can be written."""
+        if self._cache and self._new:
+            _write(self._cache, self._known)
 
 
 def _state(path: str) -> tuple[int, int, int, int]:

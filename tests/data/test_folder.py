@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from imcl_tf.data import folder as folder_module
-from imcl_tf.data import preparation
+from imcl_tf.data import picture_digests, preparation
 from imcl_tf.data.builders import prepare
 from imcl_tf.data.folder import (
     Folder,
@@ -230,6 +230,33 @@ class TestFolderBuilder:
         assert snapshot(prepared.data_path) == before
         assert again.info.metadata["labels"] == list(folder.label_names)
         assert again.info.splits["test"].num_examples == 11
+
+    def test_second_time_hashes_no_picture(self, small, tmp_path, monkeypatch):
+        later = picture_digests.time.time_ns() + 10**10
+        monkeypatch.setattr(picture_digests.time, "time_ns", lambda: later)
+        first = prepare_folder(small, tmp_path / "out")
+        monkeypatch.setattr(picture_digests, "_digest", None)
+        again = prepare_folder(small, tmp_path / "out")
+        assert again.data_path == first.data_path
+
+    def test_another_reading_makes_other_labels(self, small, tmp_path):
+        """And none of the pictures."""
+        first = prepare_folder(small, tmp_path / "out")
+        builder = folder_builder(
+            small.path, str(tmp_path / "out"), unlisted="absent"
+        )
+        again = prepare(builder, small.path)
+        assert again.data_path == first.data_path
+        listed = {
+            (row["image"], row["label"])
+            for row in read_csv(small.path / "labels.csv")
+        }
+        pairs = {(i, n) for i in small.labels for n in small.label_names}
+        absent = sum((i, n) not in listed for i, n in pairs) + sum(
+            value == -1 for x in small.labels.values() for value in x.values()
+        )
+        tables = [dense(label_table(again, split)) for split in SPLITS]
+        assert sum((table == -1).sum() for table in tables) == absent
 
     def test_a_copy_elsewhere_is_the_same_data_set(
         self, folder, prepared, tmp_path, monkeypatch
@@ -561,9 +588,10 @@ class TestProgram:
     def test_prints_what_the_records_hold(self, small, tmp_path):
         gone = small.splits["train"][0]
         (small.path / "images" / gone).unlink()
-        records = tmp_path / "records"
+        records, table = tmp_path / "records", tmp_path / "mine.csv"
+        (small.path / "labels.csv").rename(table)
         done = programs.run(
-            "data_prep.folder", "--on_bad_image=skip",
+            "data_prep.folder", "--on_bad_image=skip", f"--label_table={table}",
             f"--raw_dir={small.path}", f"--data_dir={records}",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

@@ -19,6 +19,7 @@ from imcl_tf.data.label_tables import (
     read_label_table,
 )
 from tests.data.test_cells import FEW
+from tests.docs_blocks import blocks
 
 UNOBSERVED = Reading(unlisted="unobserved")
 
@@ -297,6 +298,23 @@ class TestCoco:
 
     def test_unlisted_must_be_given(self, refused):
         assert "--unlisted=absent" in refused(coco(), name="labels.json")
+
+
+def test_the_forms_of_the_docs(read):
+    forms = [
+        block.text
+        for block in blocks("docs/own_pictures.md", "text")
+        if block.text.lower().startswith("image")
+    ]
+    expected = [
+        {("0001.jpg", "dog"): 1, ("0001.jpg", "cat"): -1},
+        {("0001.jpg", "dog"): 1, ("0001.jpg", "cat"): -1,
+         ("0002.jpg", "cat"): 1},
+        {("0001.jpg", "dog"): 1, ("0001.jpg", "cat"): 1},
+        {("000a1b2c3d4e5f60", "/m/0bt9lr"): 1},
+    ]  # fmt: skip
+    reading = Reading("absent", label_separator="pipe")
+    assert [read(text, reading)[0] for text in forms] == expected
 
 
 def test_first_contradiction():

@@ -279,6 +279,7 @@ class TestOtherImages:
     def test_new_image(self, small, prepare):
         builder = prepare()
         small.splits["validation"].append("new.jpg")
+        (small.path / "images" / "new.jpg").write_bytes(b"")
         self.write_splits(small)
         append(small, ("new.jpg", "cat", 1))
         words = "image new.jpg is new in split validation"

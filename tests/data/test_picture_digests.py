@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from imcl_tf.data import picture_digests as module
-from imcl_tf.data.picture_digests import picture_digests
+from imcl_tf.data.picture_digests import PictureDigests
 
 NAMES = ["a.jpg", "b/é.png", "c", "gone"]
 
@@ -37,7 +37,9 @@ def place(tmp_path, monkeypatch):
             original = module._digest
             with monkeypatch.context() as patch:
                 patch.setattr(module, "_digest", digest)
-                found = picture_digests(self.directory, names, cache)
+                digests = PictureDigests(self.directory, cache)
+                found = digests(names)
+                digests.save()
             for name, row in zip(names, found, strict=True):
                 path = self.directory / name
                 content = hashlib.sha256()
@@ -115,13 +117,21 @@ def test_a_cache_that_cannot_be_written(place, tmp_path):
     assert place.digests() == NAMES[:3]
 
 
+def test_nothing_is_written_until_it_is_saved(place):
+    digests = PictureDigests(place.directory, place.cache)
+    digests(NAMES)
+    assert not place.cache.parent.exists()
+    digests.save()
+    assert place.cache.exists()
+
+
 def test_several_programs_at_once(place):
-    threads = [
-        threading.Thread(
-            target=picture_digests, args=(place.directory, NAMES, place.cache)
-        )
-        for _ in range(8)
-    ]
+    def save():
+        digests = PictureDigests(place.directory, place.cache)
+        digests(NAMES)
+        digests.save()
+
+    threads = [threading.Thread(target=save) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
