@@ -21,7 +21,7 @@ MOST_DIFFERENCE = 6.0
 _CONTRAST = 4.0  # standard deviation of the gray thumbnail, of 255
 _HASH_SHAPE = (16, 17)
 _COLOURS = 8
-_BLOCK = 2**25  # comparisons at a time
+_BLOCK = 2**24  # comparisons at a time
 _CHUNK = 64
 
 
@@ -107,12 +107,13 @@ def _near(hashes, colours, known) -> np.ndarray:
     step = max(1, _BLOCK // max(1, len(where)))
     for start in range(0, len(where), step):
         part, rest = hashes[start : start + step], hashes[start:]
-        differing = sum(
-            np.bitwise_count(part[:, None, word] ^ rest[None, :, word])
-            for word in range(hashes.shape[1])
-        )
-        row, column = np.nonzero(differing <= MOST_BITS)
+        # One word of four leaves few pairs to look at in full.
+        first = np.bitwise_count(part[:, None, 0] ^ rest[None, :, 0])
+        row, column = np.nonzero(first <= MOST_BITS)
         row, column = row[row < column], column[row < column]
+        bits = np.bitwise_count(part[row] ^ rest[column])
+        near = bits.sum(axis=1, dtype=np.int64) <= MOST_BITS
+        row, column = row[near], column[near]
         pairs.append(where[start + np.stack([row, column], axis=1)])
     near = np.concatenate(pairs)
     difference = np.empty(len(near))
