@@ -31,8 +31,9 @@ SEPARATORS = {
 _BETWEEN_FIELDS = (",", ";", "\t", "|")
 _SEP_LINE = re.compile(r'"?sep=(.)"?(?:\r\n|\r|\n)', re.IGNORECASE)
 _LINE_END = re.compile(r"\r\n|\r|\n")
-# A name with a line break would become two in every list of names.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# A name with a line break would become two in every list of names; a lone
+# surrogate, which JSON may hold, is no text.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _MOST_BYTES = 2**31  # of text: a gzip file of 2 MB can hold as much
 _CHUNK_CELLS = 2**18
@@ -94,7 +95,7 @@ class Table:
                 many = "twice" if name.lower() in lower else "not"
                 raise ValueError(
                     f"{self.path}: expected columns {','.join(names)}, got "
-                    f"{_shown(','.join(self.header))}: {name} is {many} there"
+                    f"{shown(','.join(self.header))}: {name} is {many} there"
                 )
         return [lower.index(name.lower()) for name in names]
 
@@ -175,7 +176,7 @@ class Table:
             self.fail(
                 number,
                 f"{len(row)} fields where the header has {size}: "
-                f"{_shown(self._separator.join(row))}",
+                f"{shown(self._separator.join(row))}",
             )
         row[size:] = []
         row += [""] * (size - len(row))
@@ -243,24 +244,32 @@ def check_names(
     Raises:
       ValueError: with the line of the first one.
     """
-    wrong = [i for i, name in enumerate(names) if _CONTROL.search(name)]
+    wrong = with_control(names)
     if wrong:
         row = np.isin(codes, wrong).argmax()
         table.fail(
             int(numbers[row]),
             f"the {what} holds a line break or another control character: "
-            f"{_shown(names[codes[row]])}",
+            f"{shown(names[codes[row]])}",
         )
+
+
+def with_control(names: Sequence[str]) -> list[int]:
+    """Which names hold a line break or another control character."""
+    return [i for i, name in enumerate(names) if _CONTROL.search(name)]
 
 
 def listed(names: Sequence[str]) -> str:
     """Up to five names, and how many more there are."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(map(str, names[:5])) + more
+    return ", ".join(map(shown, names[:5])) + more
 
 
-def _shown(text: str) -> str:
-    text = text.encode("unicode_escape").decode()
+def shown(text: str) -> str:
+    """A text for a message: on one line, at most 100 characters."""
+    text = _CONTROL.sub(
+        lambda found: found[0].encode("unicode_escape").decode(), text
+    )
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 

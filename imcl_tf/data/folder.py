@@ -23,7 +23,7 @@ from absl import logging
 from imcl_tf import settings
 from imcl_tf.data import splitting
 from imcl_tf.data.builders import Contents, ImageFilesBuilder
-from imcl_tf.data.cells import Table, clean, listed
+from imcl_tf.data.cells import Table, clean, listed, shown
 from imcl_tf.data.image_names import ImageNames
 from imcl_tf.data.label_json import read_label_json
 from imcl_tf.data.label_tables import (
@@ -338,7 +338,7 @@ def read_splits(path: Path, images: ImageNames) -> pd.DataFrame:
         table.fail(
             int(numbers[row]),
             f"split must be {', '.join(SPLITS)}, got "
-            f"{clean(spellings[row])[:60] or 'nothing'}",
+            f"{shown(clean(spellings[row])) or 'nothing'}",
         )
     found = images.find([*dict.fromkeys(names)], path)
     ids = pd.Series([found[name] for name in names], dtype=object)

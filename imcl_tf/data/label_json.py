@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from imcl_tf.data.captions import most_frequent_words, split_words
-from imcl_tf.data.cells import clean, listed, read_text
+from imcl_tf.data.cells import clean, listed, read_text, shown, with_control
 from imcl_tf.data.label_tables import LabelRows, Reading, refuse_unset
 
 
@@ -33,12 +33,11 @@ def read_label_json(path: Path, reading: Reading) -> LabelRows:
     images = _entries(path, content, "images")
     annotations = _entries(path, content, "annotations")
     refuse_unset(path, reading)
-    row_of = dict(zip(_column(path, "images", images, "id", (int, str)),
-                      itertools.count()))  # fmt: skip
-    names = _column(path, "images", images, "file_name", (str,))
-    _refuse_repeats(path, "id", row_of, images)
-    _refuse_repeats(path, "file_name", set(names), images)
-    rows = _found(path, annotations, "image_id", row_of, "images")
+    ids = _column(path, "images", images, "id", (int, str))
+    names = _names(path, "images", images, "file_name")
+    _refuse_repeats(path, "images", "id", ids)
+    _refuse_repeats(path, "images", "file_name", names)
+    rows = _found(path, annotations, "image_id", ids, "images")
     if "categories" in content:
         labels, places, columns = _categories(path, content, annotations)
     else:
@@ -58,17 +57,10 @@ def _categories(path, content, annotations):
     """(label names, annotation of each pair, label of each pair)."""
     categories = _entries(path, content, "categories")
     ids = _column(path, "categories", categories, "id", (int, str))
-    names = [
-        clean(name)
-        for name in _column(path, "categories", categories, "name", (str,))
-    ]
-    column_of = dict(zip(ids, itertools.count(), strict=False))
-    _refuse_repeats(path, "id", column_of, categories, "categories")
-    _refuse_repeats(path, "name", set(names), categories, "categories")
-    if not all(names):
-        number = names.index("")
-        raise ValueError(f"{path}: categories[{number}]: name is empty")
-    columns = _found(path, annotations, "category_id", column_of, "categories")
+    names = _names(path, "categories", categories, "name")
+    _refuse_repeats(path, "categories", "id", ids)
+    _refuse_repeats(path, "categories", "name", names)
+    columns = _found(path, annotations, "category_id", ids, "categories")
     return tuple(names), np.arange(len(columns)), columns
 
 
@@ -88,11 +80,12 @@ def _words(path, annotations):
 
 
 def _load(path: Path) -> dict[str, Any]:
+    text = read_text(path)
     try:
-        content = json.loads(read_text(path))
+        content = json.loads(text)
     except RecursionError as error:
         raise ValueError(f"{path}: not a JSON file: nested too deep") from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # also of a number of too many digits
         raise ValueError(f"{path}: not a whole JSON file: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(
@@ -107,7 +100,7 @@ def _entries(path: Path, content: dict, part: str) -> list[dict]:
     if not isinstance(entries, list) or not entries:
         raise ValueError(
             f"{path}: expected COCO instances or captions, got nothing in "
-            f"{part!r}; it holds {listed(sorted(content)) or 'nothing'}"
+            f"{part!r}; it holds {shown(listed(sorted(content))) or 'nothing'}"
         )
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict):
@@ -130,8 +123,21 @@ def _column(path, part, entries, key, kinds) -> list:
     return values
 
 
-def _found(path, annotations, key, number_of, part) -> np.ndarray:
-    """[A] int: the number of what each annotation refers to."""
+def _names(path, part, entries, key) -> list[str]:
+    names = [*map(clean, _column(path, part, entries, key, (str,)))]
+    for number in with_control(names):
+        raise ValueError(
+            f"{path}: {part}[{number}]: {key} holds a line break or another "
+            f"control character: {shown(names[number])}"
+        )
+    if not all(names):
+        raise ValueError(f"{path}: {part}[{names.index('')}]: {key} is empty")
+    return names
+
+
+def _found(path, annotations, key, ids, part) -> np.ndarray:
+    """[A] int: where in `ids` is what each annotation refers to."""
+    number_of = dict(zip(ids, itertools.count(), strict=False))
     values = _column(path, "annotations", annotations, key, (int, str))
     numbers = np.array([number_of.get(value, -1) for value in values], np.int64)
     if (numbers < 0).any():
@@ -144,11 +150,10 @@ def _found(path, annotations, key, number_of, part) -> np.ndarray:
     return numbers
 
 
-def _refuse_repeats(path, key, distinct, entries, part="images"):
-    if len(distinct) == len(entries):
-        return
-    number = Counter(str(entry[key]) for entry in entries)
-    again = [value for value, times in number.items() if times > 1]
-    raise ValueError(
-        f"{path}: {part}: {key} is given several times: {listed(again)}"
-    )
+def _refuse_repeats(path, part, key, values):
+    again = [x for x, number in Counter(values).items() if number > 1]
+    if again:
+        raise ValueError(
+            f"{path}: {part}: {key} is given several times: "
+            f"{listed([*map(str, again)])}"
+        )

@@ -27,6 +27,7 @@ from imcl_tf.data.cells import (
     clean,
     factorized,
     listed,
+    shown,
 )
 
 _EMPTY, _WRONG = 2, 3  # beside the values -1, 0 and 1
@@ -274,7 +275,7 @@ def _values(table: Table, numbers, cells, pair) -> np.ndarray:
         table.fail(
             int(numbers[i]),
             f"value of {pair(i)} must be -1, 0 or 1, got "
-            f"{cells[i].strip()[:60]}",
+            f"{shown(cells[i].strip())}",
         )
     return values
 

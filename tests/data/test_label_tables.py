@@ -271,6 +271,7 @@ class TestCoco:
         [
             ("{", "not a whole JSON file"),
             ("[" * 100_000, "not a JSON file: nested too deep"),
+            ("9" * 5000, "not a whole JSON file: Exceeds the limit"),
             ("[]", "expected COCO's object with images and annotations"),
             ("{}", "expected COCO instances or captions, got nothing in "
              "'images'; it holds nothing"),
@@ -285,10 +286,15 @@ class TestCoco:
                           {"id": 7, "file_name": "b"}]),
              "images: id is given several times: 7"),
             (coco(images=[{"id": 7, "file_name": "a"},
-                          {"id": 3, "file_name": "a"}]),
+                          {"id": 3, "file_name": " a"}]),
              "images: file_name is given several times: a"),
             (coco(images=[{"id": True, "file_name": "a"}]),
              "images[0]: id must be int or str, got true"),
+            (coco(images=[{"id": 1, "file_name": "a\nb"}]),
+             "images[0]: file_name holds a line break"),
+            (coco(images=[{"id": 1, "file_name": "\ud800"}]),
+             "images[0]: file_name holds a line break or another control "
+             r"character: \ud800"),
             (coco(categories=[{"id": 10, "name": " "}]),
              "categories[0]: name is empty"),
         ],
