@@ -178,17 +178,12 @@ def _digests_file(place: Path, directory: Path) -> Path:
     return place / "pictures" / f"{name}.npz"
 
 
-def folder_digest(
-    directory: str | os.PathLike,
-    on_bad_image: str,
-    splits: Path | None = None,
-) -> str:
+def folder_digest(directory: str | os.PathLike, on_bad_image: str) -> str:
     """A digest of what the records hold: the splits and the images.
 
     Args:
-      directory: holds images/.
+      directory: holds images/ and the splits.
       on_bad_image: see `folder_builder`.
-      splits: file of the splits, None = that of `directory`.
 
     Returns:
       16 hexadecimal digits that depend on each listed image's name, split and
@@ -200,7 +195,7 @@ def folder_digest(
     """
     directory = Path(directory)
     images = ImageNames(directory / "images")
-    table = read_splits(splits or table_file(directory, "splits"), images)
+    table = read_splits(table_file(directory, "splits"), images)
     return _digest(table, PictureDigests(images.directory), on_bad_image)
 
 

@@ -17,6 +17,7 @@ from imcl_tf.data.folder import (
     Folder,
     FolderOptions,
     folder_builder,
+    folder_digest,
     read_folder,
 )
 from tests import programs
@@ -49,7 +50,7 @@ def edit(path, change):
 def key_of(path, on_bad_image="error"):
     """The digest that names a folder's records."""
     name = folder_builder(path, on_bad_image=on_bad_image).builder_config.name
-    assert len(name) == 16
+    assert len(name) == 16 and name == folder_digest(path, on_bad_image)
     return name
 
 
