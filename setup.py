@@ -77,6 +77,9 @@ setup(
         "absl-py>=2",
         # The first releases that were built for NumPy 2.
         "pandas>=2.2.2,<4",
+        # Splits of a folder without splits.csv.
+        "iterative-stratification>=0.1.9",
+        "scikit-learn>=1.5",
         # For Open Images; TFDS requires both.
         "pyarrow>=16.1",
         "requests>=2.32.4",
@@ -97,7 +100,7 @@ setup(
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.5",
-            "scikit-learn>=1.5",
+            "hypothesis>=6.100",
             "pillow>=10",
             # tfds.testing and the program tfds need them.
             "dill>=0.3.1.1",

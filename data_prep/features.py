@@ -22,6 +22,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import flags
 
+from imcl_tf import program, settings
 from imcl_tf.backbones.make import backbone
 from imcl_tf.data.datasets import load_dataset
 from imcl_tf.data.features import fixed_features
@@ -47,7 +48,10 @@ def main(argv: list[str]):
         network = backbone(
             FLAGS.backbone, FLAGS.backbone_weights, FLAGS.image_size
         )
-        data = load_dataset(FLAGS.dataset, FLAGS.data_dir)
+        data = load_dataset(
+            FLAGS.dataset, FLAGS.data_dir, FLAGS.on_bad_image,
+            **program.values(settings.FOLDER),
+        )  # fmt: skip
         features = fixed_features(data, network, FLAGS.batch_size)
     except (ValueError, OSError, tf.errors.OpError) as error:
         fail(error)

@@ -15,6 +15,7 @@ if __name__ == "__main__":  # before TensorFlow, which takes seconds
 
 from absl import flags
 
+from imcl_tf import program, settings
 from imcl_tf.data import preparation
 from imcl_tf.data.folder import folder_builder
 
@@ -25,7 +26,10 @@ def main(argv: list[str]):
     preparation.run(
         argv,
         lambda: folder_builder(
-            FLAGS.raw_dir, FLAGS.data_dir or None, FLAGS.on_bad_image
+            FLAGS.raw_dir,
+            FLAGS.data_dir or None,
+            FLAGS.on_bad_image,
+            **program.values(settings.FOLDER),
         ),
         FLAGS.raw_dir,
         FLAGS.beam_runner,

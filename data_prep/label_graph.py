@@ -30,6 +30,7 @@ import scipy.sparse
 from absl import flags
 
 from data_prep import wikipedia
+from imcl_tf import program, settings
 from imcl_tf.data.datasets import load_dataset
 from imcl_tf.files import fail, replacing, write_csv
 from imcl_tf.methods import label_graph
@@ -97,7 +98,10 @@ def _labels() -> tuple[Sequence[str], scipy.sparse.csr_array | None]:
     if counts and not (FLAGS.dataset or FLAGS.observed):
         raise ValueError("--kind=cooccurrence needs --dataset or --observed")
     if FLAGS.dataset:
-        data = load_dataset(FLAGS.dataset, FLAGS.data_dir)
+        data = load_dataset(
+            FLAGS.dataset, FLAGS.data_dir, FLAGS.on_bad_image,
+            **program.values(settings.FOLDER),
+        )  # fmt: skip
         names, observed = data.label_names, data.train.labels
     else:
         names, observed = read_label_names(FLAGS.labels), None

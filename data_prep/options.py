@@ -34,7 +34,12 @@ def _preparation(raw_dir_help: str) -> tuple[Option, ...]:
     )  # fmt: skip
 
 
-FOLDER = _preparation("Directory of images/, labels.csv[.gz] and splits.csv.")
+FOLDER = (
+    *_preparation(
+        "Directory of images/, labels.csv and, if you have it, splits.csv."
+    ),
+    *settings.FOLDER,
+)
 COCO = (
     *_preparation(
         "Directory of the raw files: annotations/ and the directories of "
@@ -135,8 +140,7 @@ DOWNLOAD = (
     ),
 )  # fmt: skip
 FEATURES = (
-    settings.DATASET,
-    settings.DATA_DIR,
+    *settings.PROGRAM_DATA,
     *(o for o in settings.MODEL if o.name != "init_from"),
     Option(
         "batch_size", 64, "Pictures that are computed at a time.", minimum=1
@@ -153,7 +157,7 @@ LABEL_GRAPH = (
         choices=("cooccurrence", "identity", "wikipedia", "wikipedia_wordnet"),
     ),
     Option("dataset", "", "Data set with the labels, as in imcl_tf.main."),
-    settings.DATA_DIR,
+    *(o for o in settings.PROGRAM_DATA if o.name != "dataset"),
     Option(
         "labels", "",
         "Text file with the label names, one per line, in place of --dataset.",

@@ -44,7 +44,8 @@ from imcl_tf.data.pipeline import MultiLabelDataset
 from imcl_tf.files import fail, replacing
 from imcl_tf.ops.metrics import Support
 from imcl_tf.options import Value
-from imcl_tf.settings import DEFAULT_METHOD
+from imcl_tf.program import values
+from imcl_tf.settings import DEFAULT_METHOD, FOLDER
 from imcl_tf.training import search
 from imcl_tf.training.workdir import Workdir
 
@@ -275,7 +276,10 @@ def main(argv: list[str]):
                 f"--rows must be of {'; '.join(ROWS)}, got {name!r}"
             )
         Workdir(workdir).check_writable()
-        data = load_dataset(FLAGS.dataset, FLAGS.data_dir, FLAGS.on_bad_image)
+        data = load_dataset(
+            FLAGS.dataset, FLAGS.data_dir, FLAGS.on_bad_image,
+            **values(FOLDER),
+        )  # fmt: skip
         epochs = {
             "fixed_features": FLAGS.epochs,
             "end_to_end": FLAGS.end_to_end_epochs,

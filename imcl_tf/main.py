@@ -142,7 +142,10 @@ def main(argv: list[str]):
         )
     try:
         Workdir(workdir).check_writable()
-        data = load_dataset(FLAGS.dataset, FLAGS.data_dir, FLAGS.on_bad_image)
+        data = load_dataset(
+            FLAGS.dataset, FLAGS.data_dir, FLAGS.on_bad_image,
+            **program.values(settings.FOLDER),
+        )  # fmt: skip
         chosen = current_settings()
         if FLAGS.search:
             trials = search.read_trials(Path(FLAGS.search))

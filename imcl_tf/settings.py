@@ -26,9 +26,9 @@ DATASET = Option(
 )  # fmt: skip
 DATA_DIR = Option(
     "data_dir", "",
-    "Directory of the data: for folder the one with images/, labels.csv and "
-    "splits.csv, for other sets the one with their prepared records; empty = "
-    "the default directory of TensorFlow Datasets.",
+    "Directory of the data: for folder the one with images/, labels.csv and, "
+    "if you have it, splits.csv; for other sets the one with their prepared "
+    "records; empty = the default directory of TensorFlow Datasets.",
 )  # fmt: skip
 ON_BAD_IMAGE = Option(
     "on_bad_image", "error",
@@ -36,7 +36,47 @@ ON_BAD_IMAGE = Option(
     "skip it and list it in left_out.csv.",
     choices=("error", "skip"),
 )  # fmt: skip
-PROGRAM_DATA = (DATASET, DATA_DIR, ON_BAD_IMAGE)
+# How --dataset=folder is read.
+FOLDER = (
+    Option(
+        "label_table", "",
+        "Table of the labels of --dataset=folder; empty = the only one of "
+        "labels.csv, labels.tsv, labels.txt, labels.json and these with .gz "
+        "in the folder.",
+    ),
+    Option(
+        "unlisted", "unset",
+        "What a label of --dataset=folder is on a picture for which the table "
+        "does not list it: unobserved; absent; or absent_in_evaluation, which "
+        "is absent in validation and test, for average precision, and "
+        "unobserved in training. unset = unobserved where the table lists "
+        "absent labels too; lists of labels and COCO files need it.",
+        choices=("unset", "unobserved", "absent", "absent_in_evaluation"),
+    ),
+    Option(
+        "zero", "unset",
+        "What a value of 0 means in the table of --dataset=folder. unset = "
+        "unobserved beside -1 in a table of one row per label, absent without "
+        "-1 in a table of one column per label; other tables need it.",
+        choices=("unset", "absent", "unobserved"),
+    ),
+    Option(
+        "label_separator", "unset",
+        "What separates the labels in the column labels of a table of "
+        "--dataset=folder.",
+        choices=("unset", "comma", "semicolon", "tab", "pipe", "space"),
+    ),
+    Option(
+        "split_seed", 0,
+        "Seed of the split of a folder that holds no splits.csv.",
+    ),
+    Option(
+        "split_shares", "80/10/10",
+        "Percent of the pictures for train, validation and test, for a folder "
+        "that holds no splits.csv.",
+    ),
+)  # fmt: skip
+PROGRAM_DATA = (DATASET, DATA_DIR, ON_BAD_IMAGE, *FOLDER)
 
 DATA = (
     Option(

@@ -239,7 +239,9 @@ def test_one_of_several_variants_must_be_named(fail, prepared, tmp_path):
     ("arguments", "message"),
     [
         ([], "dataset=folder needs data_dir"),
-        (["--data_dir=/nowhere"], "/nowhere/splits.csv: no such file"),
+        (["--data_dir=/nowhere"], "/nowhere: no such directory"),
+        (["--data_dir={folder}", "--label_table=/nowhere/x.csv"],
+         "/nowhere/x.csv: no such file"),
         (["--data_dir={folder}", "--class_weight=1"], "images have no classes"),
         (["--data_dir={folder}", "--label_graph=wiki"], "got 'wiki'"),
         (["--data_dir={folder}", "--label_graph={folder}/splits.csv"],

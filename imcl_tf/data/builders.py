@@ -199,9 +199,13 @@ class ImageFilesBuilder(
         """The files that labels and splits come from, always in one order."""
         raise NotImplementedError
 
+    def _labels_digest(self, raw_dir: Path) -> str:
+        """A digest of all that the label tables are made from."""
+        return files_digest(self._tables(raw_dir))
+
     def _split_generators(self, dl_manager):
         raw_dir = Path(dl_manager.manual_dir)
-        self._source_digest = files_digest(self._tables(raw_dir))
+        self._source_digest = self._labels_digest(raw_dir)
         contents = self._contents(raw_dir)
         self.info.metadata["labels"] = list(contents.label_names)
         self.info.metadata["counts"] = contents.counts
@@ -232,7 +236,7 @@ class ImageFilesBuilder(
           FileNotFoundError: for a missing file.
           OSError: if the tables cannot be written.
         """
-        self._source_digest = files_digest(self._tables(raw_dir))
+        self._source_digest = self._labels_digest(raw_dir)
         if not self._is_up_to_date():
             with locked(self.data_path):
                 # Another run may have made them in the meantime.

@@ -11,7 +11,8 @@ from imcl_tf.data.folder import folder_builder
 from imcl_tf.data.pipeline import MultiLabelDataset, open_source
 from imcl_tf.data.scenes_set import Scenes, SmallScenes
 from imcl_tf.data.tfds_sets import tfds_builder
-from imcl_tf.settings import SMALL_SCENES, dataset_kind
+from imcl_tf.options import Value, check_all
+from imcl_tf.settings import FOLDER, SMALL_SCENES, dataset_kind
 
 # What preparing the paper's data sets takes.
 _COSTS = {
@@ -23,7 +24,10 @@ _COSTS = {
 
 
 def load_dataset(
-    name: str, data_dir: str | None = None, on_bad_image: str = "error"
+    name: str,
+    data_dir: str | None = None,
+    on_bad_image: str = "error",
+    **options: Value,
 ) -> MultiLabelDataset:
     """Opens the records of a data set; makes those of small sets first.
 
@@ -31,17 +35,22 @@ def load_dataset(
       name: "scenes", "scenes/small", "folder", "coco", "cub", "open_images" or
         "tfds:NAME"; a variant follows a slash, as in "coco/2017".
       data_dir: of a folder, the directory that holds images/, labels.csv and
-        splits.csv; of other sets, where their records lie. None = TFDS's
-        default directory.
+        perhaps splits.csv; of other sets, where their records lie. None =
+        TFDS's default directory.
       on_bad_image: for a folder: "error", or "skip" to leave pictures out that
         cannot be read.
+      **options: how a folder is read: label_table, unlisted, zero,
+        label_separator, split_seed and split_shares, as the flags of these
+        names.
 
     Returns:
       `MultiLabelDataset`: its splits train, validation and test, label_names
       and num_labels.
 
     Raises:
-      ValueError: for an unknown data set or one that is not as it should be.
+      TypeError: for an unknown option.
+      ValueError: for an unknown data set or one that is not as it should be,
+        or an option that the data set does not have.
       OSError: for a file or directory that is missing or cannot be written.
 
     Example:
@@ -54,9 +63,12 @@ def load_dataset(
     # uses too: weights must not depend on whether records exist already.
     state = random.getstate()
     try:
-        builder = _builder(name, data_dir or None, on_bad_image)
+        builder = _builder(name, data_dir or None, on_bad_image, options)
     finally:
         random.setstate(state)
+    for what, number in builder.info.metadata.get("counts", {}).items():
+        if what.startswith("values: "):
+            logging.warning("%s: %d %s", name, number, what)
     left_out = builder.data_path / builders.LEFT_OUT
     if left_out.exists():
         logging.warning(
@@ -66,9 +78,11 @@ def load_dataset(
     return open_source(builder)._replace(name=name)
 
 
-def _builder(dataset, data_dir, on_bad_image):
+def _builder(dataset, data_dir, on_bad_image, options):
     """The builder of a data set whose records exist from then on."""
     kind = dataset_kind(dataset)
+    if kind != "folder":
+        _refuse_options(options)
     if kind == "scenes":
         scenes = SmallScenes if dataset == SMALL_SCENES else Scenes
         return builders.prepare(scenes(data_dir=data_dir))
@@ -80,9 +94,9 @@ def _builder(dataset, data_dir, on_bad_image):
         if not data_dir:
             raise ValueError(
                 "dataset=folder needs data_dir, the directory that holds "
-                "images/, labels.csv and splits.csv"
+                "images/ and labels.csv"
             )
-        builder = folder_builder(data_dir, on_bad_image=on_bad_image)
+        builder = folder_builder(data_dir, on_bad_image=on_bad_image, **options)
         return builders.prepare(builder, data_dir)
     try:
         return builders.find(f"imcl_{dataset}", data_dir)
@@ -94,3 +108,11 @@ def _builder(dataset, data_dir, on_bad_image):
             f"{error}; make them in the project's source checkout: python -m "
             f"data_prep.{kind} --raw_dir=RAW{place} ({what}{_COSTS[kind]})"
         ) from error
+
+
+def _refuse_options(options):
+    """Refuses options of folders that are not at their defaults."""
+    chosen = check_all(FOLDER, options)
+    for option in FOLDER:
+        if chosen[option.name] != option.default:
+            raise ValueError(f"{option.name} is an option of dataset=folder")

@@ -1,8 +1,8 @@
 """A user's own directory of images with partial labels.
 
-DIR/labels.csv[.gz]  image,label,value   value 1, -1, or 0 = unobserved
-DIR/splits.csv       image,split         train, validation or test
-DIR/images/          the images, JPEG or PNG
+DIR/labels.csv       labels, in a form of `imcl_tf.data.label_tables`
+DIR/splits.csv       image,split         train, validation or test; optional
+DIR/images/          the images
 """
 
 from __future__ import annotations
@@ -10,206 +10,487 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import scipy.sparse
 import tensorflow_datasets as tfds
+from absl import logging
 
+from imcl_tf import settings
+from imcl_tf.data import splitting
 from imcl_tf.data.builders import Contents, ImageFilesBuilder
+from imcl_tf.data.cells import Table, clean, listed, shown
+from imcl_tf.data.image_names import ImageNames
+from imcl_tf.data.label_json import read_label_json
+from imcl_tf.data.label_tables import (
+    LabelRows,
+    Reading,
+    alike_names,
+    first_contradiction,
+    read_label_table,
+)
+from imcl_tf.data.look_alikes import look_alikes
+from imcl_tf.data.picture_digests import PictureDigests
 from imcl_tf.data.records import SPLITS
 from imcl_tf.data.shards import ImageFiles, read_file
 from imcl_tf.files import existing_file
+from imcl_tf.options import Value, check_all
+
+_ENDINGS = (".csv", ".tsv", ".txt", ".json")
+_SPLIT_OF = {
+    spelling: number
+    for number, spellings in enumerate(
+        (("train", "training"), ("validation", "val", "valid", "dev"),
+         ("test", "testing"))
+    )
+    for spelling in spellings
+}  # fmt: skip
+
+
+class FolderOptions(NamedTuple):
+    """How a folder is read: the values of `settings.FOLDER`."""
+
+    label_table: str = ""
+    unlisted: str = "unset"
+    zero: str = "unset"
+    label_separator: str = "unset"
+    split_seed: int = 0
+    split_shares: str = "80/10/10"
+
+    @property
+    def reading(self) -> Reading:
+        """How its table of labels is read."""
+        return Reading(self.unlisted, self.zero, self.label_separator)
 
 
 class Folder(ImageFilesBuilder):
-    """A directory as above; its config is named by `folder_digest`."""
+    """A directory as above; its config is named by `folder_digest`.
+
+    Args:
+      options: how it is read.
+      splits: file of its splits, None = that of the directory.
+      digests: to be saved when the records are there, None = none.
+      **kwargs: of `ImageFilesBuilder`.
+    """
 
     name = "folder"
     DESCRIPTION = "Images of a folder with partial labels."
 
+    def __init__(
+        self,
+        *,
+        options: FolderOptions = FolderOptions(),  # noqa: B008 (immutable)
+        splits: Path | None = None,
+        digests: PictureDigests | None = None,
+        **kwargs,
+    ):
+        self._options, self._splits, self._digests = options, splits, digests
+        super().__init__(**kwargs)
+
+    def download_and_prepare(self, **kwargs):
+        """TFDS's own."""
+        super().download_and_prepare(**kwargs)
+        if self._digests:
+            self._digests.save()
+
+    def update_labels(self, raw_dir: Path):
+        """See `ImageFilesBuilder`."""
+        super().update_labels(raw_dir)
+        if self._digests:
+            self._digests.save()
+
     def _contents(self, raw_dir):
-        return read_folder(raw_dir)
+        return read_folder(
+            raw_dir, self._options, self._splits, self.on_bad_image
+        )
 
     def _tables(self, raw_dir):
-        return [_labels_file(raw_dir), raw_dir / "splits.csv"]
+        return [
+            labels_file(raw_dir, self._options),
+            self._splits or table_file(raw_dir, "splits"),
+        ]
+
+    def _labels_digest(self, raw_dir):
+        reading = repr(self._options.reading)
+        digest = super()._labels_digest(raw_dir) + reading
+        return hashlib.sha256(digest.encode()).hexdigest()[:16]
 
 
 def folder_builder(
     directory: str | os.PathLike,
     records_dir: str | None = None,
     on_bad_image: str = "error",
+    **options: Value,
 ) -> Folder:
     """The builder of a directory's records.
 
     Args:
-      directory: holds labels.csv[.gz], splits.csv and images/.
+      directory: holds the labels, the splits and images/.
       records_dir: where the records go, None = TFDS's default place; either
-        way below `folder_digest`.
+        way below `folder_digest`. Beside them are the digests of the pictures
+        and, where `directory` holds no splits, the split that is made.
       on_bad_image: "error", or "skip" to leave unreadable images out.
+      **options: of `settings.FOLDER`.
 
     Raises:
+      ValueError: for tables that are not as they should be.
       FileNotFoundError: for a missing file.
     """
-    digest = folder_digest(directory, on_bad_image)
+    chosen = FolderOptions(**check_all(settings.FOLDER, options))  # type: ignore[arg-type]
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory}: no such directory")
+    place = Path(records_dir or tfds.core.constants.DATA_DIR).expanduser()
+    place = place / Folder.name
+    images = ImageNames(directory / "images")
+    digests = PictureDigests(images.directory, _digests_file(place, directory))
+    splits = find_table(directory, "splits")
+    if splits is None:
+        splits = _made_splits(
+            directory, chosen, images, digests, place, on_bad_image
+        )
+    table = read_splits(splits, images)
+    others = images.num_others([*table["image"]])
+    if others:
+        logging.warning(
+            "%s: %d files are in no table and left out", images.directory,
+            others,
+        )  # fmt: skip
     return Folder(
+        options=chosen,
+        splits=splits,
+        digests=digests,
         on_bad_image=on_bad_image,
-        config=tfds.core.BuilderConfig(name=digest),
+        config=tfds.core.BuilderConfig(
+            name=_digest(table, digests, on_bad_image)
+        ),
         data_dir=records_dir,
     )
+
+
+def _digests_file(place: Path, directory: Path) -> Path:
+    """The file, below the folder records, of a directory's picture digests."""
+    name = hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:16]
+    return place / "pictures" / f"{name}.npz"
 
 
 def folder_digest(directory: str | os.PathLike, on_bad_image: str) -> str:
     """A digest of what the records hold: the splits and the images.
 
     Args:
-      directory: holds splits.csv and images/.
+      directory: holds images/ and the splits.
       on_bad_image: see `folder_builder`.
 
     Returns:
-      16 hexadecimal digits that depend on splits.csv, on the images' names,
-      sizes and times and on `on_bad_image`, but not on any label.
+      16 hexadecimal digits that depend on each listed image's name, split and
+      content and on `on_bad_image`, but on no label, no time and no other file.
 
     Raises:
+      ValueError: for splits that are not as they should be.
       FileNotFoundError: for a missing file.
     """
     directory = Path(directory)
+    images = ImageNames(directory / "images")
+    table = read_splits(table_file(directory, "splits"), images)
+    return _digest(table, PictureDigests(images.directory), on_bad_image)
+
+
+def _digest(splits: pd.DataFrame, digests, on_bad_image: str) -> str:
+    splits = splits.sort_values("image")
+    names = [*splits["image"]]
     digest = hashlib.sha256(on_bad_image.encode())
-    digest.update(existing_file(directory / "splits.csv").read_bytes())
-    images = directory / "images"
-    if not images.is_dir():
-        raise FileNotFoundError(f"{images}: no such directory of images")
-    for path in sorted(p for p in images.rglob("*") if p.is_file()):
-        stat = path.stat()
-        name = path.relative_to(images)
-        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    digest.update("\0".join(names).encode())
+    digest.update(splits["split"].to_numpy(np.int8).tobytes())
+    digest.update(digests(names).tobytes())
     return digest.hexdigest()[:16]
 
 
-def read_folder(directory: str | os.PathLike) -> Contents:
+def labels_file(directory: Path, options: FolderOptions) -> Path:
+    """The table of labels: the one that is named, else that of `directory`."""
+    if options.label_table:
+        return existing_file(Path(options.label_table).expanduser())
+    return table_file(directory, "labels")
+
+
+def find_table(directory: Path, stem: str) -> Path | None:
+    """The only file of `directory` of that name, such as labels.csv.gz.
+
+    Raises:
+      ValueError: if there are several: which one counts is not ours to guess.
+    """
+    names = [name for name in _names(stem) if (directory / name).is_file()]
+    if len(names) > 1:
+        way = ", or name one with --label_table" if stem == "labels" else ""
+        raise ValueError(
+            f"{directory} holds {' and '.join(names)}; keep one of them{way}"
+        )
+    return directory / names[0] if names else None
+
+
+def table_file(directory: Path, stem: str) -> Path:
+    """As `find_table`.
+
+    Raises:
+      ValueError: if there are several.
+      FileNotFoundError: if there is none.
+    """
+    found = find_table(directory, stem)
+    if found is None:
+        first, *others = _names(stem)
+        raise FileNotFoundError(
+            f"{directory / first}: no such file, nor {', '.join(others)}"
+        )
+    return found
+
+
+def _names(stem: str) -> list[str]:
+    return [stem + end + packed for end in _ENDINGS for packed in ("", ".gz")]
+
+
+def read_folder(
+    directory: str | os.PathLike,
+    options: FolderOptions = FolderOptions(),  # noqa: B008 (immutable)
+    splits: Path | None = None,
+    on_bad_image: str = "error",
+) -> Contents:
     """Reads and checks the tables of a folder data set.
 
     Args:
-      directory: holds labels.csv[.gz], splits.csv and images/.
+      directory: holds the labels, the splits and images/.
+      options: how it is read.
+      splits: file of the splits, None = that of `directory`.
+      on_bad_image: "skip" to let images be missing.
 
     Returns:
       `Contents`, label names and images sorted; images are not read yet.
 
     Raises:
-      ValueError: for a missing column, a value outside {-1, 0, 1}, a label
-        given twice with different values, an unknown or empty split, or an
-        image named in one file only.
+      ValueError: for tables that are not as they should be, a label given twice
+        with different values, a split without images, an image with labels but
+        without a split, or an image without a file.
       FileNotFoundError: for a missing file.
     """
     directory = Path(directory)
-    labels_path = _labels_file(directory)
-    splits_path = existing_file(directory / "splits.csv")
-    labels = _read_labels(labels_path)
-    splits = _read_csv(splits_path, ("image", "split"))
-    _check_splits(splits, splits_path)
-    _check_same_images(labels, labels_path, splits, splits_path)
-    label_names = tuple(sorted(labels["label"].cat.categories))
-    read = functools.partial(read_file, directory / "images")
-    listed = {}
-    for split in SPLITS:
-        names = sorted(splits.loc[splits["split"] == split, "image"])
+    images = ImageNames(directory / "images")
+    labels = _read_labels(labels_file(directory, options), options, images)
+    splits = splits or table_file(directory, "splits")
+    table = read_splits(splits, images)
+    listed_images = [*table["image"]]
+    _check_listed(labels, listed_images, splits, images, on_bad_image)
+    counts = labels.counts | {
+        "images of the splits that the labels do not list": int(
+            (~np.isin(listed_images, labels.images)).sum()
+        ),
+    }
+    files = {}
+    for number, split in enumerate(SPLITS):
+        names = sorted(table.loc[table["split"] == number, "image"])
         if not names:
-            raise ValueError(f"{splits_path}: split {split} has no image")
-        table = _label_matrix(labels, names, label_names)
-        listed[split] = ImageFiles(names, table, read)
-    return Contents(label_names, listed)
-
-
-def _labels_file(directory: Path) -> Path:
-    packed = directory / "labels.csv.gz"
-    return (
-        packed if packed.is_file() else existing_file(directory / "labels.csv")
+            raise ValueError(f"{splits}: split {split} has no image")
+        absent = options.unlisted == "absent" or (
+            options.unlisted == "absent_in_evaluation" and split != "train"
+        )
+        matrix = _label_matrix(labels, names, absent)
+        files[split] = ImageFiles(
+            names, matrix, functools.partial(read_file, images.directory)
+        )
+    return Contents(
+        labels.label_names, files, {x: n for x, n in counts.items() if n}
     )
 
 
-def _read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    """All columns as strings: an image may well be called NA or 001."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: not a CSV file: {error}") from error
-    if not isinstance(table.index, pd.RangeIndex):
-        # pandas takes the first of too many fields for row names.
-        raise ValueError(
-            f"{path}: rows have more fields than the header "
-            f"{','.join(map(str, table.columns))}"
+def read_splits(path: Path, images: ImageNames) -> pd.DataFrame:
+    """Reads a table of splits.
+
+    Args:
+      path: of the table, with columns image and split.
+      images: the files that it names.
+
+    Returns:
+      columns image, distinct image ids, and split, an index in `SPLITS`.
+
+    Raises:
+      ValueError: for a split that is none, or an image that is listed twice.
+      FileNotFoundError: for a missing file.
+    """
+    table = Table(path)
+    places = table.columns("image", "split")
+    rows = [(part.numbers, part.cells[:, places]) for part in table.rows()]
+    if not rows:
+        raise ValueError(f"{path}: no row below the header")
+    numbers = np.concatenate([part for part, _ in rows])
+    names, spellings = np.concatenate([part for _, part in rows]).T
+    codes, distinct = pd.factorize(spellings)
+    splits = np.array(
+        [_SPLIT_OF.get(clean(word).lower(), -1) for word in distinct]
+    )[codes]
+    if (splits < 0).any():
+        row = int((splits < 0).argmax())
+        table.fail(
+            int(numbers[row]),
+            f"split must be {', '.join(SPLITS)}, got "
+            f"{shown(clean(spellings[row])) or 'nothing'}",
         )
-    missing = [name for name in columns if name not in table.columns]
+    found = images.find([*dict.fromkeys(names)], path)
+    ids = pd.Series([found[name] for name in names], dtype=object)
+    twice = ids[ids.duplicated()]
+    if len(twice):
+        line = table.line(int(numbers[twice.index[0]]))
+        raise ValueError(
+            f"{path}: line {line}: listed twice: {listed([*twice.unique()])}"
+        )
+    return pd.DataFrame({"image": ids, "split": splits})
+
+
+class _Labels(NamedTuple):
+    """Labels of images by number; see `LabelRows`. A pair is there once."""
+
+    path: Path
+    images: list[str]
+    label_names: tuple[str, ...]
+    rows: np.ndarray
+    columns: np.ndarray
+    values: np.ndarray
+    counts: dict[str, int]
+
+
+def _read_labels(path: Path, options: FolderOptions, images: ImageNames):
+    """The labels of a table, images by file and label names sorted."""
+    is_json = ".json" in path.suffixes
+    read = read_label_json if is_json else read_label_table
+    table = read(path, options.reading)
+    if not table.label_names:
+        raise ValueError(f"{path}: no label in any row")
+    for names in alike_names(table.label_names):
+        logging.warning(
+            "%s: labels that differ in case or blanks alone are kept apart: %s",
+            path, names,
+        )  # fmt: skip
+    found = images.find(table.images, path)
+    image_codes, image_ids = pd.factorize(
+        np.array([found[name] for name in table.images], object)
+    )
+    order = np.argsort(np.array(table.label_names, object))
+    rank = np.empty(len(order), int)
+    rank[order] = np.arange(len(order))
+    rows, columns = image_codes[table.rows], rank[table.columns]
+    once = _once(table, rows, columns, rows * len(order) + columns)
+    return _Labels(
+        path, list(image_ids), tuple(table.label_names[i] for i in order),
+        rows[once], columns[once], table.values[once], table.counts,
+    )  # fmt: skip
+
+
+def _once(table: LabelRows, rows, columns, cells) -> np.ndarray:
+    """Which pairs to keep so that each is there once; refuses other values."""
+    again = first_contradiction(cells, table.values)
+    if again is not None:
+        first, second = again
+        table.fail(
+            second,
+            f"{table.images[table.rows[second]]}, "
+            f"{table.label_names[table.columns[second]]} is given twice with "
+            f"different values, {table.values[first]} before and "
+            f"{table.values[second]} here",
+        )
+    return np.unique(cells, return_index=True)[1]
+
+
+def _check_listed(labels, image_ids, splits: Path, images, on_bad_image: str):
+    """Checks that images with labels have splits, and all have files."""
+    without = sorted(set(labels.images) - set(image_ids))
+    if without:
+        raise ValueError(
+            f"{splits}: {len(without)} of {len(labels.images)} images of "
+            f"{labels.path} have no split: {listed(without)}"
+        )
+    if on_bad_image != "skip":
+        _refuse_missing(image_ids, images)
+
+
+def _refuse_missing(image_ids: Sequence[str], images: ImageNames):
+    missing = sorted(images.missing(image_ids))
     if missing:
         raise ValueError(
-            f"{path}: expected columns {','.join(columns)}, got "
-            f"{','.join(map(str, table.columns))}"
-        )
-    # Not dtype="category" above, which makes numbers of numeric names.
-    return table[list(columns)].astype("category")
-
-
-def _read_labels(path: Path) -> pd.DataFrame:
-    """image, label (categories) and value (int8), unobserved ones kept."""
-    table = _read_csv(path, ("image", "label", "value"))
-    numbers = pd.to_numeric(
-        pd.Series(table["value"].cat.categories), errors="coerce"
-    ).to_numpy(float)
-    values = numbers[table["value"].cat.codes]
-    wrong = ~np.isin(values, (-1.0, 0.0, 1.0))
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise ValueError(
-            f"{path}: line {row + 2}: value of {table['image'][row]}, "
-            f"{table['label'][row]} must be -1, 0 or 1, got "
-            f"{table['value'][row] or 'nothing'}"
-        )
-    table = table[["image", "label"]].assign(value=values.astype(np.int8))
-    table = table.drop_duplicates()
-    twice = table.duplicated(["image", "label"])
-    if twice.any():
-        image, label, _ = table[twice].iloc[0]
-        raise ValueError(
-            f"{path}: {image}, {label} is given twice with different values"
-        )
-    return table
-
-
-def _check_splits(splits: pd.DataFrame, path: Path):
-    wrong = ~splits["split"].isin(SPLITS)
-    if wrong.any():
-        row = int(wrong.to_numpy().argmax())
-        raise ValueError(
-            f"{path}: line {row + 2}: split must be {', '.join(SPLITS)}, got "
-            f"{splits['split'][row] or 'nothing'}"
-        )
-    twice = splits.duplicated("image")
-    if twice.any():
-        image = splits.loc[twice, "image"].iloc[0]
-        raise ValueError(f"{path}: image {image} is listed twice")
-
-
-def _check_same_images(labels, labels_path, splits, splits_path):
-    labelled = set(labels["image"].cat.categories)
-    listed = set(splits["image"].cat.categories)
-    for name in sorted(labelled - listed)[:1]:
-        raise ValueError(
-            f"{splits_path}: image {name} of {labels_path.name} is missing"
-        )
-    for name in sorted(listed - labelled)[:1]:
-        raise ValueError(
-            f"{labels_path}: image {name} of {splits_path.name} is missing; "
-            "one row of value 0 marks an image without observed labels"
+            f"{images.directory}: {listed(missing)}: no such image file "
+            f"({len(missing)} of {len(image_ids)} images); "
+            "--on_bad_image=skip leaves such images out"
         )
 
 
-def _label_matrix(labels, images, names):
-    table = labels[labels["value"] != 0]
-    rows = pd.Index(images).get_indexer(table["image"].astype(str))
-    columns = pd.Index(names).get_indexer(table["label"].astype(str))
+def _label_matrix(labels: _Labels, images: list[str], absent: bool):
+    """[N, C] int8 csr_array of the labels of some images.
+
+    Args:
+      labels: of all images.
+      images: N names.
+      absent: whether what is not listed is absent.
+    """
+    shape = len(images), len(labels.label_names)
+    number = pd.Index(images).get_indexer(pd.Index(labels.images))
+    rows = number[labels.rows]
     here = rows >= 0
+    rows, columns = rows[here], labels.columns[here]
+    values = labels.values[here]
+    if not absent:
+        seen = values != 0
+        return scipy.sparse.csr_array(
+            (values[seen], (rows[seen], columns[seen])), shape=shape
+        )
+    # What is observed is nearly all: as large as in full.
+    full = np.full(shape, -1, np.int8)
+    full[rows, columns] = values
+    seen = full != 0
+    index = scipy.sparse.get_index_dtype(maxval=full.size)
+    ends = np.concatenate([[0], seen.sum(axis=1).cumsum()])
+    every = np.broadcast_to(np.arange(shape[1], dtype=index), shape)
     return scipy.sparse.csr_array(
-        (table["value"].to_numpy()[here], (rows[here], columns[here])),
-        shape=(len(images), len(names)),
+        (full[seen], every[seen], ends.astype(index)), shape=shape
     )
+
+
+def _made_splits(
+    directory: Path,
+    options: FolderOptions,
+    images: ImageNames,
+    digests: PictureDigests,
+    place: Path,
+    on_bad_image: str,
+) -> Path:
+    """The file of a split below `place` that is made unless it was before.
+
+    It depends on the images, on the seed and the shares. A label that changes
+    later moves no image.
+    """
+    shares, seed = (
+        splitting.read_shares(options.split_shares),
+        options.split_seed,
+    )
+    labels = _read_labels(labels_file(directory, options), options, images)
+    if on_bad_image != "skip":
+        _refuse_missing(labels.images, images)
+    names = sorted(labels.images)
+    contents = digests(names)
+    key = hashlib.sha256(f"{seed} {shares}".encode())
+    key.update("\0".join(names).encode())
+    key.update(contents.tobytes())
+    path = place / "splits" / f"{key.hexdigest()[:16]}.csv"
+    splits = splitting.read_kept(path, names)
+    if splits is None:
+        groups = look_alikes([*map(images.path, names)], contents)
+        matrix = _label_matrix(labels, names, absent=False)
+        splits = splitting.made_splits(names, matrix, groups, shares, seed)
+        splitting.keep(path, names, splits)
+    numbers = np.bincount(splits, minlength=len(SPLITS))
+    logging.warning(
+        "%s holds no splits.csv: split by seed %d into %s images, listed in "
+        "%s; copy that file to %s to keep the split",
+        directory, seed,
+        ", ".join(f"{n} {s}" for n, s in zip(numbers, SPLITS, strict=True)),
+        path, directory / "splits.csv",
+    )  # fmt: skip
+    return path

@@ -4,22 +4,24 @@ import csv
 import gzip
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from imcl_tf.data import folder as folder_module
-from imcl_tf.data import preparation
+from imcl_tf.data import picture_digests, preparation
 from imcl_tf.data.builders import prepare
 from imcl_tf.data.folder import (
     Folder,
+    FolderOptions,
     folder_builder,
     folder_digest,
     read_folder,
 )
 from tests import programs
-from tests.data.common import label_table
+from tests.data.common import dense, image_ids, label_table, prepare_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT.parent / "shared" / "data"
@@ -43,6 +45,13 @@ def read_csv(path):
 def edit(path, change):
     """Rewrites a text file."""
     path.write_text(change(path.read_text()))
+
+
+def key_of(path, on_bad_image="error"):
+    """The digest that names a folder's records."""
+    name = folder_builder(path, on_bad_image=on_bad_image).builder_config.name
+    assert len(name) == 16 and name == folder_digest(path, on_bad_image)
+    return name
 
 
 def check(read, made):
@@ -111,9 +120,86 @@ class TestReadFolder:
             writer.writerows(rows)
         check(read_folder(small.path), small)
 
-    def test_images_that_no_table_names_do_not_matter(self, small):
-        (small.path / "images" / "Thumbs.db").write_bytes(b"no image")
+    def test_images_that_no_table_names_are_counted(self, small, caplog):
+        images = small.path / "images"
+        for name in ("Thumbs.db", ".DS_Store", "._0.jpg", "a.jpg", "b/c.jpg"):
+            (images / name).parent.mkdir(exist_ok=True)
+            (images / name).write_bytes(b"no image")
         check(read_folder(small.path), small)
+        with caplog.at_level("WARNING", "absl"):
+            folder_builder(small.path)
+        assert f"{images}: 2 files are in no table and left out" in caplog.text
+
+    def test_images_without_labels_need_no_row(self, small):
+        image = small.splits["test"][0]
+        rows = [[*r.values()] for r in read_csv(small.path / "labels.csv")]
+        rows = [row for row in rows if row[0] != image]
+        small.write_table("labels.csv", rows)
+        small.labels[image].clear()
+        read = read_folder(small.path)
+        assert read.counts == {
+            "images of the splits that the labels do not list": 1
+        }
+        check(read._replace(counts={}), small)
+
+    @pytest.mark.parametrize(
+        "spellings",
+        [("Train", "val", "TEST"), ("training", "valid", " testing "),
+         ("TRAINING", "Dev", "test")],
+    )  # fmt: skip
+    def test_usual_spellings_of_splits(self, small, spellings):
+        word = dict(zip(SPLITS, spellings, strict=True))
+        rows = [(i, word[s]) for s in SPLITS for i in small.splits[s]]
+        small.write_table("splits.csv", rows)
+        check(read_folder(small.path), small)
+
+    @pytest.mark.parametrize(
+        ("unlisted", "splits"),
+        [("unset", ()), ("unobserved", ()), ("absent", SPLITS),
+         ("absent_in_evaluation", SPLITS[1:])],
+    )  # fmt: skip
+    def test_what_is_not_listed(self, small, unlisted, splits):
+        """A pair of value 0 is listed: it stays unobserved."""
+        listed = {
+            (row["image"], row["label"])
+            for row in read_csv(small.path / "labels.csv")
+        }
+        read = read_folder(small.path, FolderOptions(unlisted=unlisted))
+        for split, files in read.splits.items():
+            expected = small.rows(files.names)
+            for i, image in enumerate(files.names):
+                for j, label in enumerate(small.label_names):
+                    if (image, label) not in listed and split in splits:
+                        expected[i, j] = -1
+            np.testing.assert_array_equal(files.labels.toarray(), expected)
+            assert files.labels.nnz == np.count_nonzero(expected)
+            assert files.labels.has_canonical_format
+
+    def test_a_table_elsewhere(self, small, tmp_path):
+        place = tmp_path / "mine.tsv"
+        rows = [[*row.values()] for row in read_csv(small.path / "labels.csv")]
+        with place.open("w", newline="") as file:
+            csv.writer(file, "excel-tab").writerows(
+                [("image", "label", "value"), *rows]
+            )
+        (small.path / "labels.csv").write_text("other")
+        options = FolderOptions(label_table=str(place))
+        check(read_folder(small.path, options), small)
+
+    def test_labels_that_look_alike_are_named(self, small, caplog):
+        path = small.path / "labels.csv"
+        rows = "".join(
+            f"{small.splits['train'][0]},{label},1\n"
+            for label in ("Green  leaf", "green leaf", "greenleaf")
+        )
+        edit(path, lambda text: text + rows)
+        with caplog.at_level("WARNING", "absl"):
+            read = read_folder(small.path)
+        assert {"Green  leaf", "green leaf"} < set(read.label_names)
+        assert caplog.messages == [
+            f"{path}: labels that differ in case or blanks alone are kept "
+            "apart: Green  leaf, green leaf"
+        ]
 
 
 class TestFolderBuilder:
@@ -146,6 +232,33 @@ class TestFolderBuilder:
         assert again.info.metadata["labels"] == list(folder.label_names)
         assert again.info.splits["test"].num_examples == 11
 
+    def test_second_time_hashes_no_picture(self, small, tmp_path, monkeypatch):
+        later = picture_digests.time.time_ns() + 10**10
+        monkeypatch.setattr(picture_digests.time, "time_ns", lambda: later)
+        first = prepare_folder(small, tmp_path / "out")
+        monkeypatch.setattr(picture_digests, "_digest", None)
+        again = prepare_folder(small, tmp_path / "out")
+        assert again.data_path == first.data_path
+
+    def test_another_reading_makes_other_labels(self, small, tmp_path):
+        """And none of the pictures."""
+        first = prepare_folder(small, tmp_path / "out")
+        builder = folder_builder(
+            small.path, str(tmp_path / "out"), unlisted="absent"
+        )
+        again = prepare(builder, small.path)
+        assert again.data_path == first.data_path
+        listed = {
+            (row["image"], row["label"])
+            for row in read_csv(small.path / "labels.csv")
+        }
+        pairs = {(i, n) for i in small.labels for n in small.label_names}
+        absent = sum((i, n) not in listed for i, n in pairs) + sum(
+            value == -1 for x in small.labels.values() for value in x.values()
+        )
+        tables = [dense(label_table(again, split)) for split in SPLITS]
+        assert sum((table == -1).sum() for table in tables) == absent
+
     def test_a_copy_elsewhere_is_the_same_data_set(
         self, folder, prepared, tmp_path, monkeypatch
     ):
@@ -165,45 +278,159 @@ class TestFolderBuilder:
 class TestDigest:
     def test_same_content_same_key(self, folder, tmp_path):
         copy = tmp_path / "copy"
-        shutil.copytree(folder.path, copy)
-        key = folder_digest(folder.path, "error")
-        assert folder_digest(copy, "error") == key
-        assert folder_digest(str(copy), "error") == key
+        shutil.copytree(folder.path, copy, copy_function=shutil.copyfile)
+        assert key_of(str(copy)) == key_of(folder.path)
 
-    @pytest.mark.parametrize(
-        "what",
-        ["splits", "bytes", "time", "new", "gone", "renamed"],
-    )
+    @pytest.mark.parametrize("what", ["split", "bytes", "renamed"])
     def test_other_content_other_key(self, small, what):
-        key = folder_digest(small.path, "error")
+        key = key_of(small.path)
         image = small.path / "images" / small.splits["train"][0]
         stat = image.stat()
-        if what == "splits":
-            path = small.path / "splits.csv"
-            edit(path, lambda text: text + text.splitlines()[-1] + "\n")
-        elif what == "bytes":  # with the time it had
-            image.write_bytes(image.read_bytes() + b"more")
+        if what == "split":
+            edit(
+                small.path / "splits.csv",
+                lambda x: x.replace(f"{image.name},train", f"{image.name},val"),
+            )
+        elif what == "bytes":  # with the size and the time it had
+            content = image.read_bytes()
+            image.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
             os.utime(image, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-        elif what == "time":
-            os.utime(image, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-        elif what == "new":
-            (image.parent / "another").write_bytes(b"")
-        elif what == "gone":
-            image.unlink()
         else:
             image.rename(image.with_name("renamed.jpg"))
-        assert folder_digest(small.path, "error") != key
+            edit(
+                small.path / "splits.csv",
+                lambda x: x.replace(image.name, "renamed.jpg"),
+            )
+        assert key_of(small.path) != key
 
-    def test_labels_do_not_matter(self, small):
-        key = folder_digest(small.path, "error")
+    def test_what_no_table_lists_does_not_matter(self, small):
+        key = key_of(small.path)
+        images = small.path / "images"
+        (images / ".DS_Store").write_bytes(b"Bud1")
+        (images / "another.jpg").write_bytes(b"")
+        os.utime(images / small.splits["train"][0], ns=(1, 1))
+        edit(
+            small.path / "splits.csv",
+            lambda text: "\n".join(reversed(text.splitlines()[1:]))
+            .join(["image,split\n", "\n"]),
+        )  # fmt: skip
         (small.path / "labels.csv").write_text("image,label,value\n")
-        assert folder_digest(small.path, "error") == key
+        assert key_of(small.path) == key
+
+    def test_pictures_behind_a_link_matter(self, small, tmp_path):
+        images = small.path / "images"
+        images.rename(tmp_path / "elsewhere")
+        images.mkdir()
+        (images / "photos").symlink_to(tmp_path / "elsewhere")
+        for name in ("labels.csv", "splits.csv"):
+            header, *rows = (small.path / name).read_text().splitlines()
+            rows = [f"photos/{row}" for row in rows]
+            (small.path / name).write_text("\n".join([header, *rows]))
+        key = key_of(small.path)
+        read = read_folder(small.path).splits["train"]
+        name = small.splits["train"][0]
+        assert f"photos/{name}" in read.names
+        assert read.read(f"photos/{name}") == small.encoded[name]
+        (tmp_path / "elsewhere" / name).write_bytes(b"another")
+        assert key_of(small.path) != key
 
     def test_other_treatment_other_key(self, folder):
-        keys = {
-            folder_digest(folder.path, option) for option in ("error", "skip")
-        }
-        assert len(keys) == 2
+        assert key_of(folder.path) != key_of(folder.path, "skip")
+
+
+class TestMadeSplits:
+    """A folder without splits.csv."""
+
+    @pytest.fixture
+    def unsplit(self, make_folder, tmp_path):
+        sizes = {"train": 30, "validation": 5, "test": 5}
+        made = make_folder(tmp_path / "raw", sizes, ("cat", "dog"), ())
+        (made.path / "splits.csv").unlink()
+        return made
+
+    @staticmethod
+    def kept(records):
+        (path,) = (records / "folder" / "splits").iterdir()
+        return path, {row["image"]: row["split"] for row in read_csv(path)}
+
+    def test_is_kept_beside_the_records_and_said(
+        self, unsplit, tmp_path, caplog
+    ):
+        before, records = snapshot(unsplit.path), tmp_path / "records"
+        with caplog.at_level("WARNING", "absl"):
+            builder = prepare_folder(unsplit, records)
+        path, split_of = self.kept(records)
+        assert sorted(split_of) == sorted(unsplit.encoded)
+        number = Counter(split_of.values())
+        assert set(number) == set(SPLITS)
+        assert (
+            f"{unsplit.path} holds no splits.csv: split by seed 0 into "
+            f"{number['train']} train, {number['validation']} validation, "
+            f"{number['test']} test images, listed in {path}; copy that file "
+            f"to {unsplit.path / 'splits.csv'} to keep the split"
+        ) in caplog.messages
+        for split in SPLITS:
+            ids = image_ids(builder, split)
+            assert {split_of[name] for name in ids} == {split}
+            rows = dense(label_table(builder, split))
+            assert (rows > 0).any(0).all() and (rows < 0).any(0).all()
+            np.testing.assert_array_equal(rows, unsplit.rows(ids))
+        assert snapshot(unsplit.path) == before
+
+        # As splits.csv it makes the same records.
+        shutil.copy(path, unsplit.path / "splits.csv")
+        again = prepare_folder(unsplit, records)
+        assert again.data_path == builder.data_path
+
+    def test_a_changed_label_moves_no_image(
+        self, unsplit, tmp_path, monkeypatch
+    ):
+        builder = prepare_folder(unsplit, tmp_path)
+        path, split_of = self.kept(tmp_path)
+        image = unsplit.splits["train"][0]
+        edit(unsplit.path / "labels.csv", lambda x: f"{x}{image},bird,1\n")
+        monkeypatch.setattr(folder_module, "look_alikes", None)
+        again = prepare_folder(unsplit, tmp_path)
+        assert again.data_path == builder.data_path
+        assert self.kept(tmp_path) == (path, split_of)
+        assert again.info.metadata["labels"] == ["bird", "cat", "dog"]
+
+    def test_seed_and_shares(self, unsplit, tmp_path):
+        found = set()
+        for number, options in enumerate(
+            ({}, {"split_seed": 1}, {"split_shares": "50/25/25"})
+        ):
+            records = tmp_path / f"{number}"
+            folder_builder(unsplit.path, str(records), **options)
+            _, split_of = self.kept(records)
+            found.add(tuple(sorted(split_of.items())))
+        assert len(found) == 3
+        assert abs(Counter(split_of.values())["train"] - 20) <= 3
+        with pytest.raises(ValueError, match="split_shares must be three"):
+            folder_builder(unsplit.path, str(tmp_path), split_shares="1/2")
+
+    def test_copies_stay_together(self, unsplit, tmp_path):
+        images = unsplit.path / "images"
+        names = sorted(unsplit.encoded)
+        for name in names[::2]:
+            shutil.copy(images / name, images / f"copy {name}")
+        edit(
+            unsplit.path / "labels.csv",
+            lambda text: (
+                text + "".join(f"copy {name},cat,1\n" for name in names[::2])
+            ),
+        )
+        folder_builder(unsplit.path, str(tmp_path / "records"))
+        _, split_of = self.kept(tmp_path / "records")
+        for name in names[::2]:
+            assert split_of[name] == split_of[f"copy {name}"]
+
+    def test_a_picture_that_is_not_there(self, unsplit, fails, tmp_path):
+        name = sorted(unsplit.encoded)[3]
+        (unsplit.path / "images" / name).unlink()
+        fails(unsplit, f"{name}: no such image file")
+        builder = prepare_folder(unsplit, tmp_path / "other", "skip")
+        assert builder.info.metadata["counts"]["images left out"] == 1
 
 
 class TestBadInput:
@@ -211,7 +438,7 @@ class TestBadInput:
         nowhere = small._replace(path=tmp_path / "nowhere")
         fails(nowhere, "nowhere", error=FileNotFoundError)
 
-    @pytest.mark.parametrize("name", ["labels.csv", "splits.csv", "images"])
+    @pytest.mark.parametrize("name", ["labels.csv", "images"])
     def test_missing_file(self, small, fails, tmp_path, name):
         (small.path / name).rename(tmp_path / "elsewhere")
         fails(small, str(small.path / name), error=FileNotFoundError)
@@ -241,7 +468,7 @@ class TestBadInput:
         (small.path / file).write_bytes(bytes(range(128, 256)))
         fails(small, str(small.path / file))
 
-    @pytest.mark.parametrize("value", ["2", "nan", "NaN", "", "yes", "0.5"])
+    @pytest.mark.parametrize("value", ["2", "inf", "1_0", "yes", "0.5", "--1"])
     @pytest.mark.parametrize("packed", [False, True])
     def test_wrong_value(self, make_folder, fails, tmp_path, value, packed):
         sizes = {"train": 2, "validation": 1, "test": 1}
@@ -251,7 +478,7 @@ class TestBadInput:
         rows[4][2] = value
         made.write_table(path.name, rows)
         message = fails(made, str(path), "line 6", rows[4][0], rows[4][1])
-        assert message.endswith(f"got {value or 'nothing'}")
+        assert message.endswith(f"got {value}")
 
     def test_wrong_value_is_named_as_it_was_written(self, small, fails):
         """Not as 7.0, which nobody will find in the file."""
@@ -285,19 +512,45 @@ class TestBadInput:
             image = small.splits["test"][0]
             writer = csv.writer(file)
             writer.writerows([(image, "new", 1), (image, "new", other)])
-        fails(small, str(path), image, "new", "different")
+        lines = len(path.read_text().splitlines())
+        fails(
+            small, f"{path}: line {lines}: {image}, new is given twice with "
+            f"different values, 1 before and {other} here",
+        )  # fmt: skip
 
-    def test_labelled_image_without_a_split(self, small, fails):
-        image = small.splits["train"][0]
+    def test_labelled_images_without_a_split(self, small, fails):
+        images = sorted(small.splits["train"])[:7]
         rows = read_csv(small.path / "splits.csv")
-        rows = [[*r.values()] for r in rows if r["image"] != image]
+        rows = [[*r.values()] for r in rows if r["image"] not in images]
         small.write_table("splits.csv", rows)
-        fails(small, str(small.path / "splits.csv"), image)
+        words = f"7 of 26 images of {small.path / 'labels.csv'} have no split: "
+        message = fails(small, str(small.path / "splits.csv"), words)
+        assert message.endswith(f"{', '.join(images[:5])} and 2 more")
 
-    def test_image_of_a_split_without_a_label(self, small, fails):
-        with (small.path / "splits.csv").open("a") as file:
-            file.write("stranger.jpg,train\n")
-        fails(small, str(small.path / "labels.csv"), "stranger.jpg")
+    def test_images_that_are_not_there(self, small, fails):
+        images = sorted(small.splits["train"])[:6]
+        for name in images:
+            (small.path / "images" / name).unlink()
+        fails(
+            small,
+            f"{small.path / 'images'}: {', '.join(images[:5])} and 1 more: no "
+            "such image file (6 of 26 images); --on_bad_image=skip",
+        )
+
+    @pytest.mark.parametrize("name", ["/etc/x.jpg", "..\\x.jpg", "C:\\x.jpg"])
+    @pytest.mark.parametrize("file", ["labels.csv", "splits.csv"])
+    def test_images_elsewhere(self, small, fails, file, name):
+        row = f"{name},train" if file == "splits.csv" else f"{name},cat,1"
+        edit(small.path / file, lambda text: f"{text}{row}\n")
+        fails(small, str(small.path / file), "its path below", f"got {name}")
+
+    def test_labels_in_two_tables(self, small, fails):
+        (small.path / "labels.csv.gz").write_bytes(b"")
+        fails(
+            small,
+            f"{small.path} holds labels.csv and labels.csv.gz; keep one of "
+            "them, or name one with --label_table",
+        )
 
     def test_image_twice_in_the_splits(self, small, fails):
         image = small.splits["train"][0]
@@ -305,7 +558,7 @@ class TestBadInput:
             file.write(f"{image},test\n")
         fails(small, str(small.path / "splits.csv"), image, "twice")
 
-    @pytest.mark.parametrize("split", ["val", "Train", ""])
+    @pytest.mark.parametrize("split", ["eval", "trains", ""])
     def test_unknown_split(self, small, fails, split):
         path = small.path / "splits.csv"
         rows = [[*row.values()] for row in read_csv(path)]
@@ -336,13 +589,14 @@ class TestProgram:
     def test_prints_what_the_records_hold(self, small, tmp_path):
         gone = small.splits["train"][0]
         (small.path / "images" / gone).unlink()
-        records = tmp_path / "records"
+        records, table = tmp_path / "records", tmp_path / "mine.csv"
+        (small.path / "labels.csv").rename(table)
         done = programs.run(
-            "data_prep.folder", "--on_bad_image=skip",
+            "data_prep.folder", "--on_bad_image=skip", f"--label_table={table}",
             f"--raw_dir={small.path}", f"--data_dir={records}",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        place = records / "folder" / folder_digest(small.path, "skip") / "2.1.0"
+        place = records / "folder" / key_of(small.path, "skip") / "2.1.0"
         lines = done.stdout.splitlines()
         expected = [f"{place}: {len(small.label_names)} labels"]
         for split, names in small.splits.items():

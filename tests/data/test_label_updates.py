@@ -202,11 +202,11 @@ class TestFolder:
         flip(small, small.splits["train"][0], "dog", 1)
         read, times = folder_module.read_folder, tmp_path / "times"
 
-        def slow(directory):
+        def slow(*arguments):
             with times.open("a") as file:
                 file.write("x")
             time.sleep(1)
-            return read(directory)
+            return read(*arguments)
 
         monkeypatch.setattr(folder_module, "read_folder", slow)
         with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -279,6 +279,7 @@ class TestOtherImages:
     def test_new_image(self, small, prepare):
         builder = prepare()
         small.splits["validation"].append("new.jpg")
+        (small.path / "images" / "new.jpg").write_bytes(b"")
         self.write_splits(small)
         append(small, ("new.jpg", "cat", 1))
         words = "image new.jpg is new in split validation"

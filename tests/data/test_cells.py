@@ -1,0 +1,223 @@
+"""Text tables, against Python's csv module on what it wrote."""
+
+import csv
+import gzip
+import io
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from imcl_tf.data import cells
+from imcl_tf.data.cells import Table, clean, listed
+
+# Few, always the same ones, and never late: machines differ.
+FEW = settings(
+    max_examples=75,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+TEXT = 'image,label,value\na.jpg,dog,1\nb.jpg,"cat, ""big""",-1\n'
+ROWS = [["a.jpg", "dog", "1"], ["b.jpg", 'cat, "big"', "-1"]]
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Makes a `Table` of text or bytes."""
+
+    def make(content, name="labels.csv"):
+        path = tmp_path / name
+        content = content if isinstance(content, bytes) else content.encode()
+        path.write_bytes(content)
+        return Table(path)
+
+    return make
+
+
+def rows_of(table):
+    return [row for part in table.rows() for row in part.cells.tolist()]
+
+
+@pytest.fixture
+def refused(table, tmp_path):
+    """Asserts that a table is refused in one line; returns the line."""
+
+    def refused(content, name="labels.csv"):
+        with pytest.raises(ValueError) as caught:
+            rows_of(table(content, name))
+        message = str(caught.value)
+        assert message.startswith(f"{tmp_path / name}: ")
+        assert len(message.splitlines()) == 1 and len(message) < 400
+        return message.removeprefix(f"{tmp_path / name}: ")
+
+    return refused
+
+
+class TestTable:
+    @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+    @pytest.mark.parametrize(
+        "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"]
+    )
+    def test_line_ends_and_encodings(self, table, end, encoding):
+        text = TEXT.replace("\n", end)
+        if encoding in ("utf-16-le", "utf-16-be"):
+            text = "\ufeff" + text
+        read = table(text.encode(encoding))
+        assert read.header == ("image", "label", "value")
+        assert rows_of(read) == ROWS
+
+    @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+    @pytest.mark.parametrize("says_so", [False, True])
+    def test_separators(self, table, separator, says_so):
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, delimiter=separator, quoting=csv.QUOTE_ALL)
+        writer.writerows([("image", "a,b;c", "d|e\tf"), *ROWS])
+        first = f"sep={separator}\r\n" if says_so else ""
+        read = table(first + text.getvalue())
+        assert read.header == ("image", "a,b;c", "d|e\tf")
+        assert rows_of(read) == ROWS
+        assert read.line(1) == 2 + says_so
+
+    def test_gzip(self, table, refused):
+        packed = gzip.compress(TEXT.encode())
+        assert rows_of(table(packed, "labels.csv.gz")) == ROWS
+        for content in (packed[:-9], b"no gzip", packed[:20]):
+            message = refused(content, "labels.csv.gz")
+            assert message.startswith("not a whole gzip file: ")
+
+    def test_more_than_memory_holds(self, refused, monkeypatch):
+        monkeypatch.setattr(cells, "_MOST_BYTES", 1000)
+        packed = gzip.compress(b"image,split\n" + b"a" * 10**6)
+        assert refused(packed, "x.csv.gz") == "over 1000 bytes of text"
+
+    def test_what_is_empty_is_left_out(self, table):
+        text = "\n , \nImage , a,,\n\n x, 1 ,,,,\r\n,,\n, ,,\ny,2\n\n"
+        read = table(text)
+        assert read.header == ("Image", "a", "", "")
+        parts = list(read.rows())
+        numbers = np.concatenate([part.numbers for part in parts])
+        assert rows_of(read) == [["x", "1 ", "", ""], ["y", "2", "", ""]]
+        assert [read.line(n) for n in numbers] == [5, 8]
+        assert read.columns("IMAGE") == [0]
+
+    def test_small_chunks(self, table, monkeypatch):
+        monkeypatch.setattr(cells, "_CHUNK_CELLS", 7)
+        rows = [[f"{n}", "x", f"{n * n}"] for n in range(20)]
+        text = "\n\n".join(",".join(row) for row in [["image", "b", ""], *rows])
+        read = table(text)
+        assert len(list(read.rows())) > 5
+        assert rows_of(read) == rows
+        numbers = np.concatenate([part.numbers for part in read.rows()])
+        assert [read.line(n) for n in numbers] == [*range(3, 43, 2)]
+
+    def test_lines_after_a_quoted_line_break(self, table):
+        read = table('image,note\na,"1\r\n2\n3"\n\nb,x\n')
+        (part,) = read.rows()
+        assert part.cells[0, 1] == "1\r\n2\n3"
+        assert [read.line(n) for n in part.numbers] == [2, 6]
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("", "expected a header, got an empty file"),
+            ("\n \n", "expected a header, got an empty file"),
+            ("image,a\n\nx,1\ny\n", "line 4: 1 fields where the header has 2"),
+            ("image,a\nx,1,2\n", "line 2: 3 fields where the header has 2"),
+            ('image,a\nx,"1\ny,2\n', "line 2: a quote opens here and is never"),
+            ('image,a\nx,1\ny,"1\nz,"2\n', "line 3: text follows a closing "
+             "quote in line 4"),
+            (f"image,a\nx,{'1' * 200_000}\n", "line 2: not a table: field "
+             "larger than field limit"),
+            ("image,a\n\nx,\0\n", "line 3: not a text file: it holds a byte 0"),
+        ],
+    )  # fmt: skip
+    def test_refused(self, refused, text, words):
+        assert refused(text).startswith(words)
+
+    def test_windows_1252(self, refused):
+        message = refused("image,a\r\n\r\nx,café\r\n".encode("cp1252"))
+        assert message == (
+            "line 3: byte 0xe9 (é in Windows-1252) is not UTF-8; save the file "
+            "with the encoding UTF-8"
+        )
+
+    def test_utf_16_without_mark(self, refused):
+        message = refused(TEXT.encode("utf-16-le"))
+        assert message.startswith("line 1: not a text file")
+
+    def test_columns_that_are_missing_or_twice(self, table):
+        read = table("image,label,LABEL\n")
+        with pytest.raises(ValueError, match="value is not there"):
+            read.columns("image", "value")
+        with pytest.raises(ValueError, match="label is twice there"):
+            read.columns("image", "label")
+
+
+@FEW
+@given(
+    rows=st.lists(
+        st.lists(
+            st.text(st.characters(exclude_categories=["Cs"],
+                                  exclude_characters="\0")),
+            min_size=3, max_size=3,
+        ),
+        max_size=5,
+    ),
+    delimiter=st.sampled_from(",;\t|"),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    end=st.sampled_from(["\n", "\r\n", "\r"]),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+)  # fmt: skip
+def test_what_csv_wrote(table, rows, delimiter, quoting, end, encoding):
+    text = io.StringIO(newline="")
+    writer = csv.writer(
+        text, delimiter=delimiter, quoting=quoting, lineterminator=end
+    )
+    writer.writerows([("image", "label", "value"), *rows])
+    oracle = list(
+        csv.reader(
+            io.StringIO(text.getvalue(), newline=""), delimiter=delimiter
+        )
+    )[1:]
+
+    def stripped(rows):
+        cells = [[clean(cell) for cell in row] for row in rows]
+        return [row for row in cells if any(row)]
+
+    read = table(text.getvalue().encode(encoding))
+    assert stripped(rows_of(read)) == stripped(oracle)
+
+
+@FEW
+@given(
+    st.one_of(
+        st.binary(max_size=60),
+        st.text('image,label"\n\r;\t|01-\ufeffé=sep', max_size=60).map(
+            str.encode
+        ),
+    ),
+    st.sampled_from(["x.csv", "x.csv.gz"]),
+    st.booleans(),
+)
+def test_garbage(table, content, name, pack):
+    if pack:
+        content = gzip.compress(content)
+    try:
+        rows_of(table(content, name))
+    except ValueError as error:
+        assert len(str(error).splitlines()) == 1
+
+
+def test_clean():
+    assert clean(" \ufeff e\u0301\u00a0") == "é"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(1, "0"), (5, "0, 1, 2, 3, 4"),
+                         (8, "0, 1, 2, 3, 4 and 3 more")],
+)  # fmt: skip
+def test_listed(number, text):
+    assert listed([*map(str, range(number))]) == text

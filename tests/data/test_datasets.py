@@ -1,0 +1,34 @@
+"""`load_dataset`: which options belong to which data set."""
+
+import numpy as np
+import pytest
+
+from imcl_tf.data.datasets import load_dataset
+
+
+def test_options_of_a_folder(make_folder, tmp_path, caplog):
+    made = make_folder(tmp_path / "raw", names=())
+    table = made.path / "labels.csv"
+    table.write_text(table.read_text().replace(",-1", ",0"))
+    with pytest.raises(ValueError, match="--zero=absent or --zero=unobserved"):
+        load_dataset("folder", str(made.path))
+    with caplog.at_level("WARNING", "absl"):
+        data = load_dataset("folder", str(made.path), zero="absent")
+    values = [line.rpartition(",")[2] for line in table.read_text().split()]
+    number = sum(value in ("0", "0.0") for value in values)
+    assert f"folder: {number} values: 0, taken for absent" in caplog.messages
+    assert (data.train.labels.data == -1).any()
+    assert np.isin(data.test.labels.data, (-1, 1)).all()
+
+
+@pytest.mark.parametrize("name", ["scenes/small", "coco", "tfds:voc/2007"])
+def test_other_sets_have_no_such_options(name, tmp_path):
+    with pytest.raises(ValueError, match="zero is an option of dataset=folder"):
+        load_dataset(name, str(tmp_path), zero="absent")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_unknown_options(tmp_path):
+    for name in ("folder", "scenes/small"):
+        with pytest.raises(TypeError, match="unknown option unlist"):
+            load_dataset(name, str(tmp_path), unlist="absent")

@@ -1,0 +1,126 @@
+"""Pictures that look the same, made by Pillow."""
+
+import hashlib
+import io
+
+import numpy as np
+import pytest
+
+from imcl_tf.data import look_alikes as module
+from imcl_tf.data.look_alikes import look_alikes
+
+Image = pytest.importorskip("PIL.Image")
+
+
+def scene(seed, size=(64, 48)):
+    """A smooth random picture with edges."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (6, 8, 3)).astype(np.uint8)
+    return Image.fromarray(small).resize(size, Image.Resampling.BILINEAR)
+
+
+def encoded(image, kind="PNG", **options):
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return content.getvalue()
+
+
+@pytest.fixture
+def groups(tmp_path):
+    """Groups files, as a list of sets of their numbers."""
+
+    def groups(*contents):
+        paths = []
+        for number, content in enumerate(contents):
+            paths.append(tmp_path / f"{number}")
+            paths[-1].write_bytes(content)
+        digests = np.array(
+            [
+                np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
+                for content in contents
+            ]
+        )
+        found = look_alikes(paths, digests)
+        assert found.shape == (len(contents),)
+        assert sorted({*found}) == [*range(found.max() + 1)]
+        return sorted(
+            (set(np.flatnonzero(found == n)) for n in {*found}), key=min
+        )
+
+    return groups
+
+
+def test_copies_of_one_picture(groups):
+    one, other = scene(0), scene(1)
+    assert groups(
+        encoded(one),
+        encoded(other),
+        encoded(one, "JPEG", quality=60),
+        encoded(one.resize((96, 72), Image.Resampling.LANCZOS)),
+        encoded(one),
+        encoded(other, "BMP"),
+    ) == [{0, 2, 3, 4}, {1, 5}]
+
+
+def test_blocks(groups, monkeypatch):
+    monkeypatch.setattr(module, "_BLOCK", 400)
+    pictures = [encoded(scene(n)) for n in range(40)]
+    again = [encoded(scene(n), "JPEG", quality=80) for n in range(40)]
+    assert groups(*pictures, *again) == [{n, n + 40} for n in range(40)]
+
+
+def test_other_colours_are_another_picture(groups):
+    gray = np.asarray(scene(0).convert("L"), np.float32)
+    weights = np.array([0.2989, 0.587, 0.114])
+
+    def tinted(colour):
+        """Of the same gray values."""
+        colour = np.array(colour) / (weights @ colour)
+        return Image.fromarray(
+            np.clip(gray[:, :, None] / 3 * colour, 0, 255).astype(np.uint8)
+        )
+
+    red, green = tinted([2.0, 0.5, 1.0]), tinted([0.5, 1.2, 1.0])
+    _, colours, known = thumbnails_of(groups, red, green)
+    assert known.all()
+    assert np.abs(colours[0].astype(int) - colours[1]).mean() > 10
+    assert groups(encoded(red), encoded(green)) == [{0}, {1}]
+
+
+def thumbnails_of(groups, *images):
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as place:
+        paths = [Path(place, f"{n}") for n in range(len(images))]
+        for path, image in zip(paths, images, strict=True):
+            path.write_bytes(encoded(image))
+        return module.thumbnails(paths)
+
+
+def test_pages_without_contrast_are_known_by_their_bytes(groups):
+    pages = [Image.new("RGB", (32, 32), (n, n, n)) for n in (250, 251, 252)]
+    contents = [encoded(page) for page in pages]
+    assert groups(*contents, contents[1]) == [{0}, {1, 3}, {2}]
+
+
+def test_what_is_no_picture_is_known_by_its_bytes(groups):
+    assert groups(b"no", encoded(scene(0)), b"no", b"", b"yes") == [
+        {0, 2}, {1}, {3}, {4}
+    ]  # fmt: skip
+
+
+def test_what_cannot_be_read_is_a_group_of_its_own(tmp_path):
+    found = look_alikes(
+        [tmp_path / "a", tmp_path / "b"], np.zeros((2, 32), np.uint8)
+    )
+    assert sorted(found) == [0, 1]
+
+
+def test_thumbnail_is_the_mean_of_areas(tmp_path):
+    """64 x 48 pixels: areas of 8 x 6 pixels each."""
+    image = scene(5)
+    _, colours, known = thumbnails_of(None, image)
+    expected = np.asarray(image, float).reshape(8, 6, 8, 8, 3).mean((1, 3))
+    assert known.all()
+    assert np.abs(colours[0].reshape(8, 8, 3) - expected).max() <= 0.51
