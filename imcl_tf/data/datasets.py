@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import random
+from pathlib import Path
 
 from absl import logging
 
@@ -13,6 +15,7 @@ from imcl_tf.data.scenes_set import Scenes, SmallScenes
 from imcl_tf.data.tfds_sets import tfds_builder
 from imcl_tf.settings import SMALL_SCENES, dataset_kind
 
+_SHOWN = 5  # names in a warning
 # What preparing the paper's data sets takes.
 _COSTS = {
     "coco": "19 GB to download, 20 GB of records, half an hour",
@@ -33,8 +36,8 @@ def load_dataset(
       data_dir: of a folder, the directory that holds images/, labels.csv and
         splits.csv; of other sets, where their records lie. None = TFDS's
         default directory.
-      on_bad_image: for a folder: "error", or "skip" to leave pictures out that
-        cannot be read.
+      on_bad_image: for a folder or a set of TFDS: "error", or "skip" to leave
+        out pictures that cannot be used.
 
     Returns:
       `MultiLabelDataset`: its splits train, validation and test, label_names
@@ -63,7 +66,20 @@ def load_dataset(
             "%d images were left out, listed in %s",
             builder.info.metadata["counts"]["images left out"], left_out,
         )  # fmt: skip
+    one_colour = Path(builder.data_path) / builders.ONE_COLOUR
+    if one_colour.exists():
+        logging.warning("%s", _about_one_colour(one_colour))
     return open_source(builder)._replace(name=name)
+
+
+def _about_one_colour(path) -> str:
+    with path.open(newline="") as file:
+        names = [row["image_id"] for row in csv.DictReader(file)]
+    shown = ", ".join(names[:_SHOWN])
+    return (
+        f"{len(names)} images are of one colour, listed in {path}: {shown}"
+        + (", ..." if len(names) > _SHOWN else "")
+    )
 
 
 def _builder(dataset, data_dir, on_bad_image):
@@ -74,7 +90,7 @@ def _builder(dataset, data_dir, on_bad_image):
         return builders.prepare(scenes(data_dir=data_dir))
     if kind == "tfds":
         return builders.prepare(
-            tfds_builder(dataset.removeprefix("tfds:"), data_dir)
+            tfds_builder(dataset.removeprefix("tfds:"), data_dir, on_bad_image)
         )
     if kind == "folder":
         if not data_dir:
