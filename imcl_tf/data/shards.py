@@ -505,8 +505,8 @@ def _read_plan(plan: str, read: Callable[[str], bytes]) -> ImageFiles:
         )
 
 
-def _planned_images(plan, read, skip, counts, left_out):
-    return labelled_images(_read_plan(plan, read), skip, counts, left_out)
+def _planned_images(plan, read, skip, findings):
+    return labelled_images(_read_plan(plan, read), skip, findings)
 
 
 def _write_task(task: tuple[str, Callable]):
