@@ -47,7 +47,7 @@ def main(argv: list[str]):
         network = backbone(
             FLAGS.backbone, FLAGS.backbone_weights, FLAGS.image_size
         )
-        data = load_dataset(FLAGS.dataset, FLAGS.data_dir)
+        data = load_dataset(FLAGS.dataset, FLAGS.data_dir, FLAGS.on_bad_image)
         features = fixed_features(data, network, FLAGS.batch_size)
     except (ValueError, OSError, tf.errors.OpError) as error:
         fail(error)

@@ -97,7 +97,7 @@ def _labels() -> tuple[Sequence[str], scipy.sparse.csr_array | None]:
     if counts and not (FLAGS.dataset or FLAGS.observed):
         raise ValueError("--kind=cooccurrence needs --dataset or --observed")
     if FLAGS.dataset:
-        data = load_dataset(FLAGS.dataset, FLAGS.data_dir)
+        data = load_dataset(FLAGS.dataset, FLAGS.data_dir, FLAGS.on_bad_image)
         names, observed = data.label_names, data.train.labels
     else:
         names, observed = read_label_names(FLAGS.labels), None

@@ -137,6 +137,7 @@ DOWNLOAD = (
 FEATURES = (
     settings.DATASET,
     settings.DATA_DIR,
+    settings.ON_BAD_IMAGE,
     *(o for o in settings.MODEL if o.name != "init_from"),
     Option(
         "batch_size", 64, "Pictures that are computed at a time.", minimum=1
@@ -154,6 +155,7 @@ LABEL_GRAPH = (
     ),
     Option("dataset", "", "Data set with the labels, as in imcl_tf.main."),
     settings.DATA_DIR,
+    settings.ON_BAD_IMAGE,
     Option(
         "labels", "",
         "Text file with the label names, one per line, in place of --dataset.",
