@@ -8,8 +8,9 @@ fast as `tf.io.decode_image` and gives the same pixels.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from imcl_tf.data.headers import (
@@ -28,7 +29,9 @@ MAXIMUM_PIXELS = 2**29 // 3
 # that pictures of one sensor scale alike though their maxima differ.
 _DEPTHS = (8, 10, 12, 14, 16)
 _PNG, _WEBP, _JPEG, _BMP, _OTHER = range(5)
+_STARTS = (8, 12, 2, 0, 0)  # of the first segment, by format
 _SEGMENT = 12  # bytes of the head of a segment, or more
+_LITTLE = True
 _HEAD = 32  # the same of a file
 # A JPEG's start with an EXIF segment that holds an orientation alone: the byte
 # that follows. _STORED_END ends the segment.
@@ -81,31 +84,17 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
     kind = _kind(head)
     with tf.control_dependencies(_checks(kind, head, encoded)):
         encoded = tf.identity(encoded)
+    metadata = _metadata(kind, head, data)
     pixels = tf.switch_case(
         kind,
         {
-            _PNG: lambda: _decoded_png(encoded, data),
+            _PNG: lambda: _decoded_png(encoded, head, metadata),
             _WEBP: lambda: _decoded_webp(encoded),
         },
         default=lambda: _plain(encoded),
     )
-    exif = tf.switch_case(
-        kind,
-        {
-            _PNG: lambda: _exif_of_png(data),
-            _WEBP: lambda: _exif_of_webp(data),
-            _JPEG: lambda: _exif_of_jpeg(data),
-        },
-        default=lambda: data[:0],
-    )
-    orientation = _orientation(_padded(exif))
-    return _three_channels(
-        tf.cond(
-            orientation > 1,
-            lambda: _turned(pixels, orientation),
-            lambda: pixels,
-        )
-    )
+    orientation = _orientation(_padded(metadata.exif))
+    return _three_channels(_turned(pixels, orientation))
 
 
 def _plain(encoded):
@@ -121,17 +110,19 @@ def _three_channels(pixels):
 
 def _turned(pixels, orientation):
     """Brings pixels [H, W, 3] of an EXIF orientation upright."""
-    pixels = tf.cond(
-        orientation > 4,
-        lambda: tf.transpose(pixels, [1, 0, 2]),
-        lambda: pixels,
-    )
     # 5 to 8 have rows and columns swapped. Then 2, 3, 6 and 7 are mirrored
     # from left to right, 3, 4, 7 and 8 from top to bottom.
     turn = (orientation - 1) % 4
     down = tf.where(turn >= 2, -1, 1)
     across = tf.where((turn == 1) | (turn == 2), -1, 1)
-    return pixels[::down, ::across]
+    return tf.switch_case(
+        tf.cast(orientation > 1, tf.int32) + tf.cast(orientation > 4, tf.int32),
+        [
+            lambda: pixels,
+            lambda: pixels[::down, ::across],
+            lambda: tf.transpose(pixels, [1, 0, 2])[::down, ::across],
+        ],
+    )
 
 
 def _padded(data):
@@ -154,30 +145,36 @@ def _end(data):
     return tf.size(data, tf.int64) - _HEAD
 
 
-def _little(digits):
-    """[...] int64, the numbers of bytes [..., n], the lowest first."""
-    factors = [256**i for i in range(digits.shape[-1])]
-    return tf.reduce_sum(digits * tf.constant(factors, tf.int64), -1)
+def _fields(head, *fields: tuple) -> list[tf.Tensor]:
+    """Numbers within bytes [..., n] int64.
+
+    Args:
+      head: the bytes.
+      *fields: (place, size) or (place, size, _LITTLE): the number of `size`
+        bytes at `place`, the highest first or, if little, the lowest.
+
+    Returns:
+      [...] int64 for each of the fields.
+    """
+    factors = np.zeros((len(fields), head.shape[-1]), np.int64)
+    for row, (place, size, *little) in zip(factors, fields, strict=True):
+        powers = 256 ** np.arange(size)
+        row[place : place + size] = powers if little else powers[::-1]
+    return tf.unstack(tf.linalg.matvec(factors, head), axis=-1)
 
 
-def _big(digits):
-    """As `_little`, the highest first."""
-    factors = [256**i for i in reversed(range(digits.shape[-1]))]
-    return tf.reduce_sum(digits * tf.constant(factors, tf.int64), -1)
-
-
-def _is(digits, text: bytes):
-    """Whether bytes [n] are `text`."""
-    return tf.reduce_all(digits == tf.constant(list(text), tf.int64))
+def _word(name: bytes) -> int:
+    return int.from_bytes(name, "big")
 
 
 def _kind(head):
     """[] int32: the format."""
+    first, second, third = _fields(head, (0, 4), (4, 4), (8, 4))
     kinds = {
-        _PNG: _is(head[:8], b"\x89PNG\r\n\x1a\n"),
-        _WEBP: _is(head[:4], b"RIFF") & _is(head[8:12], b"WEBP"),
-        _JPEG: _is(head[:3], b"\xff\xd8\xff"),
-        _BMP: _is(head[:2], b"BM"),
+        _PNG: (first == _word(b"\x89PNG")) & (second == _word(b"\r\n\x1a\n")),
+        _WEBP: (first == _word(b"RIFF")) & (third == _word(b"WEBP")),
+        _JPEG: first // 256 == _word(b"\xff\xd8\xff"),
+        _BMP: first // 256**2 == _word(b"BM"),
     }
     result = tf.constant(_OTHER)
     for kind, found in kinds.items():
@@ -187,22 +184,13 @@ def _kind(head):
 
 def _checks(kind, head, encoded):
     """Assertions that must hold before anything is decoded."""
-    height, width = tf.switch_case(
-        kind,
-        {
-            _PNG: lambda: (_big(head[20:24]), _big(head[16:20])),
-            _WEBP: lambda: _size_of_webp(head),
-            _JPEG: lambda: _size_of_jpeg(encoded),
-            # Of a negative height if it lies upside down.
-            _BMP: lambda: (
-                tf.minimum(_little(head[22:26]), 2**32 - _little(head[22:26])),
-                _little(head[18:22]),
-            ),
-            _OTHER: lambda: (_little(head[8:10]), _little(head[6:8])),
-        },
+    height, width = tf.cond(
+        kind == _JPEG,
+        lambda: _size_of_jpeg(encoded),
+        lambda: _size_of_others(kind, head),
     )
-    is_animated = _is(head[12:16], b"VP8X") & (head[20] // 2 % 2 == 1)
-    has_colours = (head[28] == 24) | (head[28] == 32)
+    name, flags, bits = _fields(head, (12, 4), (20, 1), (28, 1))
+    is_animated = (name == _word(b"VP8X")) & (flags // 2 % 2 == 1)
     return [
         tf.debugging.Assert(condition, [message])
         for condition, message in (
@@ -213,7 +201,10 @@ def _checks(kind, head, encoded):
             # TensorFlow 2.21 writes beyond its memory for some of them.
             ((kind != _WEBP) | ~is_animated, "an animated WebP"),
             # TensorFlow takes the palette's indices for gray values.
-            ((kind != _BMP) | has_colours, "a BMP with a palette"),
+            (
+                (kind != _BMP) | (bits == 24) | (bits == 32),
+                "a BMP with a palette",
+            ),
         )
     ]
 
@@ -223,36 +214,53 @@ def _size_of_jpeg(encoded):
     return shape[0], shape[1]
 
 
-def _size_of_webp(head):
-    """(height, width) by the first chunk: extended, lossless or lossy."""
-    packed = _little(head[21:25])
-    is_lossless = _is(head[12:16], b"VP8L")
-    simple = tf.where(
-        is_lossless,
-        [1 + packed // 2**14 % 2**14, 1 + packed % 2**14],
-        [_little(head[28:30]) % 2**14, _little(head[26:28]) % 2**14],
+def _size_of_others(kind, head):
+    name, *size_of_png = _fields(head, (12, 4), (20, 4), (16, 4))
+    size_of_gif = _fields(head, (8, 2, _LITTLE), (6, 2, _LITTLE))
+    height, width = _fields(head, (22, 4, _LITTLE), (18, 4, _LITTLE))
+    # A BMP that lies upside down has a negative height.
+    size_of_bmp = [tf.minimum(height, 2**32 - height), width]
+    extended = _fields(head, (27, 3, _LITTLE), (24, 3, _LITTLE))
+    lossy = _fields(head, (28, 2, _LITTLE), (26, 2, _LITTLE))
+    (packed,) = _fields(head, (21, 4, _LITTLE))
+    lossless = [packed // 2**14 % 2**14, packed % 2**14]
+    size_of_webp = tf.where(
+        name == _word(b"VP8X"),
+        tf.stack(extended) + 1,
+        tf.where(
+            name == _word(b"VP8L"),
+            tf.stack(lossless) + 1,
+            tf.stack(lossy) % 2**14,
+        ),
     )
-    extended = [1 + _little(head[27:30]), 1 + _little(head[24:27])]
-    size = tf.where(_is(head[12:16], b"VP8X"), extended, simple)
+    size = tf.where(
+        kind == _PNG,
+        size_of_png,
+        tf.where(
+            kind == _WEBP,
+            size_of_webp,
+            tf.where(kind == _BMP, size_of_bmp, size_of_gif),
+        ),
+    )
     return size[0], size[1]
 
 
-def _decoded_png(encoded, data):
+def _decoded_png(encoded, head, metadata):
     def of_16_bits():
         deep = tf.io.decode_png(encoded, channels=4, dtype=tf.uint16)
-        bits = tf.concat([[0], _chunk_before_pixels(data, b"sBIT")], 0)
-        return _over_white(*_scaled(deep, tf.reduce_max(bits)))
+        return _over_white(*_scaled(deep, metadata.significant_bits))
 
     def with_alpha():
         return _over_white(*_split(tf.io.decode_png(encoded, channels=4)))
 
-    def of_8_bits():
-        is_alpha = (data[25] == 4) | (data[25] == 6)
-        is_alpha |= tf.size(_chunk_before_pixels(data, b"tRNS")) > 0
-        # Without alpha, TensorFlow gives gray of less than 8 bits a wrong one.
-        return tf.cond(is_alpha, with_alpha, lambda: _plain(encoded))
-
-    return tf.cond(data[24] == 16, of_16_bits, of_8_bits)
+    depth, colour = head[24], head[25]
+    is_alpha = (colour == 4) | (colour == 6) | metadata.is_transparent
+    return tf.switch_case(
+        tf.where(depth == 16, 2, tf.cast(is_alpha, tf.int32)),
+        # Where a gray of less than 8 bits has no alpha, TensorFlow would give
+        # it a wrong one.
+        [lambda: _plain(encoded), with_alpha, of_16_bits],
+    )
 
 
 def _decoded_webp(encoded):
@@ -313,104 +321,144 @@ def _true_range(colours, significant_bits):
     return tf.reduce_min(tf.where(holds, limits, 2**16 - 1))
 
 
-def _chunk_before_pixels(data, name: bytes):
-    """Content of a PNG's chunk, [n] int32, empty without."""
+class _Metadata(NamedTuple):
+    """What the segments of a file say beside its pixels.
 
-    def step(place, head):
-        is_last = _is(head[4:8], b"IDAT")
-        return place + 12 + _big(head[:4]), _is(head[4:8], name), is_last
-
-    chunk = _found(data, 8, step, lambda head: (8, _big(head[:4])))
-    return tf.cast(chunk, tf.int32)
-
-
-def _exif_of_png(data):
-    def step(place, head):
-        return place + 12 + _big(head[:4]), _is(head[4:8], b"eXIf"), False
-
-    return _found(data, 8, step, lambda head: (8, _big(head[:4])))
-
-
-def _exif_of_webp(data):
-    is_extended = _is(_numbers(data, 12, 4), b"VP8X")
-
-    def step(place, head):
-        size = _little(head[4:8])
-        after = place + 8 + size + size % 2
-        return after, _is(head[:4], b"EXIF"), ~is_extended
-
-    exif = _found(data, 12, step, lambda head: (8, _little(head[4:8])))
-    # Some programs write it with the mark that a JPEG has.
-    has_mark = _is(_numbers(_padded(exif), 0, len(EXIF_MARK)), EXIF_MARK)
-    return exif[tf.where(has_mark, len(EXIF_MARK), 0) :]
-
-
-def _exif_of_jpeg(data):
-    def step(place, head):
-        marker = head[1]
-        is_segment = (head[0] == 255) & (marker != 0) & (marker != 255)
-        after = place + tf.where(is_segment, 2 + _big(head[2:4]), 1)
-        is_exif = (marker == APP1) & _is(head[4:10], EXIF_MARK)
-        is_last = is_segment & (marker == START_OF_SCAN)
-        return after, is_segment & is_exif, is_last
-
-    return _found(data, 2, step, lambda head: (10, _big(head[2:4]) - 8))
-
-
-def _found(data, start: int, step: Callable, payload: Callable):
-    """Walks over the segments of a file to the one that is wanted.
-
-    Args:
-      data: bytes of the file, padded.
-      start: place of the first segment.
-      step: (place of a segment, its first 12 bytes) -> (place of the next one,
-        whether this is the one, whether it is the last).
-      payload: the first 12 bytes of the one -> (where its content begins in
-        it, size of the content).
-
-    Returns:
-      [n] uint8, its content, or as much as is there; empty if there is none.
+    Attributes:
+      exif: [n] uint8, its TIFF structure, empty without.
+      significant_bits: [] int32, the largest number of a PNG's sBIT, 0 without.
+      is_transparent: [] bool, whether a PNG has a chunk tRNS.
     """
-    end = _end(data)
 
-    def advance(place, _):
-        after, is_it, is_last = step(place, _numbers(data, place, _SEGMENT))
+    exif: tf.Tensor
+    significant_bits: tf.Tensor
+    is_transparent: tf.Tensor
+
+
+def _metadata(kind, head, data) -> _Metadata:
+    """Walks over the segments of a file, once."""
+    end = _end(data)
+    # A WebP that is not an extended one has no EXIF.
+    (name,) = _fields(head, (12, 4))
+    is_extended = name == _word(b"VP8X")
+    is_known = (kind == _PNG) | (kind == _JPEG)
+    is_known |= (kind == _WEBP) & is_extended
+    start = tf.gather(tf.constant(_STARTS, tf.int64), kind)
+    start = tf.where(is_known, start, end)
+
+    def advance(place, exif, bits, transparency):
+        segment = _segment(kind, _numbers(data, place, _SEGMENT))
         return (
-            tf.where(is_it | is_last, end, after),
-            tf.where(is_it, place, end),
+            tf.where(segment.is_last, end, place + segment.size),
+            tf.where(segment.is_exif & (exif == end), place, exif),
+            tf.where(segment.is_bits & (bits == end), place, bits),
+            tf.where(segment.is_transparency, place, transparency),
         )
 
-    _, place = tf.while_loop(
-        lambda place, _: place + 4 <= end,
+    _, exif, bits, transparency = tf.while_loop(
+        lambda place, *_: place + 4 <= end,
         advance,
-        (tf.constant(start, tf.int64), end),
+        (start, end, end, end),
         maximum_iterations=MAXIMUM_SEGMENTS,
     )
-    begin, size = payload(_numbers(data, place, _SEGMENT))
-    return _part(data, place + begin, size)
+    bits = tf.cast(_content(kind, data, bits)[:4], tf.int32)
+    exif = _content(kind, data, exif)
+    # Some programs write it into a WebP with the mark that a JPEG has.
+    (mark,) = _fields(_numbers(_padded(exif), 0, 6), (0, 6))
+    has_mark = (kind == _WEBP) & (mark == _word(EXIF_MARK))
+    return _Metadata(
+        exif[tf.where(has_mark, len(EXIF_MARK), 0) :],
+        tf.reduce_max(tf.concat([[0], bits], 0)),
+        transparency < end,
+    )
+
+
+class _Segment(NamedTuple):
+    """What the first 12 bytes of a segment say, scalars.
+
+    Attributes:
+      size: int64, of all of it.
+      begin: int64, where its content begins.
+      length: int64, of the content.
+      is_exif: bool.
+      is_bits: bool, of a PNG: sBIT.
+      is_transparency: bool, of a PNG: tRNS.
+      is_last: bool, whether nothing of interest follows.
+    """
+
+    size: tf.Tensor
+    begin: tf.Tensor
+    length: tf.Tensor
+    is_exif: tf.Tensor
+    is_bits: tf.Tensor
+    is_transparency: tf.Tensor
+    is_last: tf.Tensor
+
+
+def _segment(kind, head) -> _Segment:
+    first, second, content, third = _fields(
+        head, (0, 4), (4, 4), (4, 4, _LITTLE), (8, 2)
+    )
+    is_png, is_webp, is_jpeg = (kind == k for k in (_PNG, _WEBP, _JPEG))
+    marker = first // 2**16
+    # Between the segments of a JPEG may be padding, or damage.
+    is_marked = (marker > 0xFF00) & (marker < 0xFFFF)
+    of_jpeg = tf.where(is_marked, 2 + first % 2**16, 1)
+    of_others = tf.where(is_png, 12 + first, 8 + content + content % 2)
+    is_exif = tf.where(
+        is_jpeg,
+        (marker == 0xFF00 + APP1) & (second == _word(b"Exif")) & (third == 0),
+        (is_png & (second == _word(b"eXIf")))
+        | (is_webp & (first == _word(b"EXIF"))),
+    )
+    is_scan = marker == 0xFF00 + START_OF_SCAN
+    return _Segment(
+        tf.where(is_jpeg, of_jpeg, of_others),
+        tf.where(is_jpeg, tf.constant(10, tf.int64), 8),
+        tf.where(is_jpeg, of_jpeg - 10, tf.where(is_png, first, content)),
+        is_exif,
+        is_png & (second == _word(b"sBIT")),
+        is_png & (second == _word(b"tRNS")),
+        (is_exif & ~is_png) | (is_jpeg & is_scan),
+    )
+
+
+def _content(kind, data, place):
+    """[n] uint8 of the segment at `place`; empty at the end of the file."""
+    segment = _segment(kind, _numbers(data, place, _SEGMENT))
+    return _part(data, place + segment.begin, segment.length)
 
 
 def _orientation(tiff):
     """Of the first directory of a TIFF structure, padded; [] int64, 1 to 8."""
-    mark = _numbers(tiff, 0, 4)
-    is_little = _is(mark, b"II*\0")
+    mark, *places = _fields(
+        _numbers(tiff, 0, 8), (0, 4), (4, 4), (4, 4, _LITTLE)
+    )
+    is_little = mark == _word(b"II*\0")
 
-    def number(digits):
-        return tf.where(is_little, _little(digits), _big(digits))
+    def number(big, little):
+        return tf.where(is_little, little, big)
 
     end = _end(tiff)
-    place = tf.minimum(number(_numbers(tiff, 4, 4)), end)
-    count = number(_numbers(tiff, place, 2))
+    place = tf.minimum(number(*places), end)
+    counts = _fields(_numbers(tiff, place, 2), (0, 2), (0, 2, _LITTLE))
     space = tf.maximum(end - place - 2, 0) // 12
-    entries = _part(tiff, place + 2, 12 * tf.minimum(count, space))
-    entries = tf.cast(tf.reshape(entries, [-1, 12]), tf.int64)
-    wanted = entries[number(entries[:, :2]) == ORIENTATION_TAG]
+    count = tf.minimum(number(*counts), space)
+    entries = tf.reshape(_part(tiff, place + 2, 12 * count), [-1, 12])
     # The first one counts; without any, a row of zeros.
-    entry = tf.concat([wanted[:1], tf.zeros([1, 12], tf.int64)], 0)[0]
-    kind, of_values = number(entry[2:4]), number(entry[4:8])
-    value = tf.where(kind == SHORT, number(entry[8:10]), number(entry[8:]))
+    entries = tf.concat(
+        [tf.cast(entries, tf.int64), tf.zeros([1, 12], tf.int64)], 0
+    )
+    tags = number(*_fields(entries, (0, 2), (0, 2, _LITTLE)))
+    is_wanted = tf.concat([tags[:-1] == ORIENTATION_TAG, [True]], 0)
+    entry = entries[tf.argmax(is_wanted)]
+    kind, of_values, short, long = (
+        number(*_fields(entry, (at, size), (at, size, _LITTLE)))
+        for at, size in ((2, 2), (4, 4), (8, 2), (8, 4))
+    )
+    value = tf.where(kind == SHORT, short, long)
     is_valid = (
-        (is_little | _is(mark, b"MM\0*"))
+        (is_little | (mark == _word(b"MM\0*")))
         & ((kind == SHORT) | (kind == LONG))
         & (of_values == 1)
         & (value >= 1)

@@ -231,15 +231,6 @@ class Test16Bits:
             decoded(encoded), np.repeat(expected, 3, 2), atol=0.5
         )
 
-    def test_significant_bits_behind_the_pixels_do_not_count(self):
-        plain = file_of(DEEP, "PNG")
-        late = plain[:-12] + png_chunk(b"sBIT", bytes([16])) + plain[-12:]
-        try:
-            pixels = decoded(late)
-        except tf.errors.InvalidArgumentError:
-            return  # not allowed there, and refused
-        np.testing.assert_array_equal(pixels, decoded(plain))
-
 
 class TestOrientation:
     @pytest.mark.parametrize("kind", [3, 4])
