@@ -30,9 +30,8 @@ MAXIMUM_PIXELS = 2**29 // 3
 _DEPTHS = (8, 10, 12, 14, 16)
 _PNG, _WEBP, _JPEG, _BMP, _OTHER = range(5)
 _STARTS = (8, 12, 2, 0, 0)  # of the first segment, by format
-_SEGMENT = 12  # bytes of the head of a segment, or more
+_HEAD, _SEGMENT = 32, 12  # bytes that tell what a file, or a segment, is
 _LITTLE = True
-_HEAD = 32  # the same of a file
 # A JPEG's start with an EXIF segment that holds an orientation alone: the byte
 # that follows. _STORED_END ends the segment.
 _STORED_START = (
