@@ -56,8 +56,11 @@ _OF_INITIAL = {
     for option in options
 }  # fmt: skip
 
-for _options in GROUPS.values():
-    program.define(_options)
+
+def define_flags():
+    """Not at import: other programs may have flags of the same names."""
+    for options in GROUPS.values():
+        program.define(options)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -67,6 +70,7 @@ def parse_flags(argv: list[str]) -> list[str]:
       flags.Error: for a wrong flag or value, or a missing one.
     """
     program.print_help_if_asked(argv, USAGE, GROUPS)
+    define_flags()
     given = FLAGS.read_flags_from_files(argv)
     _define_flags_of(_last_value(given, "method"))
     name = _last_value(given, "dataset")

@@ -5,6 +5,9 @@ Prints the likeliest labels of each image; `--csv=FILE` writes all of them.
 
 from __future__ import annotations
 
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import app, flags
@@ -13,11 +16,11 @@ from imcl_tf import program
 from imcl_tf.files import fail, parse_or_fail, write_csv
 from imcl_tf.options import Option
 
-FLAGS = flags.FLAGS
 USAGE = """
 usage: python -m imcl_tf.predict --model=DIR/saved_model [--FLAG=VALUE] IMAGE...
 
-Prints the likeliest labels of each image with their probabilities.
+Prints the likeliest labels of each image with their probabilities. Images that
+cannot be read are named; the exit status is then 1.
 """
 OPTIONS = (
     Option(
@@ -31,46 +34,86 @@ OPTIONS = (
     ),
     Option("batch_size", 32, "Images that are labelled at a time.", minimum=1),
 )  # fmt: skip
-program.define(OPTIONS)
+# Its own: another program in the same process may have flags of these names.
+FLAGS = flags.FlagValues()
+program.define(OPTIONS, FLAGS)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses `argv`; returns the program's name and the images."""
     program.print_help_if_asked(argv, USAGE, {"flags": OPTIONS})
+    flags.FLAGS(argv[:1])  # which absl expects
     return FLAGS(argv)
 
 
 def main(argv: list[str]):
     """Runs what the flags say."""
     files = argv[1:]
-    if not FLAGS.model:
-        fail(ValueError("--model must name the directory of an exported model"))
-    if not files:
-        fail(ValueError("no image given"))
+    if not FLAGS.csv:  # which is to be whole
+        program.end_with_the_reader()
     program.quiet_tensorflow()
-    import numpy as np
     import tensorflow as tf
 
-    from imcl_tf.training.prediction import predict_images
-
+    unusable: list[str] = []
     try:
-        table, names = predict_images(FLAGS.model, files, FLAGS.batch_size)
+        _check(files)
+        rows = _labelled(files, unusable)
         if FLAGS.csv:
-            write_csv(
-                Path(FLAGS.csv),
-                ("image", "label", "probability"),
-                (
-                    (image, name, f"{p:.6f}")
-                    for image, row in zip(files, table, strict=True)
-                    for name, p in zip(names, row, strict=True)
-                ),
-            )
+            header = ("image", "label", "probability")
+            write_csv(Path(FLAGS.csv), header, rows)
+        else:
+            for _ in rows:
+                pass
     except (ValueError, OSError, tf.errors.OpError) as error:
         fail(error)
-    for image, row in zip(files, table, strict=True):
-        print(image)
-        for j in np.argsort(-row, kind="stable")[: FLAGS.top]:
-            print(f"  {row[j]:.3f}  {names[j]}")
+    if unusable:
+        sys.exit(1)
+
+
+def _check(files):
+    """What can be known to fail before the work begins."""
+    if not FLAGS.model:
+        raise ValueError("--model must name the directory of an exported model")
+    if not files:
+        raise ValueError("no image given")
+    if not FLAGS.csv:
+        return
+    path = Path(FLAGS.csv)
+    if path.is_dir():
+        raise IsADirectoryError(f"--csv={path}: a directory; a file expected")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise OSError(
+            f"--csv={path}: cannot be written: {error.strerror}"
+        ) from error
+
+
+def _labelled(
+    files: list[str], unusable: list[str]
+) -> Iterator[tuple[str, str, str]]:
+    """Prints the labels of images; yields the rows of the CSV file.
+
+    Args:
+      files: paths of the images.
+      unusable: gets those that could not be labelled.
+    """
+    import numpy as np
+
+    from imcl_tf.training.prediction import predict_each
+
+    for file, labels, probabilities, error in predict_each(
+        FLAGS.model, files, FLAGS.batch_size
+    ):
+        if error:
+            unusable.append(str(file))
+            print(f"imcl_tf: error: {error}", file=sys.stderr, flush=True)
+            continue
+        print(file)
+        for j in np.argsort(-probabilities, kind="stable")[: FLAGS.top]:
+            print(f"  {probabilities[j]:.3f}  {labels[j]}")
+        for label, p in zip(labels, probabilities, strict=True):
+            yield str(file), label, f"{p:.6f}"
 
 
 def console():

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import textwrap
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +21,8 @@ from imcl_tf.files import parse_or_fail
 from imcl_tf.options import Option, Value
 
 _HELP = {"-h", "-?", "--help", "-help", "--helpfull", "--helpshort"}
+# The flags that were made of options.
+_made: weakref.WeakSet[flags.Flag] = weakref.WeakSet()
 _KINDS = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
 # What TensorFlow's libraries write while they are loaded, before they know
 # TF_CPP_MIN_LOG_LEVEL: information, and that it is written to stderr.
@@ -144,32 +147,50 @@ def _copy_all_but_information(reading: int):
                 os.write(2, line)
 
 
-def define(options: Iterable[Option]):
-    """Makes flags of options; of those with equal names the first counts."""
+def end_with_the_reader():
+    """Ends the program, quietly, once nobody reads its output: `| head`."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+
+def define(options: Iterable[Option], into: flags.FlagValues = flags.FLAGS):
+    """Makes flags of options; of options with equal names the first counts.
+
+    Args:
+      options: declared ones.
+      into: gets the flags.
+
+    Raises:
+      flags.DuplicateFlagError: if a flag exists that is of no option.
+    """
     for option in options:
-        if option.name in flags.FLAGS:
+        if option.name in into and into[option.name] in _made:
             continue
-        if option.repeated:
-            flags.DEFINE_multi_string(option.name, [], option.help)
-            continue
-        if option.choices:
-            flags.DEFINE_enum(
-                option.name,
-                str(option.default) or None,
-                option.choices,
-                option.help,
-            )
-            continue
-        makers: dict[type, Callable] = {
-            bool: flags.DEFINE_bool,
-            int: flags.DEFINE_integer,
-            float: flags.DEFINE_float,
-            str: flags.DEFINE_string,
-        }
-        bounds = {"lower_bound": option.minimum, "upper_bound": option.maximum}
-        bounds = {name: x for name, x in bounds.items() if x is not None}
-        make = makers[type(option.default)]
-        make(option.name, option.default, option.help, **bounds)
+        _make_flag(option, into)
+        _made.add(into[option.name])
+
+
+def _make_flag(option: Option, into: flags.FlagValues):
+    if option.repeated:
+        flags.DEFINE_multi_string(
+            option.name, [], option.help, flag_values=into
+        )
+        return
+    if option.choices:
+        flags.DEFINE_enum(
+            option.name, str(option.default) or None, option.choices,
+            option.help, flag_values=into,
+        )  # fmt: skip
+        return
+    makers: dict[type, Callable] = {
+        bool: flags.DEFINE_bool,
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        str: flags.DEFINE_string,
+    }
+    bounds = {"lower_bound": option.minimum, "upper_bound": option.maximum}
+    bounds = {name: x for name, x in bounds.items() if x is not None}
+    make = makers[type(option.default)]
+    make(option.name, option.default, option.help, flag_values=into, **bounds)
 
 
 def values(options: Iterable[Option]) -> dict[str, Value]:
@@ -195,7 +216,7 @@ def print_help_if_asked(
 
     Args:
       argv: the command line.
-      usage: text before the flags.
+      usage: text before the flags, which names the program as `python -m`.
       groups: heading -> options, each listed once.
     """
     if not _HELP & set(argv[1:]):

@@ -67,6 +67,7 @@ def test_script_and_command_line_give_the_same(
     ).history
     mean = imcl_tf.evaluate(model, data.test).mean()
 
+    main.define_flags()
     saved = flags.FLAGS.flag_values_dict()
     try:
         main.parse_flags(

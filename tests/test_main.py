@@ -28,6 +28,7 @@ PAPER = {
 
 @pytest.fixture
 def parse():
+    main.define_flags()
     saved = flags.FLAGS.flag_values_dict()
 
     def parse(*arguments):

@@ -1,10 +1,10 @@
 """Records of image data sets: what every TFDS builder here shares.
 
 A builder lists the images of each split with their observed labels
-(`ImageFiles`). The rest is common: images are checked, turned upright, put in
-random order and written shard by shard (`imcl_tf.data.shards`); their labels
-go to one table per split (`imcl_tf.data.records`), which `prepare` makes anew
-whenever the raw tables change.
+(`ImageFiles`). The rest is common: images are checked, put in random order and
+written shard by shard (`imcl_tf.data.shards`); their labels go to one table per
+split (`imcl_tf.data.records`), which `prepare` makes anew whenever the raw
+tables change.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ from imcl_tf.data.shards import ImageFiles
 from imcl_tf.files import locked, replacing, write_csv
 
 LEFT_OUT = "left_out.csv"
+ONE_COLOUR = "one_colour.csv"
 # What TFDS calls records that are being written, in the directory they go to.
 INCOMPLETE = "incomplete."
 _NUM_LEFT_OUT = "images left out"
+_NUM_ONE_COLOUR = "images: of one colour"
 
 
 class Contents(NamedTuple):
@@ -122,7 +124,7 @@ class MultiLabelBuilder(
     def _collect(self, paths) -> list[tfds.core.SplitInfo]:
         """Writes label tables and sums up what the shards reported."""
         counts = collections.Counter(self.info.metadata.get("counts", {}))
-        infos, left_out = [], []
+        infos, left_out, one_colour = [], [], []
         for split, of_split in paths.items():
             if not shards.has_images(of_split):
                 raise ValueError(f"split {split} has no image that can be used")
@@ -132,8 +134,9 @@ class MultiLabelBuilder(
             records.write_labels(
                 records.labels_file(self.data_path, split), table
             )
-            counts.update(report.counts)
-            left_out += [(split, *row) for row in report.left_out]
+            counts.update(report.findings.counts)
+            left_out += [(split, *row) for row in report.findings.left_out]
+            one_colour += [(split, x) for x in report.findings.one_colour]
             infos.append(
                 tfds.core.SplitInfo(
                     name=split,
@@ -150,6 +153,13 @@ class MultiLabelBuilder(
                 Path(self.data_path) / LEFT_OUT,
                 ("split", "image_id", "reason"),
                 sorted(left_out),
+            )
+        if one_colour:
+            counts[_NUM_ONE_COLOUR] = len(one_colour)
+            write_csv(
+                Path(self.data_path) / ONE_COLOUR,
+                ("split", "image_id"),
+                sorted(one_colour),
             )
         self.info.metadata["counts"] = dict(sorted(counts.items()))
         return infos

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import random
+from pathlib import Path
 
 from absl import logging
 
 from imcl_tf.data import builders
+from imcl_tf.data.cells import listed
 from imcl_tf.data.folder import folder_builder
 from imcl_tf.data.pipeline import MultiLabelDataset, open_source
 from imcl_tf.data.scenes_set import Scenes, SmallScenes
@@ -37,8 +40,8 @@ def load_dataset(
       data_dir: of a folder, the directory that holds images/, labels.csv and
         perhaps splits.csv; of other sets, where their records lie. None =
         TFDS's default directory.
-      on_bad_image: for a folder: "error", or "skip" to leave pictures out that
-        cannot be read.
+      on_bad_image: for a folder or a set of TFDS: "error", or "skip" to leave
+        out pictures that cannot be used.
       **options: how a folder is read: label_table, unlisted, zero,
         label_separator, split_seed and split_shares, as the flags of these
         names.
@@ -75,7 +78,19 @@ def load_dataset(
             "%d images were left out, listed in %s",
             builder.info.metadata["counts"]["images left out"], left_out,
         )  # fmt: skip
+    one_colour = Path(builder.data_path) / builders.ONE_COLOUR
+    if one_colour.exists():
+        logging.warning("%s", _about_one_colour(one_colour))
     return open_source(builder)._replace(name=name)
+
+
+def _about_one_colour(path) -> str:
+    with path.open(newline="") as file:
+        names = [row["image_id"] for row in csv.DictReader(file)]
+    return (
+        f"{len(names)} images are of one colour, listed in {path}: "
+        f"{listed(names)}"
+    )
 
 
 def _builder(dataset, data_dir, on_bad_image, options):
@@ -88,7 +103,7 @@ def _builder(dataset, data_dir, on_bad_image, options):
         return builders.prepare(scenes(data_dir=data_dir))
     if kind == "tfds":
         return builders.prepare(
-            tfds_builder(dataset.removeprefix("tfds:"), data_dir)
+            tfds_builder(dataset.removeprefix("tfds:"), data_dir, on_bad_image)
         )
     if kind == "folder":
         if not data_dir:

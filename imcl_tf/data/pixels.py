@@ -5,23 +5,29 @@ from __future__ import annotations
 import tensorflow as tf
 
 from imcl_tf.backbones.make import SQUASHED, Resizing
+from imcl_tf.data.decoding import decode_stored
 
 
 def decode_and_resize(
     encoded: tf.Tensor, image_size: int, resizing: Resizing = SQUASHED
 ) -> tf.Tensor:
-    """Decodes one image [] string (JPEG, PNG, BMP, GIF's first frame).
+    """Decodes and resizes one image [] string of a record.
 
     Args:
-      encoded: the file.
+      encoded: see `decoding.decode_stored`.
       image_size: S.
       resizing: to S x S.
 
     Returns:
       [S, S, 3] uint8.
     """
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    image.set_shape([None, None, 3])
+    return resized(decode_stored(encoded), image_size, resizing)
+
+
+def resized(
+    image: tf.Tensor, image_size: int, resizing: Resizing = SQUASHED
+) -> tf.Tensor:
+    """Resizes pixels [H, W, 3] uint8 to [S, S, 3] uint8."""
     size = tf.constant([image_size, image_size])
     if resizing.shorter_side:
         before = tf.cast(tf.shape(image)[:2], tf.float32)

@@ -60,6 +60,6 @@ def run(
     for name, count in builder.info.metadata.get("counts", {}).items():
         if count:
             print(f"  {name}: {count}")
-    left_out = builder.data_path / builders.LEFT_OUT
-    if left_out.exists():
-        print(f"  listed in {left_out}")
+    for name in (builders.LEFT_OUT, builders.ONE_COLOUR):
+        if (builder.data_path / name).exists():
+            print(f"  listed in {builder.data_path / name}")

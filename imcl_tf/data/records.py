@@ -3,7 +3,7 @@
 A TFRecord of one image or of one feature holds
 
     image_id  bytes        the image's name
-    image     bytes        JPEG or PNG as it came, never encoded again
+    image     bytes        the file as it came, or see `images.Inspection`
     feature   [d] float32  in place of `image` in fixed-features records
 
 and no label. `labels-SPLIT.npz`, beside the image records, holds those of all

@@ -48,8 +48,8 @@ class SmallScenes(Scenes):
         return _SMALL_SIZES
 
 
-def _render(seed, numbered, counts, left_out):
-    del counts, left_out
+def _render(seed, numbered, findings):
+    del findings
     for number, name in numbered:
         image, labels = scenes.render(seed, number)
         encoded = tf.io.encode_jpeg(image, quality=90).numpy()

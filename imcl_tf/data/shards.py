@@ -13,9 +13,10 @@ import collections
 import concurrent.futures
 import functools
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,7 +68,7 @@ class LabelledImage(NamedTuple):
 
     Attributes:
       image_id: its name.
-      encoded: JPEG or PNG.
+      encoded: its file, or what a record holds.
       columns: [P] int32, label indices, ascending.
       values: [P] int8, -1 or +1.
       extras: further integers by name, [P] or [].
@@ -80,17 +81,63 @@ class LabelledImage(NamedTuple):
     extras: dict[str, Any] = {}
 
 
+class Findings(NamedTuple):
+    """What was met among images.
+
+    Attributes:
+      counts: numbers, by what they count.
+      left_out: (image id, reason) of images that cannot be used.
+      one_colour: ids of images whose pixels are all the same.
+    """
+
+    counts: collections.Counter
+    left_out: list[tuple[str, str]]
+    one_colour: list[str]
+
+    def accept(
+        self, image_id: str, found: images.Inspection, skip: bool
+    ) -> bool:
+        """Notes what is unusual about an image; returns whether to keep it.
+
+        Args:
+          image_id: its name.
+          found: what is to know about it.
+          skip: see `labelled_images`.
+
+        Raises:
+          ValueError: if the image cannot be used, without `skip`.
+        """
+        if found.problem and not skip:
+            raise ValueError(
+                f"{image_id}: {found.problem}; --on_bad_image=skip leaves such "
+                "images out"
+            )
+        if found.problem:
+            self.left_out.append((image_id, found.problem))
+            return False
+        if found.unusual:
+            self.counts[f"images: {found.unusual}"] += 1
+        if found.is_one_colour:
+            self.one_colour.append(image_id)
+        return True
+
+
+def no_findings() -> Findings:
+    """Returns `Findings` to be filled."""
+    return Findings(collections.Counter(), [], [])
+
+
 class Shard(NamedTuple):
     """A shard to write.
 
     Attributes:
       path: of its records.
-      images: yields its images; called with a counter, for what it met, and a
-        list, for (image id, reason) of what it left out. It can be pickled.
+      images: yields its images; called with `Findings`, which it fills. It can
+        be pickled.
     """
 
     path: str
-    images: Callable[[collections.Counter, list], Iterator[LabelledImage]]
+    images: Callable[[Findings], Iterator[LabelledImage]]
 
 
 def cut(names: Sequence[str], split: str) -> list[np.ndarray]:
@@ -110,30 +157,42 @@ def cut(names: Sequence[str], split: str) -> list[np.ndarray]:
 
 
 def labelled_images(
-    files: ImageFiles, skip: bool, counts: collections.Counter, left_out: list
+    files: ImageFiles, skip: bool, findings: Findings
 ) -> Iterator[LabelledImage]:
     """Reads and checks image files, in order; see `Shard.images`.
 
     Args:
       files: the images, labels sorted.
-      skip: list images that cannot be used in `left_out`, rather than raise.
-      counts: gets how many images were unusual, by kind.
-      left_out: gets (image id, reason).
+      skip: leave out images that cannot be used, rather than raise.
+      findings: gets what was met.
 
     Raises:
       ValueError: for an image that cannot be used, without `skip`.
     """
-    for i, (encoded, unusual, problem) in enumerate(_read_in_threads(files)):
-        if problem is None:
-            counts.update(unusual)
-            yield _with_labels(files, i, encoded)
-        elif skip:
-            left_out.append((files.names[i], problem))
-        else:
-            raise ValueError(
-                f"{files.names[i]}: {problem}; --on_bad_image=skip leaves such "
-                "images out"
-            )
+    for i, found in enumerate(_read_in_threads(files)):
+        if findings.accept(files.names[i], found, skip):
+            yield _with_labels(files, i, found.stored)
+
+
+def checked(
+    given: Iterable[LabelledImage], skip: bool, findings: Findings
+) -> Iterator[LabelledImage]:
+    """Checks images that were read already, as `labelled_images` does.
+
+    Args:
+      given: images with `encoded` as it came.
+      skip: see `labelled_images`.
+      findings: gets what was met.
+
+    Raises:
+      ValueError: for an image that cannot be used, without `skip`.
+    """
+    given = iter(given)
+    while some := list(itertools.islice(given, _IMAGES_PER_TASK)):
+        inspected = images.inspect_all([image.encoded for image in some])
+        for image, found in zip(some, inspected, strict=True):
+            if findings.accept(image.image_id, found, skip):
+                yield image._replace(encoded=found.stored)
 
 
 class ListedImages(NamedTuple):
@@ -147,10 +206,8 @@ class ListedImages(NamedTuple):
     files: ImageFiles
     skip: bool
 
-    def __call__(
-        self, counts: collections.Counter, left_out: list
-    ) -> Iterator[LabelledImage]:
-        return labelled_images(*self, counts, left_out)
+    def __call__(self, findings: Findings) -> Iterator[LabelledImage]:
+        return labelled_images(*self, findings)
 
 
 def _with_labels(files: ImageFiles, i: int, encoded: bytes) -> LabelledImage:
@@ -167,7 +224,7 @@ def _with_labels(files: ImageFiles, i: int, encoded: bytes) -> LabelledImage:
     )
 
 
-def _read_in_threads(files) -> Iterator[tuple[bytes, list[str], str | None]]:
+def _read_in_threads(files) -> Iterator[images.Inspection]:
     """What `_read_images` returns for all images, in order."""
     read = functools.partial(_read_images, files.read)
     tasks = [
@@ -187,20 +244,15 @@ def read_file(directory: Path, name: str) -> bytes:
     return (directory / name).read_bytes()
 
 
-def _read_images(read, names) -> list[tuple[bytes, list[str], str | None]]:
-    """(upright image, [what is unusual about it], problem or None) of each."""
+def _read_images(read, names) -> list[images.Inspection]:
+    """What is to know about each image; a problem if it cannot be read."""
     encoded, problems = zip(*(_read_image(read, n) for n in names), strict=True)
-    results: list[tuple[bytes, list[str], str | None]] = []
-    for image, problem, found in zip(
-        encoded, problems, images.inspect_all(encoded), strict=True
-    ):
-        problem = problem or found.problem
-        if problem:
-            results.append((b"", [], problem))
-        else:
-            unusual = [f"images: {found.unusual}"] if found.unusual else []
-            results.append((images.upright(image), unusual, None))
-    return results
+    return [
+        images.Inspection(problem) if problem else found
+        for problem, found in zip(
+            problems, images.inspect_all(encoded), strict=True
+        )
+    ]
 
 
 def _read_image(read, name) -> tuple[bytes, str | None]:
@@ -215,11 +267,10 @@ def _read_image(read, name) -> tuple[bytes, str | None]:
 
 def write(shard: Shard):
     """Writes a shard's records and, beside them, its part of the labels."""
-    counts: collections.Counter = collections.Counter()
-    left_out: list[tuple[str, str]] = []
+    findings = no_findings()
     written, size, digest = [], 0, hashlib.sha256()
     with tf.io.TFRecordWriter(shard.path) as writer:
-        for image in shard.images(counts, left_out):
+        for image in shard.images(findings):
             record = records.encode_image(image.image_id, image.encoded)
             writer.write(record)
             digest.update(record)
@@ -228,8 +279,7 @@ def write(shard: Shard):
     report = {
         "bytes": size,
         "digest": digest.hexdigest(),
-        "counts": counts,
-        "left_out": left_out,
+        **findings._asdict(),
     }
     _write_part(_part_file(shard.path), written, report)
 
@@ -268,14 +318,12 @@ class Report(NamedTuple):
     Attributes:
       lengths: number of records of each shard.
       num_bytes: of all records.
-      counts: what was met, by name.
-      left_out: (image id, reason) of the images that were left out.
+      findings: what was met.
     """
 
     lengths: list[int]
     num_bytes: int
-    counts: collections.Counter
-    left_out: list[tuple[str, str]]
+    findings: Findings
 
 
 def has_images(paths: Sequence[str]) -> bool:
@@ -305,14 +353,15 @@ def join_parts(
                 if name != "report":
                     arrays.setdefault(name, []).append(part[name])
         part_file.unlink()
-    counts: collections.Counter = collections.Counter()
+    findings = no_findings()
     for report in reports:
-        counts.update(report["counts"])
+        findings.counts.update(report["counts"])
+        findings.left_out.extend(tuple(row) for row in report["left_out"])
+        findings.one_colour.extend(report["one_colour"])
     report = Report(
         [len(ids) for ids in arrays["image_ids"]],
         sum(report["bytes"] for report in reports),
-        counts,
-        [tuple(row) for report in reports for row in report["left_out"]],
+        findings,
     )
     for path, columns in zip(paths, arrays["columns"], strict=True):
         limits = columns.min(initial=0), columns.max(initial=0)
@@ -456,8 +505,8 @@ def _read_plan(plan: str, read: Callable[[str], bytes]) -> ImageFiles:
         )
 
 
-def _planned_images(plan, read, skip, counts, left_out):
-    return labelled_images(_read_plan(plan, read), skip, counts, left_out)
+def _planned_images(plan, read, skip, findings):
+    return labelled_images(_read_plan(plan, read), skip, findings)
 
 
 def _write_task(task: tuple[str, Callable]):

@@ -8,7 +8,8 @@ from pathlib import Path
 import tensorflow as tf
 
 from imcl_tf.backbones.make import picture_format
-from imcl_tf.data.pixels import decode_and_resize
+from imcl_tf.data.decoding import decode
+from imcl_tf.data.pixels import resized
 from imcl_tf.files import replacing
 from imcl_tf.methods.base import MultiLabelModel
 
@@ -18,8 +19,10 @@ def export(
 ):
     """Writes a SavedModel that opens with TensorFlow alone.
 
-    Its signature `serving_default` takes `images` [B] string (JPEG or PNG
-    bytes) and returns `probabilities` [B, C] float32 and `labels` [C] string.
+    Its signature `serving_default` takes `images` [B] string (the bytes of
+    JPEG, PNG, WebP, BMP or GIF files, which it decodes as training did: turned
+    by their EXIF orientation, alpha over white) and returns `probabilities`
+    [B, C] float32 and `labels` [C] string.
 
     Args:
       model: with a backbone on pictures [B, S, S, 3], built.
@@ -61,7 +64,7 @@ def export(
     )
     def serve(images):
         pixels = tf.map_fn(
-            lambda encoded: decode_and_resize(encoded, image_size, resizing),
+            lambda encoded: resized(decode(encoded), image_size, resizing),
             images,
             fn_output_signature=tf.TensorSpec(
                 [image_size, image_size, 3], tf.uint8

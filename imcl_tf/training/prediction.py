@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from imcl_tf.data.images import inspect, upright
+from imcl_tf.data.images import inspect
+
+
+class Prediction(NamedTuple):
+    """What a model says about an image file.
+
+    Attributes:
+      file: its path.
+      labels: C label names.
+      probabilities: [C] float32; [0] with an error.
+      error: why it could not be labelled, None if it could.
+    """
+
+    file: str | Path
+    labels: list[str]
+    probabilities: np.ndarray
+    error: Exception | None
 
 
 def predict_images(
@@ -22,15 +38,16 @@ def predict_images(
     Args:
       saved_model: directory of `imcl_tf.export`, or what
         `tf.saved_model.load` made of it.
-      files: N paths of JPEG or PNG files.
+      files: N paths of JPEG, PNG, WebP, BMP or GIF files.
       batch_size: images at a time.
 
     Returns:
       (probabilities [N, C] float32, C label names).
 
     Raises:
-      OSError: if a file cannot be read.
-      ValueError: if a file cannot be decoded, or there is none.
+      OSError: if a file cannot be read, or there is no model.
+      ValueError: if a file cannot be decoded, or there is none, or `files` is
+        a path in place of a list.
 
     Example:
       >>> import imcl_tf
@@ -43,24 +60,89 @@ def predict_images(
       >>> probabilities.shape, labels
       ((1, 2), ['cat', 'dog'])
     """
-    if not files:
+    predictions = []
+    for prediction in predict_each(saved_model, files, batch_size):
+        if prediction.error:
+            raise prediction.error
+        predictions.append(prediction)
+    rows = [prediction.probabilities for prediction in predictions]
+    return np.stack(rows), predictions[-1].labels
+
+
+def predict_each(
+    saved_model: str | Path | Any,
+    files: Sequence[str | Path],
+    batch_size: int = 32,
+) -> Iterator[Prediction]:
+    """Labels image files one after the other, those that can be labelled.
+
+    Args:
+      saved_model: see `predict_images`.
+      files: see there.
+      batch_size: images at a time.
+
+    Yields:
+      `Prediction` of each file, in order.
+
+    Raises:
+      OSError: if there is no model.
+      ValueError: if there is no file, or `files` is a path in place of a list.
+    """
+    if isinstance(files, (str, bytes, Path)):
+        raise ValueError(f"files must be a list of paths, got {files!r}")
+    if not len(files):
         raise ValueError("no image given")
-    if isinstance(saved_model, (str, Path)):
-        saved_model = tf.saved_model.load(str(saved_model))
-    serve = saved_model.signatures["serving_default"]
-    rows, names = [], []
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+    serve = _signature(saved_model)
     for start in range(0, len(files), batch_size):
-        encoded = [_read_image(f) for f in files[start : start + batch_size]]
+        yield from _predictions(serve, files[start : start + batch_size])
+
+
+def _predictions(serve: Callable, files) -> Iterator[Prediction]:
+    found = [_read_image(file) for file in files]
+    encoded = [x for x in found if isinstance(x, bytes)]
+    labels: list[str] = []
+    probabilities = iter(())
+    if encoded:
         outputs = serve(images=tf.constant(encoded))
-        rows.append(outputs["probabilities"].numpy())
-        names = [name.decode() for name in outputs["labels"].numpy()]
-    return np.concatenate(rows), names
+        labels = [name.decode() for name in outputs["labels"].numpy()]
+        probabilities = iter(outputs["probabilities"].numpy())
+    for file, image in zip(files, found, strict=True):
+        if isinstance(image, bytes):
+            yield Prediction(file, labels, next(probabilities), None)
+        else:
+            yield Prediction(file, labels, np.zeros(0, np.float32), image)
 
 
-def _read_image(path) -> bytes:
-    """The image as training saw such images: upright."""
-    encoded = Path(path).read_bytes()
+def _signature(saved_model) -> Callable:
+    """What labels images [B] string."""
+    if isinstance(saved_model, (str, Path)):
+        place = Path(saved_model)
+        if not (place / "saved_model.pb").is_file():
+            raise FileNotFoundError(
+                f"{place}: no exported model; expected a directory with "
+                "saved_model.pb, such as saved_model of a run"
+            )
+        saved_model = tf.saved_model.load(str(place))
+    try:
+        return saved_model.signatures["serving_default"]
+    except (AttributeError, KeyError):
+        raise ValueError(
+            "saved_model must be of imcl_tf.export, with a signature "
+            f"serving_default, got {saved_model!r}"
+        ) from None
+
+
+def _read_image(path) -> bytes | Exception:
+    """The image file as it is, or what is wrong with it."""
+    try:
+        encoded = Path(path).read_bytes()
+    except FileNotFoundError:
+        return FileNotFoundError(f"{path}: no such image file")
+    except IsADirectoryError:
+        return IsADirectoryError(f"{path}: a directory; image files expected")
+    except OSError as error:
+        return OSError(f"{path}: {error.strerror or error}")
     problem = inspect(encoded).problem
-    if problem:
-        raise ValueError(f"{path}: {problem}")
-    return upright(encoded)
+    return ValueError(f"{path}: {problem}") if problem else encoded

@@ -2,10 +2,12 @@
 
 import csv
 import hashlib
+import io
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from imcl_tf.data import builders
 from imcl_tf.data.folder import folder_builder
@@ -72,6 +74,17 @@ def files_of(builder):
 def left_out(builder):
     text = (builder.data_path / builders.LEFT_OUT).read_text()
     return [*csv.reader(text.splitlines())]
+
+
+def stored(encoded):
+    """What a record holds of an upright file: without alpha, over white."""
+    image = Image.open(io.BytesIO(encoded))
+    if image.mode != "RGBA":
+        return encoded
+    pixels = np.asarray(image).astype(int)
+    colours, alpha = pixels[..., :3], pixels[..., 3:]
+    mixed = (alpha * colours + (255 - alpha) * 255 + 127) // 255
+    return tf.io.encode_png(mixed.astype(np.uint8)).numpy()
 
 
 def prepare_folder(made, records, on_bad_image="error", **options):

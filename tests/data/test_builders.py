@@ -22,6 +22,7 @@ from tests.data.common import (
     prepare_folder,
     raw_records,
     shuffled,
+    stored,
 )
 
 
@@ -42,7 +43,8 @@ class TestRecords:
         for split in SPLITS:
             expected = [
                 make_example(
-                    image_id=image.encode(), image=folder.encoded[image]
+                    image_id=image.encode(),
+                    image=stored(folder.encoded[image]),
                 )
                 for image in shuffled(folder.splits[split], split)
             ]
@@ -58,12 +60,12 @@ class TestRecords:
             assert set(read) == set(images)
             for image, record in read.items():
                 assert set(record) == {"image_id", "image"}
-                assert record["image"] == folder.encoded[image]
+                assert record["image"] == stored(folder.encoded[image])
 
     def test_tfds_decodes_the_images(self, folder, prepared):
         builder = tfds.builder_from_directory(prepared.data_path)
         for record in builder.as_dataset("test"):
-            image = folder.encoded[record["image_id"].numpy().decode()]
+            image = stored(folder.encoded[record["image_id"].numpy().decode()])
             np.testing.assert_array_equal(
                 record["image"], tf.io.decode_image(image, channels=3)
             )

@@ -1,6 +1,7 @@
 """Data sets of TFDS, small ones made here, and their copies as our records."""
 
 import collections
+import io
 import itertools
 import json
 from pathlib import Path
@@ -11,10 +12,19 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from imcl_tf.data import builders, tfds_sets
+from imcl_tf.data.datasets import load_dataset
+from imcl_tf.data.decoding import decode_stored
 from imcl_tf.data.pipeline import open_source
 from imcl_tf.data.tfds_sets import tfds_builder
 from tests import programs
-from tests.data.common import dense, label_table
+from tests.data.common import (
+    dense,
+    label_table,
+    left_out,
+    parsed,
+    raw_records,
+)
+from tests.data.pictures import tiff, with_exif
 
 CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car")
 POSES = ("frontal", "rear")
@@ -368,7 +378,162 @@ class TestSplits:
             builders.prepare(builder)
 
 
+def zeros_and_ones(example):
+    return [int(j in example.classes) for j in range(len(CLASSES))]
+
+
+class TestZerosAndOnes:
+    @pytest.mark.parametrize(
+        "feature",
+        [
+            tfds.features.Tensor(shape=(len(CLASSES),), dtype=np.int64),
+            tfds.features.Tensor(shape=(len(CLASSES),), dtype=np.bool_),
+            tfds.features.Sequence(np.uint8, length=len(CLASSES)),
+        ],
+        ids=["integers", "truths", "sequence"],
+    )
+    def test_vector(self, tmp_path, feature):
+        features = {"image": tfds.features.Image(), "labels": feature}
+
+        def example_of(example):
+            labels = zeros_and_ones(example)
+            dtype = feature.tf_dtype.as_numpy_dtype
+            return {"image": example.image, "labels": np.array(labels, dtype)}
+
+        written = write_set(tmp_path, features, example_of)
+        builder, found = copies("little", tmp_path)
+        assert builder.info.metadata["labels"] == [*"0123456"]
+        for split, examples in written.items():
+            examples = list(examples.values())
+            check(found[split], examples, lambda x: x.classes, len(CLASSES))
+
+    def test_dictionary(self, tmp_path):
+        """As celeb_a, whose other dictionary is of numbers."""
+        features = {
+            "image": tfds.features.Image(),
+            "landmarks": {"left": np.int64, "right": np.int64},
+            "attributes": dict.fromkeys(CLASSES, np.bool_),
+        }
+
+        def example_of(example):
+            present = map(bool, zeros_and_ones(example))
+            return {
+                "image": example.image,
+                "landmarks": {"left": 1, "right": 0},
+                "attributes": dict(zip(CLASSES, present, strict=True)),
+            }
+
+        written = write_set(tmp_path, features, example_of)
+        builder, found = copies("little", tmp_path)
+        names = builder.info.metadata["labels"]
+        assert sorted(names) == sorted(CLASSES)
+        for split, examples in written.items():
+            check(
+                found[split],
+                list(examples.values()),
+                lambda x: [names.index(CLASSES[j]) for j in x.classes],
+                len(CLASSES),
+            )
+
+    def test_secret_labels_are_not_all_absent(self, tmp_path):
+        feature = tfds.features.Tensor(shape=(7,), dtype=np.int64)
+        features = {"image": tfds.features.Image(), "labels": feature}
+        sizes = {"test": 15, "train": 40, "validation": 9}
+
+        def example_of(example):
+            labels = np.array(zeros_and_ones(example))
+            if int(example.key) < sizes["test"]:
+                labels[:] = 0
+            return {"image": example.image, "labels": labels}
+
+        write_set(tmp_path, features, example_of, sizes=sizes)
+        _, found = copies("little", tmp_path)
+        assert [len(found[split]) for split in SIZES] == [40, 4, 5]
+
+    def test_other_numbers(self, tmp_path):
+        feature = tfds.features.Tensor(shape=(7,), dtype=np.int64)
+        features = {"image": tfds.features.Image(), "counts": feature}
+
+        def example_of(example):
+            values = np.array(zeros_and_ones(example)) * 2
+            return {"image": example.image, "counts": values}
+
+        write_set(tmp_path, features, example_of)
+        refused("little", tmp_path, "counts must hold 0 and 1, got 2")
+
+
+class TestImages:
+    """They are checked as those of a folder are."""
+
+    @staticmethod
+    def spoiled(example):
+        """The sixth picture is cut off, the seventh is of one colour."""
+        values = voc_example(example)
+        if example.key == "000005":
+            values["image"] = values["image"][:-40]
+        elif example.key == "000006":
+            black = tf.zeros([9, 8, 3], tf.uint8)
+            values["image"] = tf.io.encode_jpeg(black).numpy()
+        elif example.key == "000007":
+            values["image"] = with_exif(values["image"], tiff(6))
+        return {k: io.BytesIO(v) if k == "image" else v
+                for k, v in values.items()}  # fmt: skip
+
+    def test_bad_one_is_named_before_training(self, tmp_path):
+        write_set(tmp_path, VOC, self.spoiled)
+        refused(
+            "little", tmp_path, "little-train.tfrecord-", ": truncated JPEG; ",
+            "--on_bad_image=skip leaves such images out",
+        )  # fmt: skip
+
+    def test_skipped_turned_and_counted(self, tmp_path):
+        written = write_set(tmp_path, VOC, self.spoiled)["train"]
+        data = load_dataset("tfds:little", str(tmp_path), "skip")
+        assert data.train.labels.shape[0] == SIZES["train"] - 1
+        builder = tfds.builder_from_directory(data.directory)
+        counts = builder.info.metadata["counts"]
+        assert counts["images left out"] == 1
+        assert counts["images: of one colour"] == 1
+        assert counts["images: EXIF orientation 6"] == 1
+        (_, (split, image, reason)) = left_out(builder)
+        assert (split, reason) == ("train", "truncated JPEG")
+        assert image.startswith("little-train")
+        # 9 x 8 pixels, turned by a quarter.
+        turned = written["000007"].image
+        stored = [
+            parsed(record)["image"][0]
+            for record in sum(raw_records(builder, "train"), [])
+        ]
+        (stored,) = [x for x in stored if x.endswith(turned[2:])]
+        pixels = decode_stored(tf.constant(stored)).numpy()
+        np.testing.assert_array_equal(
+            pixels, np.rot90(tf.io.decode_jpeg(turned), -1)
+        )
+
+
 class TestRefused:
+    def test_before_the_download(self, tmp_path):
+        class Unlabelled(tfds.core.GeneratorBasedBuilder):
+            name = "unlabelled"
+            VERSION = tfds.core.Version("1.0.0")
+
+            def _info(self):
+                features = {"image": tfds.features.Image(), "label": _Classes}
+                return tfds.core.DatasetInfo(
+                    builder=self, features=tfds.features.FeaturesDict(features)
+                )
+
+            def _split_generators(self, dl_manager):
+                raise AssertionError("downloads")
+
+            def _generate_examples(self):
+                yield
+
+        refused(
+            "unlabelled", tmp_path, "no feature with several labels",
+            "its features are image, label",
+        )  # fmt: skip
+
     def test_one_class_per_image(self, tmp_path):
         features = {"image": tfds.features.Image(), "label": _Classes}
 
@@ -412,7 +577,9 @@ class TestRefused:
             VERSION = tfds.core.Version("1.0.0")
 
             def _info(self):
-                return tfds.core.DatasetInfo(builder=self)
+                return tfds.core.DatasetInfo(
+                    builder=self, features=tfds.features.FeaturesDict(VOC)
+                )
 
             def _split_generators(self, dl_manager):
                 dl_manager.download("ftp://127.0.0.1:9/never")

@@ -10,6 +10,7 @@ from imcl_tf.settings import known_options
 
 def test_every_method_has_rows_of_equal_budget():
     assert {row.method for row in compare.ROWS.values()} == METHODS.keys()
+    program.define_flags()
     chosen = {o.name: o.default for o in known_options().values()}
     for name, row in compare.ROWS.items():
         trials = compare._trials(row.grid)

@@ -197,6 +197,7 @@ def defaults():
 def test_wrong_flags_are_found_before_the_first_trial(
     settings, message, tmp_path
 ):
+    program.define_flags()
     with pytest.raises(ValueError, match=message):
         program.tune(None, defaults(), tmp_path / "never", [settings])
     assert not (tmp_path / "never").exists()
