@@ -12,6 +12,7 @@ are further ones, except where each column is a label.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -115,16 +116,20 @@ def read_label_table(path: Path, reading: Reading) -> LabelRows:
     table = Table(path)
     names = {name.lower() for name in table.header}
     if {"imageid", "labelname"} <= names:
-        columns, zero, parts = ("ImageID", "LabelName", "Confidence"), -1, _long
-    elif {"label", "value"} & names or "image" not in names:
-        columns, zero, parts = ("image", "label", "value"), 0, _long
-    elif "labels" in names:
+        return _read_long(
+            table, ("ImageID", "LabelName", "Confidence"), reading, zero=-1
+        )
+    if {"label", "value"} & names or "image" not in names:
+        return _read_long(table, ("image", "label", "value"), reading, zero=0)
+    if "labels" in names:
         return _read_lists(table, reading)
-    else:
-        return _read_wide(table, reading)
+    return _read_wide(table, reading)
+
+
+def _read_long(table: Table, columns, reading: Reading, zero: int) -> LabelRows:
+    """One row per pair, where 0 means `zero` unless `reading` says more."""
     images, labels = _Names(), _Names()
-    places = table.columns(*columns)
-    pairs = _joined(parts(table, places, images, labels))
+    pairs = _joined(_long(table, table.columns(*columns), images, labels))
     values, counts = pairs.values, {}
     if zero == 0 and reading.zero == "unset":
         _refuse_unclear_zero(table, pairs)
@@ -157,39 +162,22 @@ def _long(table: Table, places, images: _Names, labels: _Names):
 
 
 def _read_wide(table: Table, reading: Reading) -> LabelRows:
+    """One column per label."""
     (place,) = table.columns("image")
-    others = [
-        i for i, name in enumerate(table.header) if name and i != place
-    ]  # fmt: skip
+    others = [i for i, x in enumerate(table.header) if x and i != place]
     names = [table.header[i] for i in others]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"{table.path}: columns are there twice: "
-                         f"{listed(twice)}")  # fmt: skip
+        raise ValueError(
+            f"{table.path}: columns are there twice: {listed(twice)}"
+        )
     if not names:
         table.columns("image", "label", "value")
     images, labels = _Names(), _Names()
     codes = labels(np.arange(len(names)), names)
     header = np.full(len(names), table.header_number)
     check_names(table, header, codes, names, "label")
-
-    def parts():
-        for numbers, cells in table.rows():
-            rows = images(*_image_codes(table, numbers, cells[:, place]))
-            values = _values(
-                table,
-                np.repeat(numbers, len(others)),
-                cells[:, others].ravel(),
-                lambda i, cells=cells: (
-                    f"{cells[i // len(others), place]}, "
-                    f"{names[i % len(others)]}"
-                ),
-            ).reshape(len(rows), len(others))
-            row, column = np.nonzero(values != _EMPTY)
-            yield _Pairs(rows[row], column, values[row, column], numbers[row])
-
-    pairs = _joined(parts())
-    counts: dict[str, int] = {}
+    pairs = _joined(_wide(table, place, others, images))
     zeros, minus = pairs.values == 0, pairs.values == -1
     if zeros.any() and minus.any() and reading.zero == "unset":
         table.fail(
@@ -197,15 +185,36 @@ def _read_wide(table: Table, reading: Reading) -> LabelRows:
             "0 may be absent or unobserved in a table that holds -1 too: say "
             "which with --zero=absent or --zero=unobserved",
         )
+    counts: dict[str, int] = {}
     values = _with_zero(pairs.values, reading, -1, counts)
     return _label_rows(table, images, labels, pairs, values, counts)
 
 
+def _wide(table: Table, place: int, others: list[int], images: _Names):
+    """`_Pairs` of the chunks of a table of one column per label, `others`."""
+
+    def pair(i, cells):
+        label = table.header[others[i % len(others)]]
+        return f"{cells[i // len(others), place]}, {label}"
+
+    for numbers, cells in table.rows():
+        rows = images(*_image_codes(table, numbers, cells[:, place]))
+        values = _values(
+            table,
+            np.repeat(numbers, len(others)),
+            cells[:, others].ravel(),
+            functools.partial(pair, cells=cells),
+        ).reshape(len(rows), len(others))
+        row, column = np.nonzero(values != _EMPTY)
+        yield _Pairs(rows[row], column, values[row, column], numbers[row])
+
+
 def _read_lists(table: Table, reading: Reading) -> LabelRows:
-    place, of_labels = table.columns("image", "labels")
+    """One list of labels per image."""
+    places = table.columns("image", "labels")
     if reading.label_separator == "unset":
-        _, cells = next(table.rows(), (None, np.empty((1, 2), object)))
-        example = cells[0, of_labels] or "nothing"
+        _, cells = next(table.rows(), (None, None))
+        example = "" if cells is None else cells[0, places[1]]
         raise ValueError(
             f"{table.path}: what separates the labels of the column labels, as "
             f"in {example[:60]!r}, must be given: --label_separator="
@@ -214,30 +223,28 @@ def _read_lists(table: Table, reading: Reading) -> LabelRows:
     refuse_unset(table.path, reading)
     separator = SEPARATORS[reading.label_separator]
     images, labels = _Names(), _Names()
-
-    def parts():
-        for numbers, cells in table.rows():
-            rows = images(*_image_codes(table, numbers, cells[:, place]))
-            codes, texts = factorized(cells[:, of_labels])
-            names = [
-                [*filter(None, map(clean, text.split(separator)))]
-                for text in texts
-            ]
-            flat = list(itertools.chain(*names))
-            lengths = np.array([*map(len, names)], np.int64)
-            starts = np.cumsum(lengths) - lengths
-            # Of each row: which of `flat` are its labels.
-            row = np.repeat(np.arange(len(codes)), lengths[codes])
-            first = np.cumsum(lengths[codes]) - lengths[codes]
-            within = np.arange(len(row)) - first[row]
-            chosen = starts[codes[row]] + within
-            check_names(table, numbers[row], chosen, flat, "label")
-            columns = labels(chosen, flat)
-            ones = np.ones(len(row), np.int8)
-            yield _Pairs(rows[row], columns, ones, numbers[row])
-
-    pairs = _joined(parts())
+    pairs = _joined(_lists(table, places, separator, images, labels))
     return _label_rows(table, images, labels, pairs, pairs.values, {})
+
+
+def _lists(table: Table, places, separator: str, images, labels: _Names):
+    """`_Pairs` of the chunks of a table of one list per image."""
+    for numbers, cells in table.rows():
+        rows = images(*_image_codes(table, numbers, cells[:, places[0]]))
+        codes, texts = factorized(cells[:, places[1]])
+        names = [
+            [*filter(None, map(clean, text.split(separator)))] for text in texts
+        ]
+        flat = list(itertools.chain(*names))
+        lengths = np.array([*map(len, names)], np.int64)
+        starts = np.cumsum(lengths) - lengths
+        # Of each pair: its row, and which of `flat` is its label.
+        row = np.repeat(np.arange(len(codes)), lengths[codes])
+        first = np.cumsum(lengths[codes]) - lengths[codes]
+        chosen = starts[codes[row]] + np.arange(len(row)) - first[row]
+        check_names(table, numbers[row], chosen, flat, "label")
+        ones = np.ones(len(row), np.int8)
+        yield _Pairs(rows[row], labels(chosen, flat), ones, numbers[row])
 
 
 def refuse_unset(path: Path, reading: Reading):
