@@ -173,12 +173,13 @@ def _why_unneeded(note: dict) -> str:
 
 
 def _in_use(path: Path, stack: ExitStack) -> bool:
-    """Whether another program uses `path`; if not, `stack` keeps it so."""
+    """Whether another program may use `path`; else `stack` keeps it so."""
     info = path / "dataset_info.json"
+    places = [place for place in (path.parent, path) if place.is_dir()]
     try:
-        for place in (path.parent, path, info):
-            if place.is_dir() or place == info and info.is_file():
-                stack.enter_context(locked(place, wait=False))
+        for place in (*places, *([info] if info.is_file() else [])):
+            if not stack.enter_context(locked(place, wait=False)):
+                return True
     except (BlockingIOError, FileNotFoundError):
         return True
     return False

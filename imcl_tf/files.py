@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import fcntl
 import glob
 import os
@@ -19,6 +20,10 @@ from absl import flags
 
 UNFINISHED, OLD = ".unfinished-", ".old-"
 _DAY = 86_400
+# What flock answers where a file system, or a server, does not do that.
+_NO_LOCKS = {
+    errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP,
+}  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -84,13 +89,16 @@ def _recover(path: Path):
 @contextlib.contextmanager
 def locked(
     directory: str | os.PathLike, *, wait: bool = True, shared: bool = False
-) -> Iterator[None]:
+) -> Iterator[bool]:
     """Keeps other programs from what takes this lock of `directory` too.
 
     Args:
       directory: or a file; exists, and may be read-only.
       wait: until no one else has it.
       shared: others may have it too, if they share it.
+
+    Yields:
+      whether it has the lock: some network file systems have none.
 
     Raises:
       BlockingIOError: without `wait`, if another program has it.
@@ -99,10 +107,16 @@ def locked(
     handle = os.open(directory, os.O_RDONLY)
     try:
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        fcntl.flock(handle, kind | (0 if wait else fcntl.LOCK_NB))
+        try:
+            fcntl.flock(handle, kind | (0 if wait else fcntl.LOCK_NB))
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            yield False
+            return
         if not os.path.samestat(os.fstat(handle), os.stat(directory)):
             raise FileNotFoundError(f"{directory} was removed meanwhile")
-        yield
+        yield True
     finally:
         os.close(handle)
 

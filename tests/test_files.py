@@ -298,6 +298,21 @@ class TestLocked:
             with pytest.raises(BlockingIOError), locked(tmp_path, wait=False):
                 pass
 
+    def test_file_systems_without_locks(self, tmp_path, monkeypatch):
+        """As NFS answers for a directory; what a lock protects still runs."""
+
+        def flock(*_):
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        with locked(tmp_path) as held:
+            assert held
+        monkeypatch.setattr("fcntl.flock", flock)
+        for wait in (True, False):
+            with locked(tmp_path, wait=wait) as held:
+                assert not held
+        with pytest.raises(OSError, match="mine"), locked(tmp_path):
+            raise OSError(errno.ENOLCK, "mine")
+
     def test_needs_the_directory(self, tmp_path):
         with pytest.raises(FileNotFoundError), locked(tmp_path / "none"):
             pass

@@ -1,5 +1,6 @@
 """data_prep.clean: what nothing uses is listed, and nothing else."""
 
+import errno
 import json
 import os
 import shutil
@@ -101,6 +102,20 @@ def test_records_that_are_read_are_left_alone(records, small, tmp_path, capsys):
     shutil.rmtree(small.path)
     with reading(open_source(records)):
         clean.clean(tmp_path / "records", remove=True)
+    assert f"in use     {records.data_path}" in capsys.readouterr().out
+    assert records.data_path.is_dir()
+
+
+def test_what_cannot_be_locked_is_left_alone(
+    records, small, tmp_path, monkeypatch, capsys
+):
+    shutil.rmtree(small.path)
+
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "no locks here")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    clean.clean(tmp_path / "records", remove=True)
     assert f"in use     {records.data_path}" in capsys.readouterr().out
     assert records.data_path.is_dir()
 
