@@ -429,7 +429,7 @@ def _content(kind, data, place):
 
 
 def _orientation(tiff):
-    """Of the first directory of a TIFF structure, padded; [] int64, 1 to 8."""
+    """The orientation, [] int64 from 1 to 8, by a TIFF structure, padded."""
     mark, *places = _fields(
         _numbers(tiff, 0, 8), (0, 4), (4, 4), (4, 4, _LITTLE)
     )
