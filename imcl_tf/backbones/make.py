@@ -333,11 +333,34 @@ def freeze_batch_statistics(model: keras.Model):
       True
     """
     for layer in batch_normalizations(model):
-        trained = [v for v in layer.variables if v.trainable]
-        # Keras then takes the stored statistics in training too.
-        layer.trainable = False
-        for variable in trained:
-            variable.trainable = True
+        _store_statistics(layer, [v for v in layer.variables if v.trainable])
+
+
+def _store_statistics(layer, learned):
+    # Keras then takes the stored statistics in training too.
+    layer.trainable = False
+    for variable in learned:
+        variable.trainable = True
+
+
+def frozen_statistics(model: keras.layers.Layer) -> list[str]:
+    """Returns the layers that `freeze_batch_statistics` has changed, by name.
+
+    Keras does not save that their scale and shift are trained.
+    """
+    return [
+        layer.name
+        for layer in batch_normalizations(model)
+        if not layer.trainable and any(v.trainable for v in layer.variables)
+    ]
+
+
+def restore_frozen_statistics(model: keras.layers.Layer, names: list[str]):
+    """Makes a loaded `model` one of which `frozen_statistics` says `names`."""
+    for layer in batch_normalizations(model):
+        if layer.name in names:
+            learned = layer.gamma, layer.beta
+            _store_statistics(layer, [v for v in learned if v is not None])
 
 
 def synchronize_batch_statistics(model: keras.layers.Layer):

@@ -19,7 +19,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from imcl_tf.backbones.make import synchronize_batch_statistics
+from imcl_tf.backbones.make import (
+    frozen_statistics,
+    restore_frozen_statistics,
+    synchronize_batch_statistics,
+)
 from imcl_tf.methods.batches import (
     KERAS_ARGUMENTS,
     Batch,
@@ -464,6 +468,7 @@ class MultiLabelModel(PartialLabelFitting):
             "num_labels": self.num_labels,
             "fixed_features": self.fixed_features,
             "boost_factor": self.boost_factor,
+            "frozen_statistics": frozen_statistics(self.backbone),
             **{
                 option.name: getattr(self, option.name)
                 for option in self.OPTIONS
@@ -472,7 +477,9 @@ class MultiLabelModel(PartialLabelFitting):
 
     @classmethod
     def from_config(cls, config: dict) -> MultiLabelModel:
+        config = dict(config)
         backbone = keras.saving.deserialize_keras_object(config["backbone"])
+        restore_frozen_statistics(backbone, config.pop("frozen_statistics", []))
         return cls(**{**config, "backbone": backbone})
 
 

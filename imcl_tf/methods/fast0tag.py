@@ -55,10 +55,14 @@ def rank_net(labels: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
 
     positives, negatives = padded(labels > 0, _FAR), padded(labels < 0, -_FAR)
     size, longest = tf.unstack(tf.shape(positives))
+    # At least one: map_fn cannot tell the shape of the sum of no block.
+    number = tf.maximum(-(-longest // _BLOCK), 1)
     positives = tf.pad(
-        positives, [[0, 0], [0, -longest % _BLOCK]], constant_values=_FAR
+        positives,
+        [[0, 0], [0, number * _BLOCK - longest]],
+        constant_values=_FAR,
     )
-    blocks = tf.reshape(positives, [size, -(-longest // _BLOCK), _BLOCK])
+    blocks = tf.reshape(positives, [size, number, _BLOCK])
     sums = tf.map_fn(
         lambda block: _sum_over_pairs(block, negatives),
         tf.transpose(blocks, [1, 0, 2]),

@@ -12,11 +12,14 @@ from imcl_tf.backbones.make import (
     PictureInput,
     Resizing,
     backbone,
+    batch_normalizations,
     freeze_batch_statistics,
+    frozen_statistics,
     picture_format,
 )
 from imcl_tf.data import pipeline
 from imcl_tf.data.pixels import decode_and_resize
+from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.settings import DEFAULT_METHOD
 from imcl_tf.training import export
 
@@ -370,5 +373,26 @@ class TestFreezeBatchStatistics:
             np.testing.assert_array_equal(old, new.numpy())
         np.testing.assert_array_equal(one, model(pictures(), training=False))
         # Scales and shifts still learn, as convolutions and Dense do.
+        assert len(frozen_statistics(model)) == 5
         freeze_batch_statistics(model)
         assert len(model.trainable_variables) == trainable == 3 * 5 + 2
+
+
+def test_frozen_statistics_are_frozen_once_loaded(tmp_path):
+    """And scales and shifts are trained, as Keras does not save."""
+    network = backbone("small_cnn", image_size=S)
+    batch_normalizations(network)[-1].trainable = False  # it as a whole
+    freeze_batch_statistics(network)
+    names = frozen_statistics(network)
+    model = MultiLabelModel(network, 3)
+    model.build((None, S, S, 3))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert frozen_statistics(loaded.backbone) == names and len(names) == 4
+    assert [v.shape for v in loaded.backbone.trainable_variables] == [
+        v.shape for v in network.trainable_variables
+    ]
+    before = [v.numpy() for v in loaded.non_trainable_variables]
+    loaded.features_of(pictures(), training=True)
+    for old, new in zip(before, loaded.non_trainable_variables, strict=True):
+        np.testing.assert_array_equal(old, new.numpy())

@@ -56,6 +56,19 @@ def test_loss_and_gradient_are_those_of_the_pairs(num_labels):
     )
 
 
+def test_a_minibatch_of_any_size_without_positives_has_no_loss():
+    compiled = tf.function(
+        rank_net,
+        input_signature=[
+            tf.TensorSpec([None, 3], tf.int8),
+            tf.TensorSpec([None, 3], tf.float32),
+        ],
+    )
+    labels = np.array([[0, -1, -1], [0, 0, 0]], np.int8)
+    loss = compiled(labels, np.ones((2, 3), np.float32))
+    np.testing.assert_array_equal(loss, [0, 0])
+
+
 def test_hidden_labels_do_not_matter():
     _, labels = problem(2)
     scores = np.random.default_rng(3).normal(size=(B, C)).astype(np.float32)

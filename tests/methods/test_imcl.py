@@ -455,7 +455,7 @@ def test_train_function_is_traced_once():
     [
         ({"lambda_y": -1.0}, "must be >= 0"),
         ({"class_weight": -1.0}, "class_weight must be >= 0"),
-        ({"lambda_f": float("nan")}, "must be >= 0"),
+        ({"lambda_f": float("nan")}, "lambda_f must be a number, got nan"),
         ({"num_neighbors": 0}, "num_neighbors"),
         ({"solver": "other"}, "solver must be one of paper, released"),
         ({"reconstruction": "other"}, "tanh, linear"),
