@@ -119,8 +119,10 @@ def test_import_registers_defines_no_flags_and_hides_no_errors(tmp_path):
     model.save(tmp_path / "model.keras")
     code = (
         "import os; before = dict(os.environ)\n"
-        "from absl import flags; known = set(flags.FLAGS)\n"
-        "import imcl_tf, keras\n"
+        "from absl import flags\n"
+        "for name in ('batch_size', 'model', 'top', 'workdir'):\n"
+        "    flags.DEFINE_string(name, 'mine', '')\n"
+        "import imcl_tf, imcl_tf.main, imcl_tf.predict, keras\n"
         "ours = {n for n in os.environ if os.environ[n] != before.get(n)}\n"
         "ours = {n for n in ours if n.startswith('TF_')}\n"
         "assert not ours & {'TF_CPP_MIN_LOG_LEVEL'}, ours\n"

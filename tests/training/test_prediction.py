@@ -226,22 +226,6 @@ class TestProgram:
         assert "top" not in flags.FLAGS and "workdir" not in predict.FLAGS
 
 
-@pytest.mark.parametrize("module", ["imcl_tf.main", "imcl_tf.predict"])
-def test_import_defines_no_flag_of_absl(module):
-    code = (
-        "from absl import flags\n"
-        "for name in ('batch_size', 'model', 'top', 'csv', 'workdir'):\n"
-        "    flags.DEFINE_string(name, 'mine', '')\n"
-        f"import {module}\n"
-        "flags.FLAGS(['other'])\n"
-        "assert flags.FLAGS.batch_size == 'mine'\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-
-
 def test_a_flag_that_is_no_option_is_no_option():
     values = flags.FlagValues()
     program.define(predict.OPTIONS, values)
