@@ -36,7 +36,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from absl import flags, logging
+from absl import flags
 
 from imcl_tf import main as program
 from imcl_tf.data.datasets import load_dataset
@@ -265,7 +265,6 @@ def _listed(text: str) -> list[str]:
 
 def main(argv: list[str]):
     del argv
-    logging.set_verbosity(logging.WARNING)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     workdir = Path(FLAGS.workdir)

@@ -136,8 +136,6 @@ def main(argv: list[str]):
     from imcl_tf.training.workdir import Workdir
 
     workdir = Path(FLAGS.workdir)
-    if not FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     if FLAGS.mixed_precision != "none":

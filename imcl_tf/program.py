@@ -11,6 +11,7 @@ import sys
 import textwrap
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from logging import Formatter
 from pathlib import Path
 from types import MappingProxyType
 from typing import cast
@@ -93,8 +94,14 @@ def quiet_tensorflow():
 
     Warnings and errors are written as ever, and what fails reaches Python as an
     exception. With TF_CPP_MIN_LOG_LEVEL in the environment, other than 3, the
-    import is as the user wants it.
+    import is as the user wants it. With --verbosity so is what absl writes;
+    without it these are warnings and errors, without time and place.
     """
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+        logging.get_absl_handler().setFormatter(
+            Formatter("imcl_tf: %(levelname)s: %(message)s")
+        )
     logging.get_absl_logger().addFilter(_is_of_use)
     level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if level == "3" and "tensorflow" not in sys.modules:

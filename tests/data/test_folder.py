@@ -595,7 +595,7 @@ class TestProgram:
             "data_prep.folder", "--on_bad_image=skip", f"--label_table={table}",
             f"--raw_dir={small.path}", f"--data_dir={records}",
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        assert (done.returncode, done.stderr) == (0, "")
         place = records / "folder" / key_of(small.path, "skip") / "2.1.0"
         lines = done.stdout.splitlines()
         expected = [f"{place}: {len(small.label_names)} labels"]
