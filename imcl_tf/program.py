@@ -102,7 +102,7 @@ def quiet_tensorflow():
         logging.get_absl_handler().setFormatter(
             Formatter("imcl_tf: %(levelname)s: %(message)s")
         )
-    logging.get_absl_logger().addFilter(_is_of_use)
+    logging.get_absl_handler().addFilter(_is_of_use)
     level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if level == "3" and "tensorflow" not in sys.modules:
         with _without_information():
@@ -110,8 +110,11 @@ def quiet_tensorflow():
 
 
 def _is_of_use(record) -> bool:
-    """Not TFDS's warning of every configuration that a user's data make."""
-    return "Using custom data configuration" not in str(record.msg)
+    """Not what TFDS warns of, though no user of a program can change it."""
+    return not any(
+        part in str(record.msg)
+        for part in ("Using custom data configuration", "is deprecated")
+    )
 
 
 @contextlib.contextmanager
