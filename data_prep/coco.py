@@ -36,6 +36,9 @@ from imcl_tf.data.captions import (
     most_frequent_words,
     split_words,
 )
+from imcl_tf.data.cells import listed as listed_names
+from imcl_tf.data.image_names import leads_out
+from imcl_tf.data.kept import parse_json
 from imcl_tf.data.shards import ImageFiles, read_file
 from imcl_tf.files import existing_file
 
@@ -247,6 +250,12 @@ def read_captions(
     listed, annotated = _load(path)
     ids = _values(path, "images", listed, "id", int)
     names = _values(path, "images", listed, "file_name", str)
+    outside = [*filter(leads_out, names)]
+    if outside:
+        raise ValueError(
+            f"{path}: file_name must be a path below the directory of images, "
+            f"got {listed_names(outside)}"
+        )
     for values in (ids, names):
         for value, number in collections.Counter(values).most_common(1):
             if number > 1:
@@ -295,15 +304,9 @@ def read_captions(
 def _load(path: Path) -> tuple[list, list]:
     """The lists `images` and `annotations` of a JSON file."""
     try:
-        content = json.loads(
-            existing_file(path).read_bytes(), object_pairs_hook=_object
-        )
-    except _RepeatedKey as error:
-        raise ValueError(f"{path}: {error}") from error
+        content = parse_json(existing_file(path).read_bytes())
     except ValueError as error:
-        raise ValueError(
-            f"{path}: not a whole JSON file, download it again: {error}"
-        ) from error
+        raise ValueError(f"{path}: {error}; download it again") from error
     lists = []
     for part in ("images", "annotations"):
         found = content.get(part) if isinstance(content, dict) else None
@@ -313,19 +316,6 @@ def _load(path: Path) -> tuple[list, list]:
             )
         lists.append(found)
     return lists[0], lists[1]
-
-
-class _RepeatedKey(ValueError):
-    """An object of JSON has a key twice; Python would keep the last one."""
-
-
-def _object(pairs: list[tuple]) -> dict:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = collections.Counter(key for key, _ in pairs)
-        key, number = keys.most_common(1)[0]
-        raise _RepeatedKey(f"an object has the key {key!r} {number} times")
-    return found
 
 
 def _values(path: Path, part: str, entries: list, key: str, kind: type) -> list:

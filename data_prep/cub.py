@@ -40,6 +40,7 @@ from data_prep.cub_tables import (
 )
 from imcl_tf.data import preparation
 from imcl_tf.data.builders import Contents, ImageFilesBuilder
+from imcl_tf.data.cells import shown
 from imcl_tf.data.records import SPLITS
 from imcl_tf.data.shards import ImageFiles, read_file
 from imcl_tf.files import existing_file
@@ -289,11 +290,12 @@ def _assigned(
         if split not in SPLITS:
             raise ValueError(
                 f"{path}: {place}: split must be {', '.join(SPLITS)}, got "
-                f"{split or 'nothing'}"
+                f"{shown(split or 'nothing')}"
             )
         if image not in numbers:
             raise ValueError(
-                f"{path}: {place}: image {image} is not in images.txt"
+                f"{path}: {place}: image {shown(image or 'nothing')} is not in "
+                "images.txt"
             )
         if image in known:
             raise ValueError(
@@ -311,8 +313,11 @@ def _listed(path: Path) -> Iterator[tuple[str, str, str]]:
     reader = csv.DictReader(io.StringIO(text))
     if not {"image", "split"} <= set(reader.fieldnames or ()):
         raise ValueError(f"{path}: expected columns image,split")
-    for row in reader:
-        yield f"line {reader.line_num}", row["image"], row["split"]
+    try:
+        for row in reader:
+            yield f"line {reader.line_num}", row["image"], row["split"]
+    except csv.Error as error:
+        raise ValueError(f"{path}: line {reader.line_num}: {error}") from error
 
 
 def _benchmark(path: Path) -> Iterator[tuple[str, str, str]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from imcl_tf.data.image_names import leads_out
 from imcl_tf.files import existing_file
 
 
@@ -29,6 +30,11 @@ def read_names(path: Path) -> list[str]:
             raise ValueError(
                 f"{path}: line {number}: expected {number} and a new name, "
                 f"got {line[:80]!r}"
+            )
+        if leads_out(fields[1]):
+            raise ValueError(
+                f"{path}: line {number}: a name must be a path below the "
+                f"directory of images, got {line[:80]!r}"
             )
         names[fields[1]] = number
     return list(names)

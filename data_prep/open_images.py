@@ -38,6 +38,7 @@ from absl import flags, logging
 
 from imcl_tf.data import preparation
 from imcl_tf.data.builders import Contents, ImageFilesBuilder
+from imcl_tf.data.cells import shown
 from imcl_tf.data.manifest import IMAGE_ID, read_image, read_manifest
 from imcl_tf.data.records import SPLITS
 from imcl_tf.data.shards import ImageFiles
@@ -398,11 +399,12 @@ def _blocks(
         with path.open("rb") as file:
             found = file.readline(300).decode(errors="replace").strip()
         raise ValueError(
-            f"{path}: line 1: expected columns {','.join(columns)}, got {found}"
+            f"{path}: line 1: expected columns {','.join(columns)}, got "
+            f"{shown(found)}"
         ) from error
     except pa.ArrowInvalid as error:
         reason = re.sub(r".*Row #(\d+): ", r"line \1: ", str(error)[:300])
-        raise ValueError(f"{path}: {reason}") from error
+        raise ValueError(f"{path}: {shown(reason)}") from error
 
 
 def _rows_of(path: Path) -> str | pa.BufferReader:
@@ -451,7 +453,7 @@ def _check(path, line, name, column: pa.Array, good: pa.BooleanArray, expected):
     if row >= 0:
         raise ValueError(
             f"{path}: line {line + row}: {name} must be {expected}, got "
-            f"{column[row].as_py() or 'nothing'}"
+            f"{shown(column[row].as_py()) or 'nothing'}"
         )
 
 

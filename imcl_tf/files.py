@@ -161,5 +161,9 @@ def parse_or_fail(parse: Callable) -> Callable:
             return parse(argv)
         except flags.Error as error:
             fail(error)
+        except UnicodeDecodeError as error:
+            fail(ValueError(f"--flagfile: not UTF-8 text: {error}"))
+        except RecursionError:  # absl looks for flags of a similar name
+            fail(ValueError("a flag has a name of over 400 characters"))
 
     return parser

@@ -7,8 +7,15 @@ import signal
 import time
 
 import pytest
+from absl import flags
 
-from imcl_tf.files import fail, locked, replacing, write_csv
+from imcl_tf.files import (
+    fail,
+    locked,
+    parse_or_fail,
+    replacing,
+    write_csv,
+)
 from tests import programs
 
 
@@ -331,3 +338,22 @@ def test_interrupted_programs_end_with_one_line(number, tmp_path):
     assert lines[-1] == "imcl_tf: interrupted; once more"
     assert "Traceback" not in done.stderr
     assert names(tmp_path) == ["begun"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"--a=\xff\n", "--flagfile: not UTF-8 text: "),
+     (b"--" + b"[" * 5000, "a flag has a name of over 400 characters")],
+)  # fmt: skip
+def test_flag_files_that_absl_stumbles_over(tmp_path, capsys, content, message):
+    (tmp_path / "x.cfg").write_bytes(content)
+    parse = parse_or_fail(flags.FLAGS.read_flags_from_files)
+    if content.startswith(b"--["):
+        known = flags.FlagValues()
+        flags.DEFINE_string("known", "", "A flag.", flag_values=known)
+        parse = parse_or_fail(known)
+    with pytest.raises(SystemExit) as ended:
+        parse(["main", f"--flagfile={tmp_path / 'x.cfg'}"])
+    assert ended.value.code == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith(f"imcl_tf: error: {message}")

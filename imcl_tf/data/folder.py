@@ -335,6 +335,9 @@ def read_splits(path: Path, images: ImageNames) -> pd.DataFrame:
             f"split must be {', '.join(SPLITS)}, got "
             f"{shown(clean(spellings[row])) or 'nothing'}",
         )
+    empty = np.array([not clean(name) for name in names])
+    if empty.any():
+        table.fail(int(numbers[empty.argmax()]), "the image is empty")
     found = images.find([*dict.fromkeys(names)], path)
     ids = pd.Series([found[name] for name in names], dtype=object)
     twice = ids[ids.duplicated()]

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from imcl_tf.data.cells import clean, listed
+from imcl_tf.data.cells import clean, listed, shown
 
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
 # What systems leave in directories that they show.
@@ -59,7 +59,10 @@ class ImageNames:
           ValueError: for a path that is absolute or leads out of the directory,
             or that may mean several files.
         """
-        outside = [name for name in names if _leads_out(name)]
+        outside = [
+            name for name in names
+            if leads_out(name) or leads_out(_below_images(_slashed(name)))
+        ]  # fmt: skip
         if outside:
             raise ValueError(
                 f"{table}: an image is named by its path below "
@@ -94,7 +97,7 @@ class ImageNames:
     def _found(self, name, table):
         if name in self._paths:
             return name
-        slashed = name.replace("\\", "/")
+        slashed = _slashed(name)
         for reading in (name, slashed, _below_images(slashed)):
             for key, files in zip(
                 (clean, _with_lower_extension, clean), self._by_key, strict=True
@@ -104,7 +107,7 @@ class ImageNames:
                     return found[0]
                 if found:
                     raise ValueError(
-                        f"{table}: image {name} may be any of "
+                        f"{table}: image {shown(name)} may be any of "
                         f"{listed(sorted(found))} in {self.directory}"
                     )
         return _below_images(slashed)
@@ -130,6 +133,10 @@ def _files(
             yield below + entry.name
 
 
+def _slashed(name: str) -> str:
+    return name.replace("\\", "/")
+
+
 def _below_images(path: str) -> str:
     return clean(path).removeprefix("./").removeprefix("images/")
 
@@ -143,9 +150,10 @@ def _without_extension(path: str) -> str:
     return os.path.splitext(clean(path))[0]
 
 
-def _leads_out(name: str) -> bool:
-    name = name.strip()
-    parts = name.replace("\\", "/").split("/")
+def leads_out(name: str) -> bool:
+    """Whether a path is absolute or has a part "..": of any system."""
+    name = clean(name)
+    parts = _slashed(name).split("/")
     return bool(_ABSOLUTE.match(name)) or ".." in parts
 
 

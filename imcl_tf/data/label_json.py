@@ -12,6 +12,7 @@ import numpy as np
 
 from imcl_tf.data.captions import most_frequent_words, split_words
 from imcl_tf.data.cells import clean, listed, read_text, shown, with_control
+from imcl_tf.data.kept import parse_json
 from imcl_tf.data.label_tables import LabelRows, Reading, refuse_unset
 
 
@@ -82,11 +83,9 @@ def _words(path, annotations):
 def _load(path: Path) -> dict[str, Any]:
     text = read_text(path)
     try:
-        content = json.loads(text)
-    except RecursionError as error:
-        raise ValueError(f"{path}: not a JSON file: nested too deep") from error
-    except ValueError as error:  # also of a number of too many digits
-        raise ValueError(f"{path}: not a whole JSON file: {error}") from error
+        content = parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(
             f"{path}: expected COCO's object with images and annotations, got "

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from imcl_tf.data.cells import shown
+
 COLUMNS = ("image_id", "status", "reason", "bytes")
 FINAL = ("done", "missing", "corrupt")
 STATUSES = (*FINAL, "failed")
@@ -80,15 +82,17 @@ def read_manifest(path: str | os.PathLike) -> pd.DataFrame:
             keep_default_na=False,
         )
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: {reason}") from error
     if tuple(table.columns) != COLUMNS:
         raise ValueError(
             f"{path}: expected columns {','.join(COLUMNS)}, got "
-            f"{','.join(map(str, table.columns))}"
+            f"{shown(','.join(map(str, table.columns)))}"
         )
     sizes = pd.to_numeric(table["bytes"], errors="coerce")
     right = table["image_id"].str.fullmatch(IMAGE_ID)
-    right &= table["status"].isin(STATUSES) & sizes.notna()
+    right &= table["status"].isin(STATUSES)
+    right &= (sizes >= 0) & (sizes < 2**53) & (sizes % 1 == 0)
     if not right.all():
         raise ValueError(
             f"{path}: line {int(right.argmin()) + 2}: not an image's id, one "

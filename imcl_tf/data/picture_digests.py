@@ -12,11 +12,8 @@ import concurrent.futures
 import contextlib
 import hashlib
 import os
-import struct
 import tempfile
 import time
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,12 +21,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from imcl_tf.data.kept import read_arrays
+
 _SIZE = 32
 _SETTLED = 2 * 10**9  # ns
-_DAMAGED = (
-    OSError, EOFError, KeyError, ValueError, NotImplementedError,
-    zipfile.BadZipFile, zlib.error, struct.error,
-)  # fmt: skip
 
 
 class _Known(NamedTuple):
@@ -126,14 +121,14 @@ def _digest(path: str) -> bytes:
 
 def _read(cache: Path) -> _Known:
     try:
-        # np.load leaves a damaged file open that it has opened itself.
-        with cache.open("rb") as file, np.load(file) as arrays:
-            known = _Known(*(arrays[name] for name in _Known._fields))
-    except _DAMAGED:
+        known = _Known(**read_arrays(cache, *_Known._fields))
+    except (OSError, ValueError):
         return _NOTHING
     size = len(known.names) if known.names.ndim else -1
     fits = (
         known.names.dtype.kind == "S"
+        and known.states.dtype == np.int64
+        and known.digests.dtype == np.uint8
         and known.states.shape == (size, 4)
         and known.digests.shape == (size, _SIZE)
         and len(np.unique(known.names)) == size

@@ -30,8 +30,7 @@ import contextlib
 import hashlib
 import json
 import os
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -39,15 +38,19 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
-from imcl_tf.files import existing_file, replacing
+from imcl_tf.data.kept import read_arrays
+from imcl_tf.files import replacing
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 SPLITS = ("train", "validation", "test")
 _EXTRA = "extra_"
+# Kinds of NumPy's dtypes.
+_KINDS = dict.fromkeys(
+    ("values", "columns", "row_splits", "classes", "file_sizes"), "iu"
+) | dict.fromkeys(("image_ids", "label_names", "file_digests"), "S")
 _AGAIN = "prepare the data set again"
-_DAMAGED = EOFError, KeyError, ValueError, zipfile.BadZipFile
 
 
 class SplitLabels(NamedTuple):
@@ -112,43 +115,68 @@ def read_labels(path: Path) -> SplitLabels:
     Raises:
       ValueError: if it is missing or damaged.
     """
-    with _opened(path) as kept:
+    with _damage_named(path):
+        kept = read_arrays(path)
+        _check_kinds(kept)
         names = from_bytes(kept["label_names"])
-        shape = len(kept["image_ids"]), len(names)
         parts = kept["values"], kept["columns"], kept["row_splits"]
-        return SplitLabels(
+        table = SplitLabels(
             kept["image_ids"],
-            scipy.sparse.csr_array(parts, shape),
+            scipy.sparse.csr_array(parts, (len(kept["image_ids"]), len(names))),
             names,
             kept["classes"],
             {
-                name.removeprefix(_EXTRA): kept[name]
-                for name in kept
+                name.removeprefix(_EXTRA): x
+                for name, x in kept.items()
                 if name.startswith(_EXTRA)
             },
             kept["file_sizes"],
             str(kept["source_digest"]),
             kept["file_digests"],
         )
+        _check_table(table)
+        return table
+
+
+def _check_kinds(kept: dict[str, np.ndarray]):
+    for name, array in kept.items():
+        kind = "iu" if name.startswith(_EXTRA) else _KINDS.get(name)
+        if kind and (array.ndim != 1 or array.dtype.kind not in kind):
+            raise ValueError(f"{name}: {array.ndim} x {array.dtype}")
+
+
+def _check_table(table: SplitLabels):
+    """Refuses what no writer writes, before an index of it is used."""
+    labels, number = table.labels, len(table.image_ids)
+    labels.check_format()
+    if labels.dtype != np.int8 or not (np.abs(labels.data) == 1).all():
+        raise ValueError("a value is neither -1 nor 1")
+    if not labels.has_canonical_format:
+        raise ValueError("labels out of order")
+    if len(table.classes) not in (0, number):
+        raise ValueError(f"{len(table.classes)} classes, {number} images")
+    for name, extra in table.extras.items():
+        if len(extra) not in (number, labels.nnz):
+            raise ValueError(f"{name} of another length")
 
 
 def read_source_digest(path: Path) -> str:
     """Reads `SplitLabels.source_digest` alone; raises as `read_labels`."""
-    with _opened(path) as kept:
-        return str(kept["source_digest"])
+    with _damage_named(path):
+        return str(read_arrays(path, "source_digest")["source_digest"])
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
-    """The arrays of a label table, each read when it is asked for."""
+def _damage_named(path: Path) -> Iterator[None]:
+    """Says of what is raised within that it is about a label table."""
     try:
-        with existing_file(path).open("rb") as file, np.load(file) as kept:
-            yield kept
+        yield
     except FileNotFoundError as error:
         raise ValueError(f"{error}; {_AGAIN}") from error
-    except _DAMAGED as error:
+    except (LookupError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
         raise ValueError(
-            f"{path}: damaged label table ({error}); {_AGAIN}"
+            f"{path}: damaged label table ({reason}); {_AGAIN}"
         ) from error
 
 

@@ -117,7 +117,7 @@ def file_dimension(path: str | Path) -> int:
     """
     with _open(path) as file:
         fields = file.readline().split()
-    if len(fields) == 2 and all(field.isdigit() for field in fields):
+    if len(fields) == 2 and all(field.isdecimal() for field in fields):
         return int(fields[1])  # word2vec: number of words, dimension
     if len(fields) < 3:
         raise ValueError(f"{path}: expected lines of a word and its vector")

@@ -7,8 +7,6 @@ no array of C x C exists here, neither for the weights nor for their gradient.
 from __future__ import annotations
 
 import itertools
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,14 +15,11 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
+from imcl_tf.data.kept import read_arrays
 from imcl_tf.files import replacing
 from imcl_tf.ops.labels import check_labels
 
-# What NumPy raises for a file that is cut, damaged or of another kind.
-_BROKEN = (
-    EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError,
-    zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
+_ARRAYS = "edges", "weights", "labels"  # of a file
 
 
 @keras.saving.register_keras_serializable("imcl_tf")
@@ -353,17 +348,18 @@ def load_named(path: str | Path) -> tuple[LabelGraph, tuple[str, ...]]:
       OSError: if the file cannot be read.
       ValueError: if it is not a label graph.
     """
-    with Path(path).open("rb") as file:
-        try:
-            with np.load(file) as arrays:
-                edges = arrays["edges"].astype(np.int32, casting="same_kind")
-                weights, names = arrays["weights"], arrays["labels"].tolist()
-            rows, columns = edges.T
-            # SciPy checks lengths and bounds.
-            scipy.sparse.coo_array((weights, (rows, columns)), [len(names)] * 2)
-            if not np.isfinite(weights).all():
-                raise ValueError("weights must be finite")
-            graph = LabelGraph._from_edges(len(names), rows, columns, weights)
-        except _BROKEN as error:
-            raise ValueError(f"{path}: not a label graph: {error}") from error
-    return graph, tuple(names)
+    try:
+        found = read_arrays(Path(path), *_ARRAYS)
+        edges, weights, names = (found[name] for name in _ARRAYS)
+        if names.dtype.kind != "U" or names.ndim != 1:
+            raise ValueError("labels must be a list of names")
+        rows, columns = edges.astype(np.int32, casting="same_kind").T
+        # SciPy checks lengths and bounds.
+        scipy.sparse.coo_array((weights, (rows, columns)), [len(names)] * 2)
+        if not np.isfinite(weights).all():
+            raise ValueError("weights must be finite")
+        graph = LabelGraph._from_edges(len(names), rows, columns, weights)
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: not a label graph: {reason}") from error
+    return graph, tuple(names.tolist())

@@ -7,12 +7,13 @@ import itertools
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from imcl_tf.data.cells import shown
+from imcl_tf.data.kept import parse_json
 from imcl_tf.files import write_csv
 
 _KEYS = {"grid", "random", "trials", "seed"}
@@ -70,36 +71,21 @@ def read_trials(file: Path) -> list[dict[str, str]]:
 
 
 def _read_json(file: Path):
-    """What a JSON file holds, NaN and keys that are given twice refused."""
-
-    def pairs(items):
-        if twice := [
-            key for key, n in Counter(k for k, _ in items).items() if n > 1
-        ]:
-            raise ValueError(f"{twice[0]!r} is given twice")
-        return dict(items)
-
-    def constant(name):
-        raise ValueError(f"{name} is no number")
-
     try:
-        return json.loads(
-            file.read_text("utf-8-sig"),  # as Windows writes it
-            object_pairs_hook=pairs,
-            parse_constant=constant,
-        )
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not JSON: {error}") from error
+        return parse_json(file.read_text("utf-8-sig"))  # as Windows writes it
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _check_values(file, name, values):
     if not isinstance(values, list) or not values:
-        raise ValueError(f"{file}: {name} must be a list of values")
+        raise ValueError(f"{file}: {shown(name)} must be a list of values")
     for value in values:
-        if not isinstance(value, str | int | float):
+        is_number = isinstance(value, int | float) and abs(value) < math.inf
+        if not is_number and not isinstance(value, str):
             raise ValueError(
-                f"{file}: {name} must be a list of numbers, texts, true or "
-                f"false, got {json.dumps(value)[:50]}"
+                f"{file}: {shown(name)} must be a list of numbers, texts, true "
+                f"or false, got {json.dumps(value)[:50]}"
             )
 
 
@@ -129,8 +115,8 @@ def _draw(file, rng, name, axis):
         TypeError, KeyError, AttributeError, OverflowError, ValueError
     ) as error:  # fmt: skip
         raise ValueError(
-            f"{file}: {name} must be a list of values or low and high, low <= "
-            "high, and low must be > 0 with log"
+            f"{file}: {shown(name)} must be a list of values or low and high, "
+            "low <= high, and low must be > 0 with log"
         ) from error
     # Four digits of a drawn number are enough.
     return float(f"{np.exp(value) if log else value:.4g}")

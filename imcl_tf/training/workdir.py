@@ -16,6 +16,7 @@ import scipy.sparse
 from absl import logging
 
 from imcl_tf.data import records
+from imcl_tf.data.kept import parse_json, read_array, read_arrays
 from imcl_tf.data.pipeline import MultiLabelDataset
 from imcl_tf.files import locked, replacing
 from imcl_tf.methods.base import MultiLabelModel
@@ -114,16 +115,27 @@ class Workdir:
         if before is None:
             return None
         self._check_same(Identity(**before["identity"]), identity)
-        epochs = before["identity"]["settings"]["epochs"]
-        if epochs < identity.settings["epochs"]:
+        if _is_fewer(Identity(**before["identity"]), identity):
             logging.warning(
-                "resume: %s was of %d epochs and trains on to %d",
-                self.path, epochs, identity.settings["epochs"],
+                "resume: %s was of %d epochs and trains on to %d", self.path,
+                before["identity"]["settings"]["epochs"],
+                identity.settings["epochs"],
             )  # fmt: skip
             return None
-        file = self.path / _RESULTS
-        results = json.loads(file.read_text()) if file.is_file() else {}
+        results = self._results()
         return results if tuning and results or "mAP" in results else None
+
+    def _results(self) -> dict:
+        file = self.path / _RESULTS
+        if not file.is_file():
+            return {}
+        try:
+            results = parse_json(file.read_bytes())
+            if not isinstance(results, dict):
+                raise TypeError
+            return results
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"resume: {file} is damaged; {_ELSE}") from error
 
     def _begun(self) -> dict | None:
         file = self.path / _IDENTITY
@@ -133,8 +145,12 @@ class Workdir:
                 raise ValueError(f"resume: {file} is missing; {_ELSE}")
             return None
         try:
-            before = json.loads(file.read_text())
-            Identity(**before["identity"]), before["run"]
+            before = parse_json(file.read_bytes())
+            parts = Identity(**before["identity"])
+            if not all(isinstance(part, dict) for part in parts):
+                raise TypeError
+            if not isinstance(before["run"], str):
+                raise TypeError
             return before
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"resume: {file} is damaged; {_ELSE}") from error
@@ -145,7 +161,7 @@ class Workdir:
             for name in {**before.settings, **now.settings}
             if before.settings.get(name) != now.settings.get(name)
         }
-        if before.settings["epochs"] < now.settings["epochs"]:
+        if _is_fewer(before, now):
             del changed["epochs"]  # it is trained further
         if "method" in changed:  # and with it all its options
             changed = {"method": changed["method"]}
@@ -248,12 +264,14 @@ class Workdir:
     def _check_seen(self, data: MultiLabelDataset):
         """Checks that the run was trained on nothing that `data` hold back."""
         try:
-            ids = np.load(self.path / "train_images.npy")
-            seen = scipy.sparse.load_npz(self.path / "observed_labels.npz")
-            seen = scipy.sparse.csr_array(seen)
-            if seen.shape != (len(ids), len(data.label_names)):
+            ids = read_array(self.path / "train_images.npy")
+            seen = _read_sparse(self.path / "observed_labels.npz")
+            if ids.dtype.kind != "S" or seen.shape != (
+                len(ids),
+                len(data.label_names),
+            ):
                 raise ValueError(f"{len(ids)} images, labels {seen.shape}")
-        except (ValueError, EOFError) as error:
+        except ValueError as error:
             raise ValueError(
                 f"init_from: {self.path}: which labels it was trained on "
                 f"cannot be read: {error}"
@@ -292,6 +310,24 @@ class Workdir:
         with replacing(self.path / _RESULTS) as path:
             path.write_text(json.dumps(results, indent=2) + "\n")
         (self.path / f"earlier_{_RESULTS}").unlink(missing_ok=True)
+
+
+def _is_fewer(before: Identity, now: Identity) -> bool:
+    """Whether a run was of fewer epochs."""
+    epochs = before.settings.get("epochs")
+    return type(epochs) is int and epochs < now.settings["epochs"]
+
+
+def _read_sparse(path: Path) -> scipy.sparse.csr_array:
+    """What `scipy.sparse.save_npz` wrote of a csr_array, checked."""
+    try:
+        found = read_arrays(path, "data", "indices", "indptr", "shape")
+        parts = found["data"], found["indices"], found["indptr"]
+        sparse = scipy.sparse.csr_array(parts, tuple(found["shape"].tolist()))
+        sparse.check_format()
+        return sparse
+    except TypeError as error:
+        raise ValueError(str(error)) from error
 
 
 def _hidden(seen, ids, train) -> tuple[np.ndarray, np.ndarray]:
@@ -335,6 +371,7 @@ def describe(data: MultiLabelDataset) -> dict:
 def run_number(workdir: str | Path) -> str | None:
     """The number of the run that a workdir holds, None if it holds none."""
     try:
-        return json.loads((Path(workdir) / _IDENTITY).read_text())["run"]
+        run = parse_json((Path(workdir) / _IDENTITY).read_bytes())["run"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return run if isinstance(run, str) else None

@@ -1,4 +1,4 @@
-"""Text tables, against Python's csv module on what it wrote."""
+"""Text tables; `test_fuzz.py` has further ones."""
 
 import csv
 import gzip
@@ -6,20 +6,10 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from imcl_tf.data import cells
 from imcl_tf.data.cells import Table, clean, listed
 
-# Few, always the same ones, and never late: machines differ.
-FEW = settings(
-    max_examples=75,
-    derandomize=True,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 TEXT = 'image,label,value\na.jpg,dog,1\nb.jpg,"cat, ""big""",-1\n'
 ROWS = [["a.jpg", "dog", "1"], ["b.jpg", 'cat, "big"', "-1"]]
 
@@ -154,61 +144,6 @@ class TestTable:
             read.columns("image", "value")
         with pytest.raises(ValueError, match="label is twice there"):
             read.columns("image", "label")
-
-
-@FEW
-@given(
-    rows=st.lists(
-        st.lists(
-            st.text(st.characters(exclude_categories=["Cs"],
-                                  exclude_characters="\0")),
-            min_size=3, max_size=3,
-        ),
-        max_size=5,
-    ),
-    delimiter=st.sampled_from(",;\t|"),
-    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
-    end=st.sampled_from(["\n", "\r\n", "\r"]),
-    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
-)  # fmt: skip
-def test_what_csv_wrote(table, rows, delimiter, quoting, end, encoding):
-    text = io.StringIO(newline="")
-    writer = csv.writer(
-        text, delimiter=delimiter, quoting=quoting, lineterminator=end
-    )
-    writer.writerows([("image", "label", "value"), *rows])
-    oracle = list(
-        csv.reader(
-            io.StringIO(text.getvalue(), newline=""), delimiter=delimiter
-        )
-    )[1:]
-
-    def stripped(rows):
-        cells = [[clean(cell) for cell in row] for row in rows]
-        return [row for row in cells if any(row)]
-
-    read = table(text.getvalue().encode(encoding))
-    assert stripped(rows_of(read)) == stripped(oracle)
-
-
-@FEW
-@given(
-    st.one_of(
-        st.binary(max_size=60),
-        st.text('image,label"\n\r;\t|01-\ufeffé=sep', max_size=60).map(
-            str.encode
-        ),
-    ),
-    st.sampled_from(["x.csv", "x.csv.gz"]),
-    st.booleans(),
-)
-def test_garbage(table, content, name, pack):
-    if pack:
-        content = gzip.compress(content)
-    try:
-        rows_of(table(content, name))
-    except ValueError as error:
-        assert len(str(error).splitlines()) == 1
 
 
 def test_clean():

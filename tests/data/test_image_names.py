@@ -85,7 +85,9 @@ def test_missing(names):
 @pytest.mark.parametrize(
     "name",
     ["/a.jpg", "\\a.jpg", "\\\\server\\a.jpg", "C:\\a.jpg", "c:/a.jpg",
-     "../a.jpg", "b/../../a.jpg", "b\\..\\a.jpg", " /a.jpg", ".."],
+     "../a.jpg", "b/../../a.jpg", "b\\..\\a.jpg", " /a.jpg", "..",
+     "images//a.jpg", ".//a.jpg", "images/C:/a.jpg", "\ufeff/a.jpg",
+     "\ufeff../a.jpg", "./images//a.jpg"],
 )  # fmt: skip
 def test_outside(names, name):
     with pytest.raises(ValueError, match="neither absolute nor with ..; got"):

@@ -3,12 +3,9 @@
 import gzip
 import itertools
 import json
-import string
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from imcl_tf.data import cells
 from imcl_tf.data.label_json import read_label_json
@@ -18,7 +15,6 @@ from imcl_tf.data.label_tables import (
     first_contradiction,
     read_label_table,
 )
-from tests.data.test_cells import FEW
 from tests.docs_blocks import blocks
 
 UNOBSERVED = Reading(unlisted="unobserved")
@@ -271,6 +267,8 @@ class TestCoco:
         [
             ("{", "not a whole JSON file"),
             ("[" * 100_000, "not a JSON file: nested too deep"),
+            ('{"images": [], "images": [1]}', "an object has the key 'images' "
+             "2 times"),
             ("9" * 5000, "not a whole JSON file: Exceeds the limit"),
             ("[]", "expected COCO's object with images and annotations"),
             ("{}", "expected COCO instances or captions, got nothing in "
@@ -333,67 +331,3 @@ def test_first_contradiction():
 def test_alike_names():
     names = ("Dog", "dog ", "a  b", "ab", "A b", "cow", "DOG")
     assert alike_names(names) == ["Dog, dog , DOG", "a  b, A b"]
-
-
-@FEW
-@given(
-    st.dictionaries(
-        st.tuples(
-            st.text(string.ascii_letters + "é/. ", min_size=1, max_size=5)
-            .map(str.strip).filter(bool),
-            st.text(string.printable[:95] + "ü", min_size=1, max_size=5)
-            .map(str.strip).filter(bool),
-        ),
-        st.sampled_from([-1, 0, 1]),
-        min_size=1, max_size=12,
-    )
-)  # fmt: skip
-def test_long_and_wide_say_the_same(read, pairs):
-    """Both as Python's csv module writes them."""
-    import csv
-    import io
-
-    names = [*dict.fromkeys(name for _, name in pairs)]
-    images = [*dict.fromkeys(image for image, _ in pairs)]
-    long, wide = io.StringIO(newline=""), io.StringIO(newline="")
-    csv.writer(long).writerows(
-        [("image", "label", "value"), *((*k, v) for k, v in pairs.items())]
-    )
-    csv.writer(wide).writerows(
-        [("image", *names),
-         *((i, *(pairs.get((i, n), "") for n in names)) for i in images)]
-    )  # fmt: skip
-    reading = Reading(zero="unobserved")
-    assert read(long.getvalue(), reading)[0] == pairs
-    reserved = {"image", "label", "value", "labels", "imageid", "labelname"}
-    if not reserved & {name.lower() for name in names}:
-        assert read(wide.getvalue(), reading)[0] == pairs
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                ["images", "annotations", "categories", "id", "image_id",
-                 "file_name", "name", "category_id", "caption"]
-            ),
-            inner, max_size=4,
-        )
-    ),
-    max_leaves=12,
-)  # fmt: skip
-
-
-@FEW
-@given(JSON, st.sampled_from(["images", "annotations", "categories"]))
-def test_any_json(read, value, part):
-    """Whatever stands in a part of it."""
-    text = json.dumps(json.loads(coco()) | {part: value})
-    try:
-        found, _ = read(text, UNOBSERVED, "labels.json")
-    except ValueError as error:
-        assert len(str(error).splitlines()) == 1
-    else:
-        assert set(found.values()) <= {1}

@@ -221,6 +221,45 @@ class TestLabelTable:
         assert message.endswith("; prepare the data set again")
         assert len(message.splitlines()) == 1
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"columns": np.array([0, 2**20, 1], np.int32)},
+            {"columns": np.array([0, -1, 1], np.int32)},
+            {"values": np.array([1, 5, 1], np.int8)},
+            {"values": np.array([1, 1, 1], np.int64)},
+            {"row_splits": np.array([0, 3, 2, 3], np.int32)},
+            {"classes": np.zeros(2, np.int32)},
+            {"label_names": np.arange(2)},
+            {"label_names": np.array([b"a", b"\xff"])},
+            {"image_ids": np.array(3)},
+            {"extra_x": np.zeros(9, np.int64)},
+            {"file_sizes": np.array(["9"])},
+        ],
+    )
+    def test_arrays_that_do_not_fit(self, path, change):
+        """Under right checksums: an index outside would reach anywhere."""
+        good = {
+            "image_ids": np.array([b"a", b"b", b"c"]),
+            "label_names": np.array([b"cat", b"dog"]),
+            "values": np.array([1, -1, 1], np.int8),
+            "columns": np.array([0, 1, 1], np.int32),
+            "row_splits": np.array([0, 2, 2, 3], np.int32),
+            "classes": np.zeros(0, np.int32),
+            "file_sizes": np.array([10]),
+            "file_digests": np.array([b"0"]),
+            "source_digest": np.array("abc"),
+        }
+        np.savez(path, **good)
+        assert records.read_labels(path).labels.toarray().tolist() == [
+            [1, -1], [0, 0], [0, 1]
+        ]  # fmt: skip
+        np.savez(path, **(good | change))
+        with pytest.raises(ValueError) as caught:
+            records.read_labels(path)
+        assert str(caught.value).startswith(f"{path}: damaged label table (")
+        assert len(str(caught.value).splitlines()) == 1
+
 
 class TestCheckFiles:
     @pytest.fixture

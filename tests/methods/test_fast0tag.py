@@ -181,6 +181,13 @@ def prepared(labels, **options):
     return model
 
 
+def test_a_digit_that_is_no_number(tmp_path):
+    """Python's int() does not read what isdigit() takes for one."""
+    (tmp_path / "x.txt").write_text("3 \u00b2\ndog 1 2\n")
+    with pytest.raises(ValueError, match="x.txt: expected lines of a word"):
+        file_dimension(tmp_path / "x.txt")
+
+
 @pytest.mark.parametrize("dimension", [4, 300])
 def test_starts_at_the_least_squares_fit(dimension):
     features = problem()[0]

@@ -131,10 +131,22 @@ class TestResume:
         with pytest.raises(ValueError, match="run.json is missing"):
             Workdir(tmp_path).finished(identity_of())
 
-    @pytest.mark.parametrize("text", ["", "[]", "{}", '{"identity": {}}'])
+    @pytest.mark.parametrize(
+        "text",
+        ["", "[]", "{}", '{"identity": {}}', "[" * 100_000, "\udcff",
+         '{"run": "1", "identity": {"settings": [], "files": {}, "data": {}}}',
+         '{"run": 1, "identity": {"settings": {}, "files": {}, "data": {}}}'],
+    )  # fmt: skip
     def test_damaged_file(self, begun, text):
-        (begun.path / "run.json").write_text(text)
+        content = text.encode(errors="surrogateescape")
+        (begun.path / "run.json").write_bytes(content)
         with pytest.raises(ValueError, match="run.json is damaged"):
+            begun.finished(identity_of())
+
+    @pytest.mark.parametrize("text", ["", "[1]", "[" * 100_000, "null"])
+    def test_damaged_results(self, begun, text):
+        (begun.path / "results.json").write_text(text)
+        with pytest.raises(ValueError, match="results.json is damaged; take"):
             begun.finished(identity_of())
 
 
@@ -252,9 +264,16 @@ class TestInitFrom:
     def test_without_its_labels(self, start):
         shutil.copytree(start.path, start.path.with_name("copy"))
         copy = Workdir(start.path.with_name("copy"))
-        (copy.path / "observed_labels.npz").write_bytes(b"")
-        with pytest.raises(ValueError, match="cannot be read"):
-            self.load(copy, data_of())
+        outside = {"indices": np.array([99]), "indptr": np.array([0, 1])}
+        outside |= {"data": np.ones(1, np.int8), "shape": np.array([1, 2])}
+        for change in (b"", b"PK\3\4 cut", outside):
+            file = copy.path / "observed_labels.npz"
+            if isinstance(change, bytes):
+                file.write_bytes(change)
+            else:
+                np.savez(file, **change)
+            with pytest.raises(ValueError, match="cannot be read"):
+                self.load(copy, data_of())
         (copy.path / "observed_labels.npz").unlink()
         with pytest.raises(FileNotFoundError, match="observed_labels.npz"):
             self.load(copy, data_of())

@@ -264,6 +264,14 @@ BAD = {
         lambda c: c["images"][2].update(file_name=c["images"][1]["file_name"]),
         "is listed 2 times: images[1], images[2]",
     ),
+    "name outside": (
+        lambda c: c["images"][2].update(file_name="../up.jpg"),
+        "below the directory of images, got ../up.jpg",
+    ),
+    "name absolute": (
+        lambda c: c["images"][2].update(file_name="/etc/up.jpg"),
+        "below the directory of images, got /etc/up.jpg",
+    ),
     "no id": (
         lambda c: c["images"][2].pop("id") and None,
         "images[2]: id must be int, got null",

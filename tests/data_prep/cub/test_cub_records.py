@@ -220,6 +220,8 @@ class TestBadText:
             ("images.txt", 3, []),  # an id left out
             ("images.txt", 3, ["3"]),
             ("images.txt", 3, ["3 a b.jpg"]),
+            ("images.txt", 3, ["3 ../b.jpg"]),
+            ("images.txt", 3, ["3 /etc/b.jpg"]),
             ("images.txt", 3, ["x a/b.jpg"]),
             ("images.txt", 3, [""]),
             ("classes.txt", 2, ["2 001.Bird_1"]),  # a name twice
