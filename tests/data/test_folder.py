@@ -683,3 +683,12 @@ class TestRealData:
                 )
         assert total == 1856
         assert 1 - len(table) / (1856 * 36) == pytest.approx(0.155, abs=5e-4)
+
+
+def test_an_image_without_a_name_in_the_splits(small, fails):
+    """It would be the directory of images."""
+    file = small.path / "splits.csv"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines, '"\ufeff ",train', ""]))
+    place = f"line {len(lines) + 1}: the image is empty"
+    fails(small, f"{file}: {place}")

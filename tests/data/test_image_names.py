@@ -120,3 +120,9 @@ def test_what_systems_leave_is_not_counted(names):
 def test_no_directory(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such directory of images"):
         ImageNames(tmp_path / "images")
+
+
+def test_a_line_break_in_a_name_is_written_out(names):
+    with pytest.raises(ValueError) as caught:
+        names("a.jpg", "a.png").find(["a\n"], TABLE)
+    assert str(caught.value).startswith(f"{TABLE}: image a\\n may be any of ")

@@ -9,6 +9,7 @@ says how to repeat it.
 
 import argparse
 import faulthandler
+import gc
 import os
 import resource
 import shutil
@@ -35,6 +36,7 @@ def main() -> int:
     logging.set_verbosity(logging.ERROR)
     warnings.simplefilter("ignore")  # but not while an input is read
     faulthandler.enable()
+    gc.freeze()  # to collect what the imports made takes a second
     limit_memory()
     chosen = [t for t in TARGETS if t.name in (arguments.targets or [t.name])]
     if arguments.input:

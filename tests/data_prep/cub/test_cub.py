@@ -253,6 +253,8 @@ class TestBadSplits:
             ("c/0.jpg,train\nc/1.jpg\n", "line 3: split must be.*got nothing"),
             ("c/0.jpg,train\nc/1.jpg,test\n", "split validation has no image"),
             ("", "split train has no image"),
+            (f"{'c' * 200_000},train\n", "line .*field larger than"),
+            ('"c\n0",train\n', r"line 3: image c.n0 is not in images.txt"),
         ],
     )
     def test_bad_csv(self, tmp_path, rows, message):
