@@ -250,7 +250,7 @@ def read_captions(
     listed, annotated = _load(path)
     ids = _values(path, "images", listed, "id", int)
     names = _values(path, "images", listed, "file_name", str)
-    outside = [*filter(leads_out, names)]
+    outside = [x for x in names if leads_out(x) or not x.strip(" ./\\")]
     if outside:
         raise ValueError(
             f"{path}: file_name must be a path below the directory of images, "

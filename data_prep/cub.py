@@ -311,9 +311,9 @@ def _listed(path: Path) -> Iterator[tuple[str, str, str]]:
     """Rows of a CSV file with columns image,split."""
     text = existing_file(path).read_text("utf-8-sig", errors="replace")
     reader = csv.DictReader(io.StringIO(text))
-    if not {"image", "split"} <= set(reader.fieldnames or ()):
-        raise ValueError(f"{path}: expected columns image,split")
     try:
+        if not {"image", "split"} <= set(reader.fieldnames or ()):
+            raise ValueError(f"{path}: expected columns image,split")
         for row in reader:
             yield f"line {reader.line_num}", row["image"], row["split"]
     except csv.Error as error:

@@ -80,6 +80,9 @@ def read_integers(
     num_fields = _count_fields(text)
     low, high = np.array(list(columns.values())).T
     try:
+        # Beyond ASCII NumPy and Python take other bytes for blanks.
+        if not text.isascii():
+            raise ValueError("a byte that is not ASCII")
         # Blank lines are not rows for NumPy; no file here should have any.
         if num_fields.min() < len(columns):
             raise ValueError("too few fields in a line")

@@ -16,6 +16,7 @@ import scipy.sparse
 from absl import logging
 
 from imcl_tf.data import records
+from imcl_tf.data.cells import shown
 from imcl_tf.data.kept import parse_json, read_array, read_arrays
 from imcl_tf.data.pipeline import MultiLabelDataset
 from imcl_tf.files import locked, replacing
@@ -167,7 +168,7 @@ class Workdir:
             changed = {"method": changed["method"]}
         if changed:
             pairs = (
-                f"--{name}={value}".rstrip("=")
+                shown(f"--{name}={value}".rstrip("="))
                 for name, values in sorted(changed.items())[:5]
                 for value in values
                 if value is not None

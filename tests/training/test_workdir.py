@@ -143,6 +143,13 @@ class TestResume:
         with pytest.raises(ValueError, match="run.json is damaged"):
             begun.finished(identity_of())
 
+    def test_a_line_break_in_a_setting(self, begun):
+        text = (begun.path / "run.json").read_text()
+        text = text.replace('"epochs": 3', '"epochs": "a\\nb"')
+        (begun.path / "run.json").write_text(text)
+        with pytest.raises(ValueError, match=r"--epochs=a\\nb, --epochs=3"):
+            begun.finished(identity_of())
+
     @pytest.mark.parametrize("text", ["", "[1]", "[" * 100_000, "null"])
     def test_damaged_results(self, begun, text):
         (begun.path / "results.json").write_text(text)

@@ -268,6 +268,10 @@ BAD = {
         lambda c: c["images"][2].update(file_name="../up.jpg"),
         "below the directory of images, got ../up.jpg",
     ),
+    "name of the directory": (
+        lambda c: c["images"][2].update(file_name="./"),
+        "below the directory of images, got ./",
+    ),
     "name absolute": (
         lambda c: c["images"][2].update(file_name="/etc/up.jpg"),
         "below the directory of images, got /etc/up.jpg",

@@ -263,6 +263,12 @@ class TestBadSplits:
         with pytest.raises(ValueError, match=f"splits.csv: {message}"):
             cub.read_splits(path, ["c/0.jpg", "c/1.jpg", "c/2.jpg"])
 
+    def test_a_header_without_end(self, tmp_path):
+        path = tmp_path / "splits.csv"
+        path.write_text('image,split,"' + "a\n" * 100_000)
+        with pytest.raises(ValueError, match="splits.csv: line .*field larger"):
+            cub.read_splits(path, ["c/0.jpg"])
+
     def test_other_columns(self, tmp_path):
         path = tmp_path / "splits.csv"
         path.write_text("name,split\nc/0.jpg,train\n")

@@ -242,6 +242,7 @@ class TestBadText:
             ("attributes/image_attribute_labels.txt", 9, ["0 9 0 4 1.0"]),
             ("attributes/image_attribute_labels.txt", 9, ["1 313 0 4 1.0"]),
             ("attributes/image_attribute_labels.txt", 9, ["1 9 2 4 1.0"]),
+            ("attributes/image_attribute_labels.txt", 9, ["1\u00a09 0 4 1"]),
             ("attributes/image_attribute_labels.txt", 9, ["1 9 -1 4 1.0"]),
             ("attributes/image_attribute_labels.txt", 9, ["1 9 0 0 1.0"]),
             ("attributes/image_attribute_labels.txt", 9, ["1 9 0 5 1.0"]),
