@@ -115,7 +115,8 @@ def _check_lines(path, text, columns):
     """Raises for the first line that does not start with such integers."""
     for number, line in enumerate(_lines(text), 1):
         fields = line.split()[: len(columns)]
-        good = len(fields) == len(columns) and all(
+        whole = line.isascii() and len(fields) == len(columns)
+        good = whole and all(
             re.fullmatch("[0-9]{1,18}", field) and low <= int(field) <= high
             for field, (low, high) in zip(fields, columns.values(), strict=True)
         )
