@@ -349,20 +349,10 @@ def read_splits(path: Path, images: ImageNames) -> pd.DataFrame:
     return pd.DataFrame({"image": ids, "split": splits})
 
 
-class _Labels(NamedTuple):
-    """Labels of images by number; see `LabelRows`. A pair is there once."""
-
-    path: Path
-    images: list[str]
-    label_names: tuple[str, ...]
-    rows: np.ndarray
-    columns: np.ndarray
-    values: np.ndarray
-    counts: dict[str, int]
-
-
-def _read_labels(path: Path, options: FolderOptions, images: ImageNames):
-    """The labels of a table, images by file and label names sorted."""
+def _read_labels(
+    path: Path, options: FolderOptions, images: ImageNames
+) -> LabelRows:
+    """A table, images by file, label names sorted and each pair there once."""
     is_json = ".json" in path.suffixes
     read = read_label_json if is_json else read_label_table
     table = read(path, options.reading)
@@ -382,10 +372,14 @@ def _read_labels(path: Path, options: FolderOptions, images: ImageNames):
     rank[order] = np.arange(len(order))
     rows, columns = image_codes[table.rows], rank[table.columns]
     once = _once(table, rows, columns, rows * len(order) + columns)
-    return _Labels(
-        path, list(image_ids), tuple(table.label_names[i] for i in order),
-        rows[once], columns[once], table.values[once], table.counts,
-    )  # fmt: skip
+    return table._replace(
+        images=list(image_ids),
+        label_names=tuple(table.label_names[i] for i in order),
+        rows=rows[once],
+        columns=columns[once],
+        values=table.values[once],
+        fail=lambda i, message: table.fail(int(once[i]), message),
+    )
 
 
 def _once(table: LabelRows, rows, columns, cells) -> np.ndarray:
@@ -425,7 +419,7 @@ def _refuse_missing(image_ids: Sequence[str], images: ImageNames):
         )
 
 
-def _label_matrix(labels: _Labels, images: list[str], absent: bool):
+def _label_matrix(labels: LabelRows, images: list[str], absent: bool):
     """[N, C] int8 csr_array of the labels of some images.
 
     Args:
