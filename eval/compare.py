@@ -296,7 +296,7 @@ def main(argv: list[str]):
             ("table.md", table(entries)),
         ):
             with replacing(workdir / file) as path:
-                path.write_text(text + "\n")
+                path.write_text(text + "\n", "utf-8")
     except (
         ValueError, OSError, FloatingPointError, tf.errors.OpError
     ) as error:  # fmt: skip

@@ -38,7 +38,15 @@ def replacing(path: Path) -> Iterator[Path]:
     Yields:
       a path in the same directory with the same suffix, no one else's. After
       an error it is removed and `path` is as it was.
+
+    Raises:
+      OSError: if `path` is a device or a pipe: the file would take its place.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(f"{path}: neither a file nor a directory")
+    if not path.is_dir():
+        # The file that a link names is replaced, not the link.
+        path = path.resolve()
     own = uuid.uuid4().hex
     new = path.with_name(f"{UNFINISHED}{own}-{path.name}")
     _recover(path)
@@ -134,7 +142,10 @@ def existing_file(path: Path) -> Path:
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]):
     """Writes a CSV file, whole or not at all."""
-    with replacing(path) as new, new.open("w", newline="") as file:
+    with (
+        replacing(path) as new,
+        new.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)

@@ -5,6 +5,7 @@ Prints the likeliest labels of each image; `--csv=FILE` writes all of them.
 
 from __future__ import annotations
 
+import io
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -51,6 +52,12 @@ def main(argv: list[str]):
     files = argv[1:]
     if not FLAGS.csv:  # which is to be whole
         program.end_with_the_reader()
+    if (
+        isinstance(sys.stdout, io.TextIOWrapper)
+        and sys.stdout.errors == "strict"
+    ):
+        # A label beyond the terminal's encoding is no reason to stop.
+        sys.stdout.reconfigure(errors="backslashreplace")
     program.quiet_tensorflow()
     import tensorflow as tf
 
@@ -81,6 +88,8 @@ def _check(files):
     path = Path(FLAGS.csv)
     if path.is_dir():
         raise IsADirectoryError(f"--csv={path}: a directory; a file expected")
+    if path.exists() and not path.is_file():
+        raise OSError(f"--csv={path}: a device or pipe; a file expected")
     try:
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
@@ -105,6 +114,8 @@ def _labelled(
     for file, labels, probabilities, error in predict_each(
         FLAGS.model, files, FLAGS.batch_size
     ):
+        if FLAGS.csv and not error and not _is_text(str(file)):
+            error = ValueError(f"{file}: its name is not UTF-8, as --csv is")
         if error:
             unusable.append(str(file))
             print(f"imcl_tf: error: {error}", file=sys.stderr, flush=True)
@@ -114,6 +125,15 @@ def _labelled(
             print(f"  {probabilities[j]:.3f}  {labels[j]}")
         for label, p in zip(labels, probabilities, strict=True):
             yield str(file), label, f"{p:.6f}"
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is UTF-8, and not other bytes that Python has kept."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def console():

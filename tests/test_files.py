@@ -53,6 +53,28 @@ class TestFile:
         assert names(tmp_path) == (["metrics.csv"] if old else [])
         assert not old or path.read_text() == old
 
+    def test_a_link_stays_and_what_it_names_is_replaced(self, tmp_path):
+        (tmp_path / "real").mkdir()
+        path = tmp_path / "table.csv"
+        path.symlink_to("real/a.csv")
+        for text in ("first", "second"):
+            with replacing(path) as new:
+                new.write_text(text)
+            assert path.is_symlink() and path.read_text() == text
+            assert names(tmp_path / "real") == ["a.csv"]
+
+    def test_a_device_is_not_replaced(self, tmp_path):
+        path = tmp_path / "pipe"
+        os.mkfifo(path)
+        (tmp_path / "link").symlink_to(path)
+        for name in ("pipe", "link"):
+            with (
+                pytest.raises(OSError, match="neither a file nor a directory"),
+                replacing(tmp_path / name),
+            ):
+                pytest.fail("not to be written")
+        assert path.is_fifo() and names(tmp_path) == ["link", "pipe"]
+
     def test_error_before_anything_was_written(self, tmp_path):
         path = tmp_path / "a.txt"
         path.write_text("old")

@@ -179,6 +179,19 @@ def _damaged(directory, error) -> ValueError:
     )
 
 
+def checked_on_bad_image(on_bad_image: str) -> str:
+    """Returns it.
+
+    Raises:
+      ValueError: unless it is "error" or "skip".
+    """
+    if on_bad_image not in ("error", "skip"):
+        raise ValueError(
+            f"on_bad_image must be error or skip, got {on_bad_image!r}"
+        )
+    return on_bad_image
+
+
 class ImageFilesBuilder(
     MultiLabelBuilder,
     skip_registration=True,  # type: ignore[call-arg]
@@ -194,11 +207,7 @@ class ImageFilesBuilder(
     MANUAL_DOWNLOAD_INSTRUCTIONS = "See docs/datasets.md."
 
     def __init__(self, *, on_bad_image: str = "error", **kwargs):
-        if on_bad_image not in ("error", "skip"):
-            raise ValueError(
-                f"on_bad_image must be error or skip, got {on_bad_image!r}"
-            )
-        self.on_bad_image = on_bad_image
+        self.on_bad_image = checked_on_bad_image(on_bad_image)
         super().__init__(**kwargs)
 
     def _contents(self, raw_dir: Path) -> Contents:
@@ -302,7 +311,7 @@ class ImageFilesBuilder(
         left_out = collections.defaultdict(set)
         path = Path(self.data_path) / LEFT_OUT
         if path.exists():
-            with path.open(newline="") as file:
+            with path.open(newline="", encoding="utf-8") as file:
                 for row in csv.DictReader(file):
                     left_out[row["split"]].add(row["image_id"])
         return left_out

@@ -85,7 +85,7 @@ def load_dataset(
 
 
 def _about_one_colour(path) -> str:
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         names = [row["image_id"] for row in csv.DictReader(file)]
     return (
         f"{len(names)} images are of one colour, listed in {path}: "

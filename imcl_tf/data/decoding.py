@@ -15,6 +15,10 @@ import tensorflow as tf
 
 from imcl_tf.data.headers import (
     APP1,
+    BMP_HEADERS,
+    BMP_MASKED,
+    BMP_MASKS,
+    BMP_PLAIN,
     EXIF_MARK,
     LONG,
     MAXIMUM_SEGMENTS,
@@ -30,7 +34,7 @@ MAXIMUM_PIXELS = 2**29 // 3
 _DEPTHS = (8, 10, 12, 14, 16)
 _PNG, _WEBP, _JPEG, _BMP, _OTHER = range(5)
 _STARTS = (8, 12, 2, 0, 0)  # of the first segment, by format
-_HEAD, _SEGMENT = 32, 12  # bytes that tell what a file, or a segment, is
+_HEAD, _SEGMENT = 66, 12  # bytes that tell what a file, or a segment, is
 _LITTLE = True
 # A JPEG's start with an EXIF segment that holds an orientation alone: the byte
 # that follows. _STORED_END ends the segment.
@@ -82,7 +86,8 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
     head = _numbers(data, 0, _HEAD)
     kind = _kind(head)
     with tf.control_dependencies(_checks(kind, head, encoded)):
-        encoded = tf.identity(encoded)
+        start = tf.constant(0, tf.int64)
+        encoded = tf.strings.substr(encoded, start, _end_of_pixels(kind, head))
     metadata = _metadata(kind, head, data)
     pixels = tf.switch_case(
         kind,
@@ -188,7 +193,7 @@ def _checks(kind, head, encoded):
         lambda: _size_of_jpeg(encoded),
         lambda: _size_of_others(kind, head),
     )
-    name, flags, bits = _fields(head, (12, 4), (20, 1), (28, 1))
+    first, name, flags = _fields(head, (0, 4), (12, 4), (20, 1))
     is_animated = (name == _word(b"VP8X")) & (flags // 2 % 2 == 1)
     return [
         tf.debugging.Assert(condition, [message])
@@ -199,13 +204,46 @@ def _checks(kind, head, encoded):
             ),
             # TensorFlow 2.21 writes beyond its memory for some of them.
             ((kind != _WEBP) | ~is_animated, "an animated WebP"),
-            # TensorFlow takes the palette's indices for gray values.
             (
-                (kind != _BMP) | (bits == 24) | (bits == 32),
-                "a BMP with a palette",
+                (kind != _BMP) | _is_usable_bmp(head),
+                "a BMP with a palette, or of an unusual kind",
+            ),
+            # TensorFlow would decode a JPEG XL, of whatever size.
+            (
+                (kind != _OTHER) | (first == _word(b"GIF8")),
+                "not a JPEG, PNG, WebP, BMP or GIF",
             ),
         )
     ]
+
+
+def _is_usable_bmp(head):
+    """As `headers.read_header` sees it."""
+    size, bits, packing, *masks = _fields(
+        head, (14, 4, _LITTLE), (28, 2, _LITTLE), (30, 4, _LITTLE),
+        *((place, 4, _LITTLE) for place in (54, 58, 62)),
+    )  # fmt: skip
+
+    def is_one(value, of):
+        return tf.reduce_any(value == tf.constant(of, tf.int64))
+
+    is_usual = tf.reduce_all(tf.stack(masks) == BMP_MASKS)
+    return (
+        is_one(size, BMP_HEADERS)
+        & is_one(bits, (24, 32))
+        & (is_one(packing, BMP_PLAIN) | is_one(packing, BMP_MASKED) & is_usual)
+    )
+
+
+def _end_of_pixels(kind, head):
+    """What may follow the pixels of a BMP is not for TensorFlow."""
+    start, width, height, bits = _fields(
+        head, (10, 4, _LITTLE), (18, 4, _LITTLE), (22, 4, _LITTLE),
+        (28, 2, _LITTLE),
+    )  # fmt: skip
+    row = (width * bits // 8 + 3) // 4 * 4
+    end = start + row * tf.minimum(height, 2**32 - height)
+    return tf.where(kind == _BMP, end, tf.int64.max)
 
 
 def _size_of_jpeg(encoded):

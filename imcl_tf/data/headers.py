@@ -41,11 +41,18 @@ _BRANDS = {b"avif": "an AVIF", b"avis": "an AVIF"} | dict.fromkeys(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
     "a HEIC",
 )
-# SOF0 to SOF15 without DHT, JPG and DAC, which lie between them.
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# SOF0 to SOF15 without DHT, JPG and DAC, which lie between them; JPEG-LS.
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
+# Baseline, extended and progressive, by Huffman or arithmetic coding.
+_DECODED_FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
 _JPEG_KINDS = {1: "gray", 3: "RGB", 4: "CMYK"}
 _PNG_KINDS = {0: "gray", 2: "RGB", 3: "palette", 4: "alpha", 6: "alpha"}
-_BMP_KINDS = {24: "RGB", 32: "32-bit"}
+_BMP_KINDS = {24: "RGB", 32: "32-bit"} | dict.fromkeys((1, 2, 4, 8), "palette")
+# Sizes of the headers of Windows; those of OS/2 begin otherwise.
+BMP_HEADERS = (40, 52, 56, 108, 124)
+# Plain pixels, or masks that say where in a pixel the colours are.
+BMP_PLAIN, BMP_MASKED = (0,), (3, 6)
+BMP_MASKS = (0xFF0000, 0xFF00, 0xFF)  # red, green, blue: as plain pixels
 _GIF_EXTENSION, _GIF_FRAME = 0x21, 0x2C
 
 
@@ -58,14 +65,15 @@ class Header(NamedTuple):
       height: in pixels, as stored.
       width: in pixels.
       orientation: of EXIF, 1 (upright, or not stated) to 8.
-      is_animated: of a WebP.
+      unusable: why TensorFlow must not decode it though it may be whole, or
+        "".
     """
 
     kind: str = "unknown"
     height: int = 0
     width: int = 0
     orientation: int = 1
-    is_animated: bool = False
+    unusable: str = ""
 
 
 def format_of(encoded: bytes) -> str | None:
@@ -135,22 +143,29 @@ def jpeg_segments(encoded: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _jpeg_header(encoded):
-    kind, height, width, exif = "unknown", 0, 0, None
+    kind, height, width, exif, unusable = "unknown", 0, 0, None, ""
     for marker, place, size in jpeg_segments(encoded):
         payload = place + 4
         if marker in _FRAMES and not height:
-            height, width, channels = struct.unpack_from(
-                ">xHHB", encoded, payload
+            bits, height, width, channels = struct.unpack_from(
+                ">BHHB", encoded, payload
             )
             kind = _JPEG_KINDS.get(channels, "unknown")
+            if marker not in _DECODED_FRAMES:
+                unusable = "a lossless JPEG; a baseline or progressive expected"
+            elif bits != 8:
+                unusable = f"a JPEG of {bits} bits per channel; 8 expected"
         elif marker == APP1 and exif is None:
             content = encoded[payload : payload + max(size - 2, 0)]
             if content.startswith(EXIF_MARK):
                 exif = content[len(EXIF_MARK) :]
-    return Header(kind, height, width, _exif_orientation(exif or b""))
+    orientation = _exif_orientation(exif or b"")
+    return Header(kind, height, width, orientation, unusable)
 
 
 def _png_header(encoded):
+    if encoded[12:16] != b"IHDR":
+        return Header()
     width, height, depth, colour = struct.unpack_from(">IIBB", encoded, 16)
     kind, exif, place = _PNG_KINDS.get(colour, "unknown"), None, 8
     for _ in range(MAXIMUM_SEGMENTS):
@@ -184,7 +199,8 @@ def _webp_header(encoded):
         1 + low_h + (high_h << 16),
         1 + low_w + (high_w << 16),
         _exif_orientation(_webp_exif(encoded)),
-        bool(start[0] & 0x02),
+        # TensorFlow 2.21 writes beyond its memory for some of them.
+        "an animated WebP; a single image expected" * (start[0] >> 1 & 1),
     )
 
 
@@ -203,10 +219,33 @@ def _webp_exif(encoded) -> bytes:
 
 
 def _bmp_header(encoded):
-    width, height, bits = struct.unpack_from("<ii2xH", encoded, 18)
+    size, width, height, bits, packing = struct.unpack_from(
+        "<Iii2xHI", encoded, 14
+    )
+    if size not in BMP_HEADERS:
+        return Header(unusable="a BMP without a header of Windows")
+    kind = _BMP_KINDS.get(bits, "unknown")
+    unusable = ""
+    if kind == "palette":
+        # TensorFlow takes the palette's indices for gray values.
+        unusable = "a BMP with a palette; 24 or 32 bits per pixel expected"
+    elif bits not in (24, 32):
+        unusable = f"a BMP of {bits} bits per pixel; 24 or 32 expected"
+    elif packing in BMP_MASKED:
+        # Which TensorFlow does not look at.
+        if struct.unpack_from("<3I", encoded, 54) != BMP_MASKS:
+            unusable = "a BMP with colours in an unusual order; BGR expected"
+    elif packing not in BMP_PLAIN:
+        unusable = "a compressed BMP; plain pixels expected"
     # Of a negative height if it lies upside down.
-    kind = _BMP_KINDS.get(bits, "palette")
-    return Header(kind, abs(height), abs(width))
+    return Header(kind, abs(height), abs(width), 1, unusable)
+
+
+def bmp_end(encoded: bytes) -> int:
+    """The place behind the pixels of a BMP whose header is whole."""
+    (start,) = struct.unpack_from("<I", encoded, 10)
+    width, height, bits = struct.unpack_from("<ii2xH", encoded, 18)
+    return start + (width * bits // 8 + 3) // 4 * 4 * abs(height)
 
 
 def _gif_header(encoded):

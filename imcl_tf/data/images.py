@@ -65,7 +65,9 @@ def inspect_all(files: Sequence[bytes]) -> list[Inspection]:
     """`inspect` of each file, in less time where files are small and whole."""
     found = [_of_header(encoded) for encoded in files]
     plain = [i for i, x in enumerate(found) if x.stored]
-    for i, result in zip(plain, _check([files[i] for i in plain]), strict=True):
+    for i, result in zip(
+        plain, _check([found[i].stored for i in plain]), strict=True
+    ):
         if isinstance(result, str):
             found[i] = found[i]._replace(problem=result, stored=b"")
         else:
@@ -85,11 +87,14 @@ def _of_header(encoded) -> Inspection:
         return Inspection(headers.what_else(encoded))
     header = headers.read_header(encoded)
     kind, orientation = header.kind, header.orientation
-    problem = _unusable(format_, header)
+    problem = _unusable(header)
     if problem:
         return Inspection(problem, kind, orientation)
     if kind in ("alpha", "16-bit", "16-bit alpha"):
         return Inspection(None, kind, orientation)
+    if format_ == "BMP" and header.height:
+        # Some programs add zeros, or a colour profile; TensorFlow wants none.
+        encoded = encoded[: headers.bmp_end(encoded)]
     if orientation == 1:
         return Inspection(None, kind, stored=encoded)
     stored = b""
@@ -98,19 +103,15 @@ def _of_header(encoded) -> Inspection:
     return Inspection(None, kind, orientation, stored=stored)
 
 
-def _unusable(format_, header) -> str | None:
+def _unusable(header) -> str | None:
+    if header.unusable:
+        return header.unusable
     number = header.height * header.width
     if number > decoding.MAXIMUM_PIXELS:
         return (
             f"{header.width} x {header.height} pixels; at most "
             f"{decoding.MAXIMUM_PIXELS:,} expected"
         )
-    if format_ == "BMP" and header.kind == "palette":
-        # TensorFlow takes the palette's indices for gray values.
-        return "a BMP with a palette; 24 or 32 bits per pixel expected"
-    if header.is_animated:
-        # TensorFlow 2.21 writes beyond its memory for some of them.
-        return "an animated WebP; a single image expected"
     return None
 
 

@@ -16,6 +16,8 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
+from imcl_tf.data.decoding import decode
+
 MOST_BITS = 10
 MOST_DIFFERENCE = 6.0
 _CONTRAST = 4.0  # standard deviation of the gray thumbnail, of 255
@@ -87,10 +89,7 @@ def thumbnails(
 
 
 def _thumbnail(i, path):
-    pixels = tf.io.decode_image(
-        tf.io.read_file(path), channels=3, expand_animations=False
-    )
-    pixels.set_shape([None, None, 3])
+    pixels = decode(tf.io.read_file(path))
     gray = tf.image.resize(
         tf.image.rgb_to_grayscale(tf.cast(pixels, tf.float32)),
         _HASH_SHAPE, "area",

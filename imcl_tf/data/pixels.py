@@ -7,6 +7,8 @@ import tensorflow as tf
 from imcl_tf.backbones.make import SQUASHED, Resizing
 from imcl_tf.data.decoding import decode_stored
 
+_LONGEST = 16  # times the shorter side
+
 
 def decode_and_resize(
     encoded: tf.Tensor, image_size: int, resizing: Resizing = SQUASHED
@@ -30,6 +32,7 @@ def resized(
     """Resizes pixels [H, W, 3] uint8 to [S, S, 3] uint8."""
     size = tf.constant([image_size, image_size])
     if resizing.shorter_side:
+        image = _without_far_ends(image)
         before = tf.cast(tf.shape(image)[:2], tf.float32)
         # Rounded down, as for the 341 pixels of the Open Images checkpoint.
         shorter_side = resizing.shorter_side * image_size // 224
@@ -45,6 +48,19 @@ def resized(
         image = tf.slice(image, start, [image_size, image_size, 3])
     # Means of bytes: there is nothing to clip.
     return tf.cast(tf.round(image), tf.uint8)
+
+
+def _without_far_ends(image):
+    """The middle of a picture that is far longer than wide, or wider than long.
+
+    The centre is cropped anyway: resizing all of 1 x 9,000 pixels would take
+    7 GB.
+    """
+    size = tf.shape(image)[:2]
+    longest = _LONGEST * tf.reduce_min(size)
+    start = tf.pad(tf.maximum(size - longest, 0) // 2, [[0, 1]])
+    size = tf.concat([tf.minimum(size, longest), [3]], 0)
+    return tf.slice(image, start, size)
 
 
 def augmented(

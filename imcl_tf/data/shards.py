@@ -441,7 +441,7 @@ def write_with_beam(
         for shard in shards:
             reason = Path(_error_file(shard.path))
             if reason.exists():
-                raise ValueError(reason.read_text()) from error
+                raise ValueError(reason.read_text("utf-8")) from error
         raise
     # Not before: Beam may repeat what was done beside something that failed.
     for shard in shards:
@@ -515,7 +515,7 @@ def _write_task(task: tuple[str, Callable]):
         write(shard)
     except ValueError as error:
         # Beam wraps it in pages of its own.
-        Path(_error_file(shard.path)).write_text(str(error))
+        Path(_error_file(shard.path)).write_text(str(error), "utf-8")
         raise
 
 

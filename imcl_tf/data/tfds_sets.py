@@ -21,7 +21,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from imcl_tf.data import shards
-from imcl_tf.data.builders import MultiLabelBuilder
+from imcl_tf.data.builders import MultiLabelBuilder, checked_on_bad_image
 from imcl_tf.data.captions import most_frequent_words, split_words
 
 _SHARDS, _SHARD_IMAGES = 16, 512  # maximum of a split, minimum in one
@@ -105,7 +105,7 @@ class TfdsCopy(MultiLabelBuilder):
     ):
         self._source, self._source_name = source, source_name
         self._layout = layout
-        self._skip = on_bad_image == "skip"
+        self._skip = checked_on_bad_image(on_bad_image) == "skip"
         super().__init__(**kwargs)
 
     def _split_generators(self, dl_manager):
@@ -193,6 +193,13 @@ def _layout(features: tfds.features.FeaturesDict) -> _Layout:
         images = ["image"]
     if len(images) != 1:
         raise ValueError(f"one image feature expected, got {len(images)}")
+    dtype = features[images[0]].tf_dtype
+    if not dtype.is_integer:
+        # TFDS keeps the bits of such numbers in the colours of a PNG.
+        raise ValueError(
+            f"feature {images[0]} holds images of {dtype.name}; uint8 or "
+            "uint16 expected"
+        )
     kinds = _label_features(features)
     found = {
         path: (names, kind)

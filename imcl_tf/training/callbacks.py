@@ -131,7 +131,7 @@ class Evaluation(StepCallback):
 
 
 def _rows_until(metrics_file: Path, step: int) -> list[list[str]]:
-    with metrics_file.open(newline="") as file:
+    with metrics_file.open(newline="", encoding="utf-8") as file:
         _, *rows = csv.reader(file)
     return [row for row in rows if int(row[0]) <= step]
 

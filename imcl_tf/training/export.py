@@ -26,13 +26,14 @@ def export(
 
     Args:
       model: with a backbone on pictures [B, S, S, 3], built.
-      path: directory to write, replaced if it exists; its parent is made.
+      path: directory to write; its parent is made. An earlier export there,
+        or an empty directory, is replaced.
       label_names: C names.
 
     Raises:
       ValueError: if the names are not C distinct ones, or the model takes no
         pictures.
-      OSError: if the directory cannot be written.
+      OSError: if the directory cannot be written, or something else is there.
 
     Example:
       >>> import imcl_tf, os, tempfile
@@ -55,6 +56,14 @@ def export(
     if isinstance(label_names, str) or len({*label_names}) < len(label_names):
         raise ValueError(
             f"label_names must be distinct names, got {label_names!r}"
+        )
+    if path.is_file() or (
+        path.is_dir()
+        and any(path.iterdir())
+        and not (path / "saved_model.pb").is_file()
+    ):
+        raise FileExistsError(
+            f"{path}: exists and is no exported model; a new directory expected"
         )
     image_size, resizing = picture_format(model.backbone)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ class Prediction(NamedTuple):
 
 def predict_images(
     saved_model: str | Path | Any,
-    files: Sequence[str | Path],
+    files: Iterable[str | Path],
     batch_size: int = 32,
 ) -> tuple[np.ndarray, list[str]]:
     """Labels image files.
@@ -71,7 +71,7 @@ def predict_images(
 
 def predict_each(
     saved_model: str | Path | Any,
-    files: Sequence[str | Path],
+    files: Iterable[str | Path],
     batch_size: int = 32,
 ) -> Iterator[Prediction]:
     """Labels image files one after the other, those that can be labelled.
@@ -90,7 +90,8 @@ def predict_each(
     """
     if isinstance(files, (str, bytes, Path)):
         raise ValueError(f"files must be a list of paths, got {files!r}")
-    if not len(files):
+    files = list(files)
+    if not files:
         raise ValueError("no image given")
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
@@ -124,7 +125,14 @@ def _signature(saved_model) -> Callable:
                 f"{place}: no exported model; expected a directory with "
                 "saved_model.pb, such as saved_model of a run"
             )
-        saved_model = tf.saved_model.load(str(place))
+        try:
+            saved_model = tf.saved_model.load(str(place))
+        except (OSError, ValueError, LookupError, tf.errors.OpError) as error:
+            # Of TensorFlow's many lines the first says what is wrong.
+            reason, *_ = [*str(error).splitlines(), type(error).__name__]
+            raise OSError(
+                f"{place}: a damaged model: {reason[:300]}"
+            ) from error
     try:
         return saved_model.signatures["serving_default"]
     except (AttributeError, KeyError):
@@ -142,7 +150,10 @@ def _read_image(path) -> bytes | Exception:
         return FileNotFoundError(f"{path}: no such image file")
     except IsADirectoryError:
         return IsADirectoryError(f"{path}: a directory; image files expected")
-    except OSError as error:
-        return OSError(f"{path}: {error.strerror or error}")
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # ValueError: a name with a zero byte
+        return OSError(f"{path}: {getattr(error, 'strerror', None) or error}")
     problem = inspect(encoded).problem
     return ValueError(f"{path}: {problem}") if problem else encoded

@@ -226,7 +226,7 @@ class Workdir:
             (_IDENTITY, json.dumps(run, indent=2) + "\n"),
         ):
             with replacing(self.path / name) as path:
-                path.write_text(text)
+                path.write_text(text, "utf-8")
         self.user = {"workdir": str(self.path.absolute()), "run": number}
 
     def save_logistic(self, logistic: MultiLabelModel):
@@ -247,7 +247,7 @@ class Workdir:
           OSError: if there is none.
         """
         label_names = data.label_names
-        names = (self.path / "labels.txt").read_text().splitlines()
+        names = (self.path / "labels.txt").read_text("utf-8").splitlines()
         if names != list(label_names):
             raise ValueError(
                 f"init_from: {self.path} has other labels ({len(names)}) than "

@@ -137,6 +137,13 @@ class TestColours:
         encoded = animation("GIF")
         np.testing.assert_array_equal(decoded(encoded), seen_by_pillow(encoded))
 
+    @pytest.mark.parametrize("rest", [b"", bytes(2), b"profile" * 20])
+    def test_bmp_with_something_behind_its_pixels(self, rest):
+        encoded = file_of(RGB, "BMP")
+        found = inspect(encoded + rest)
+        assert (found.problem, found.stored) == (None, encoded)
+        np.testing.assert_array_equal(decoded(encoded + rest), RGB)
+
 
 class TestAlpha:
     """c over white by a: (a c + (255 - a) 255) / 255."""
@@ -291,6 +298,20 @@ class TestOrientation:
         )
 
 
+def masked_bmp():
+    """32 bits, from top to bottom, with masks for blue, green, red, nothing."""
+    height, width = RGB.shape[:2]
+    masks = struct.pack("<3I", 0xFF0000, 0xFF00, 0xFF)
+    pixels = np.dstack([RGB[..., ::-1], ROWS]).astype(np.uint8).tobytes()
+    fields = (40, width, -height, 1, 32, 3, len(pixels), 0, 0, 0, 0)
+    return (
+        struct.pack("<2sIHHI", b"BM", 66 + len(pixels), 0, 0, 66)
+        + struct.pack("<IiiHHIIiiII", *fields)
+        + masks
+        + pixels
+    )
+
+
 def promising(encoded, place, content):
     return encoded[:place] + content + encoded[place + len(content) :]
 
@@ -358,6 +379,32 @@ class TestRefused:
         with pytest.raises(tf.errors.InvalidArgumentError, match="palette"):
             decoded(encoded)
         assert inspect(encoded).problem.startswith("a BMP with a palette")
+
+    @pytest.mark.parametrize(
+        ("place", "content", "words"),
+        [
+            (14, struct.pack("<I", 12), "without a header of Windows"),
+            (14, b"text", "without a header of Windows"),
+            (28, b"\x10", "a BMP of 16 bits per pixel"),
+            (30, b"\x04", "a compressed BMP"),
+            (54, struct.pack("<I", 255), "colours in an unusual order"),
+            (58, struct.pack("<I", 255), "colours in an unusual order"),
+        ],
+    )
+    def test_unusual_bmp(self, place, content, words):
+        """Not with its colours swapped: TensorFlow looks at no mask."""
+        encoded = masked_bmp()
+        np.testing.assert_array_equal(decoded(encoded), RGB)
+        assert inspect(encoded).problem is None
+        encoded = promising(encoded, place, content)
+        assert words in inspect(encoded).problem
+        with pytest.raises(tf.errors.InvalidArgumentError, match="a BMP"):
+            decoded(encoded)
+
+    def test_jpeg_xl(self):
+        """Which TensorFlow would decode, whatever its size."""
+        with pytest.raises(tf.errors.InvalidArgumentError, match="not a JPEG"):
+            decoded(b"\xff\x0a" + bytes(100))
 
     @pytest.mark.parametrize("encoded", [b"", b"x", b"<html>", jpeg()[:200]])
     def test_what_is_no_image(self, encoded):

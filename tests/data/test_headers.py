@@ -7,6 +7,7 @@ import pytest
 
 from imcl_tf.data.headers import (
     MAXIMUM_SEGMENTS,
+    Header,
     format_of,
     read_header,
     what_else,
@@ -22,6 +23,7 @@ from tests.data.pictures import (
     image_of,
     jpeg,
     opened,
+    png_chunk,
     sources,
     tiff,
     with_exif,
@@ -73,8 +75,37 @@ def test_kind(encoded, kind):
 
 
 def test_webp_that_moves():
-    assert read_header(animation("WEBP")).is_animated
-    assert not read_header(file_of(RGBA, "WEBP")).is_animated
+    assert read_header(animation("WEBP")).unusable.startswith("an animated")
+    assert not read_header(file_of(RGBA, "WEBP")).unusable
+
+
+@pytest.mark.parametrize(
+    ("marker", "bits", "words"),
+    [
+        (0xC0, 8, ""),
+        (0xC2, 8, ""),
+        (0xC9, 8, ""),  # arithmetic coding
+        (0xC1, 12, "a JPEG of 12 bits"),
+        (0xC3, 16, "a lossless JPEG"),
+        (0xF7, 8, "a lossless JPEG"),
+    ],
+)
+def test_jpeg_of_an_unusual_frame(marker, bits, words):
+    encoded = bytearray(jpeg())
+    place = encoded.index(b"\xff\xc0")
+    encoded[place + 1], encoded[place + 4] = marker, bits
+    header = read_header(bytes(encoded))
+    assert header[:3] == ("RGB", HEIGHT, WIDTH)
+    assert header.unusable.startswith(words) and bool(header.unusable) == (
+        bool(words)
+    )
+
+
+def test_png_of_which_the_header_is_not_first():
+    """As the tools of iOS write it; its size lies elsewhere."""
+    encoded = file_of(RGB, "PNG")
+    first = png_chunk(b"CgBI", b"abcd")
+    assert read_header(encoded[:8] + first + encoded[8:]) == Header()
 
 
 @pytest.mark.parametrize("options", [{}, {"lossless": True}])

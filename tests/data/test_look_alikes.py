@@ -62,6 +62,29 @@ def test_copies_of_one_picture(groups):
     ) == [{0, 2, 3, 4}, {1, 5}]
 
 
+def test_of_a_picture_counts_what_is_seen(groups):
+    """Lying on its side, with alpha, of 12 bits; and what alpha draws."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying = scene(0).transpose(Image.Transpose.ROTATE_90)
+    clear = scene(0).convert("RGBA")
+    clear.putpixel((0, 0), (0, 0, 0, 0))
+    gray = scene(1).convert("L")
+    deep = np.asarray(gray).astype(np.uint16) * 16
+    black = Image.new("L", gray.size)
+    drawn = Image.merge("RGBA", [black] * 3 + [gray])
+    flat = Image.fromarray(255 - np.asarray(gray))
+    assert groups(
+        encoded(scene(0)),
+        encoded(lying, "JPEG", quality=90, exif=exif),
+        encoded(clear, "WEBP", lossless=True),
+        encoded(gray),
+        encoded(Image.fromarray(deep)),
+        encoded(drawn),
+        encoded(flat),
+    ) == [{0, 1, 2}, {3, 4}, {5, 6}]
+
+
 def test_blocks(groups, monkeypatch):
     monkeypatch.setattr(module, "_BLOCK", 400)
     pictures = [encoded(scene(n)) for n in range(40)]

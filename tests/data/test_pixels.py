@@ -54,6 +54,21 @@ class TestDecodeAndResize:
         image = decode_and_resize(tf.io.encode_png(pixels), 3)
         np.testing.assert_array_equal(image, pixels // 257)
 
+    @pytest.mark.parametrize("tf1", [False, True])
+    @pytest.mark.parametrize("axis", [0, 1])
+    def test_only_the_middle_of_a_long_picture_is_resized(self, axis, tf1):
+        """All of it would take 5 GB. A slope, of which the middle is seen."""
+        slope = np.arange(6001) / 6000
+        pixels = np.full((6001, 1, 3), 255) * slope[:, np.newaxis, np.newaxis]
+        pixels = pixels.round().astype(np.uint8)
+        if axis:
+            pixels = pixels.transpose(1, 0, 2)
+        image = decode_and_resize(
+            tf.io.encode_png(pixels), 224, Resizing(256, tf1)
+        )
+        assert image.shape == (224, 224, 3)
+        assert {*np.unique(image)} <= {127, 128}
+
     @pytest.mark.parametrize("channels", [1, 3])
     def test_jpeg(self, channels):
         colour = [200] if channels == 1 else [200, 30, 90]

@@ -543,6 +543,25 @@ class TestRefused:
         write_set(tmp_path, features, example_of)
         refused("little", tmp_path, "no feature with several labels")
 
+    def test_images_of_floats(self, tmp_path):
+        """Of which TFDS makes a PNG whose colours are the numbers' bits."""
+        features = {
+            "image": tfds.features.Image(shape=(9, 8, 1), dtype=np.float32),
+            "labels": tfds.features.Sequence(_Classes),
+        }
+
+        def example_of(example):
+            image = np.zeros((9, 8, 1), np.float32)
+            return {"image": image, "labels": example.classes}
+
+        write_set(tmp_path, features, example_of)
+        refused("little", tmp_path, "image holds images of float32; uint8")
+
+    def test_on_bad_image(self, tmp_path):
+        write_set(tmp_path, VOC, voc_example)
+        with pytest.raises(ValueError, match="error or skip, got 'ignore'"):
+            tfds_builder("little", str(tmp_path), "ignore")
+
     @pytest.mark.parametrize("number", [0, 2])
     def test_which_image(self, tmp_path, number):
         images = [f"image{n}" for n in range(number)]

@@ -150,10 +150,11 @@ class TestExport:
         path = tmp_path / "saved_model"
         (path / "assets").mkdir(parents=True)
         (path / "assets" / "stale").write_text("old")
+        (path / "saved_model.pb").write_text("old")
         export(model, path, NAMES)
         assert [p.name for p in tmp_path.iterdir()] == ["saved_model"]
         assert not (path / "assets" / "stale").exists()
-        assert (path / "saved_model.pb").is_file()
+        assert (path / "saved_model.pb").read_bytes() != b"old"
 
     def test_full_disk_leaves_the_older_one(self, model, tmp_path, small_disk):
         path = tmp_path / "saved_model"
@@ -215,3 +216,20 @@ class TestExport:
         good = next(iter(images)).read_bytes()
         with pytest.raises(tf.errors.InvalidArgumentError):
             serve(images=tf.constant([good, b"<html>"]))
+
+
+def test_nothing_else_is_replaced(tmp_path):
+    """A folder of pictures, say; an earlier model and an empty one are."""
+    model = make_model("logistic")
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "a.jpg").write_bytes(b"a")
+    for place in (pictures, pictures / "a.jpg"):
+        with pytest.raises(FileExistsError, match="is no exported model"):
+            export(model, place, NAMES)
+    assert (pictures / "a.jpg").read_bytes() == b"a"
+    place = tmp_path / "empty"
+    place.mkdir()
+    for _ in range(2):
+        export(model, place, NAMES)
+        assert (place / "saved_model.pb").is_file()

@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -97,6 +98,28 @@ class TestPredictImages:
                     else good(images)[0])  # fmt: skip
         with pytest.raises(ValueError, match="a list of paths, got .*a.jpg"):
             predict_images(exported, path)
+
+    def test_whatever_yields_paths(self, exported, images):
+        expected, _ = predict_images(exported, good(images))
+        found, _ = predict_images(exported, (path for path in good(images)))
+        np.testing.assert_array_equal(found, expected)
+
+    def test_a_name_that_cannot_be(self, exported):
+        with pytest.raises(OSError, match="a\0b: embedded null byte"):
+            predict_images(exported, ["a\0b"])
+
+    @pytest.mark.parametrize(
+        "name", ["saved_model.pb", "variables/variables.data-00000-of-00001"]
+    )
+    @pytest.mark.parametrize("size", [0, 700])
+    def test_damaged_model(self, exported, images, tmp_path, name, size):
+        place = shutil.copytree(exported, tmp_path / "model")
+        os.truncate(place / name, size)
+        with pytest.raises(
+            OSError, match="model: a damaged model: ."
+        ) as caught:
+            predict_images(place, good(images))
+        assert "\n" not in str(caught.value)
 
     def test_nothing_to_do(self, exported, images):
         with pytest.raises(ValueError, match="no image given"):
@@ -195,16 +218,32 @@ class TestProgram:
             ("missing/out.csv", "cannot be written: No such file or directory"),
             ("directory", "a directory; a file expected"),
             ("a.jpg/out.csv", "cannot be written: Not a directory"),
+            ("pipe", "a device or pipe; a file expected"),
         ],
     )
     def test_csv_is_checked_first(
         self, call, images, tmp_path, monkeypatch, name, words
     ):
         monkeypatch.setattr(tf.saved_model, "load", None)  # the work
+        os.mkfifo(tmp_path / "pipe")
         status, out, err = call(f"--csv={tmp_path / name}", *images)
         assert (status, out) == (1, [])
         assert err == [f"imcl_tf: error: --csv={tmp_path / name}: {words}"]
         assert (tmp_path / "directory").is_dir()
+
+    def test_a_name_that_is_no_text(self, call, images, tmp_path):
+        """It is named, and the table holds the others."""
+        sys.stderr.reconfigure(errors="backslashreplace")  # as outside pytest
+        path, table = good(images)[0], tmp_path / "out.csv"
+        odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg")
+        shutil.copy(path, odd)
+        status, out, err = call(f"--csv={table}", odd, path)
+        assert status == 1 and out[0] == str(path)
+        (line,) = err
+        assert line.startswith(f"imcl_tf: error: {tmp_path}/\\udcff.jpg: ")
+        assert line.endswith("its name is not UTF-8, as --csv is")
+        rows = table.read_text("utf-8").splitlines()
+        assert len(rows) == 1 + len(LABELS)
 
     def test_no_model(self, call, images, tmp_path):
         status, out, err = call(*images, model=tmp_path)
