@@ -28,6 +28,9 @@ _OTHERS = {
     "fetches the image)",
     b"II*\0": "a TIFF or raw camera file",
     b"MM\0*": "a TIFF or raw camera file",
+    b"II+\0": "a TIFF or raw camera file",
+    b"MM\0+": "a TIFF or raw camera file",
+    b"\0\5\x16\7": "a resource file of macOS, not an image",
     b"%PDF-": "a PDF",
     b"8BPS": "a Photoshop file",
     b"\0\0\0\x0cjP  ": "a JPEG 2000",
@@ -37,7 +40,11 @@ _OTHERS = {
     b"PK\x03\x04": "a ZIP archive",
 }
 # Brands of the container that HEIC, AVIF and videos share.
-_BRANDS = {b"avif": "an AVIF", b"avis": "an AVIF"} | dict.fromkeys(
+_BRANDS = {
+    b"avif": "an AVIF",
+    b"avis": "an AVIF",
+    b"crx ": "a raw camera file",
+} | dict.fromkeys(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
     "a HEIC",
 )
