@@ -128,7 +128,7 @@ def _signature(saved_model) -> Callable:
         try:
             saved_model = tf.saved_model.load(str(place))
         except (OSError, ValueError, LookupError, tf.errors.OpError) as error:
-            # Of TensorFlow's many lines the first says what is wrong.
+            # The first of TensorFlow's many lines says what is wrong.
             reason, *_ = [*str(error).splitlines(), type(error).__name__]
             raise OSError(
                 f"{place}: a damaged model: {reason[:300]}"
