@@ -31,6 +31,7 @@ from absl import flags
 
 from data_prep import wikipedia
 from imcl_tf import program, settings
+from imcl_tf.data.cells import clean, read_text
 from imcl_tf.data.datasets import load_dataset
 from imcl_tf.files import fail, replacing, write_csv
 from imcl_tf.methods import label_graph
@@ -117,16 +118,12 @@ def read_label_names(path: str) -> tuple[str, ...]:
       OSError: if the file cannot be read.
       ValueError: if the file or a line is empty, or a name is listed twice.
     """
-    try:
-        text = Path(path).read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text: {error}") from error
-    names = text.rstrip("\r\n").splitlines()
+    names = [*map(clean, read_text(Path(path)).rstrip().splitlines())]
     if not names:
         raise ValueError(f"{path}: holds no label name")
     lines: dict[str, int] = {}
     for number, name in enumerate(names, 1):
-        if not name.strip():
+        if not name:
             raise ValueError(f"{path}: line {number} is empty")
         if lines.setdefault(name, number) != number:
             raise ValueError(f"{path}: line {number}: {name!r} is listed twice")

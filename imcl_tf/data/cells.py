@@ -34,6 +34,16 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 # A name with a line break would become two in every list of names; a lone
 # surrogate, which JSON may hold, is no text.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# What messages write out: it could not be seen, or told from a blank.
+_UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\xa0\xad\u061c\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f"
+    "\u3000\ud800-\udfff\ufeff]"
+)
+# Marks of direction, zero width blanks: what is copied along with a name.
+_AROUND = "\ufeff\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060"
+_UNNAMED = re.compile(r"Unnamed: \d+")  # as pandas calls such a column
+_GZIP = b"\x1f\x8b"
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _MOST_BYTES = 2**31  # of text: a gzip file of 2 MB can hold as much
 _CHUNK_CELLS = 2**18
@@ -79,7 +89,10 @@ class Table:
         for number, _, row in self._records():
             if any(row):
                 self.header_number = number
-                self.header = tuple(map(clean, row))
+                self.header = tuple(
+                    "" if _UNNAMED.fullmatch(name) else name
+                    for name in map(clean, row)
+                )
                 return
         raise ValueError(f"{path}: expected a header, got an empty file")
 
@@ -95,7 +108,7 @@ class Table:
                 many = "twice" if name.lower() in lower else "not"
                 raise ValueError(
                     f"{self.path}: expected columns {','.join(names)}, got "
-                    f"{shown(','.join(self.header))}: {name} is {many} there"
+                    f"{shown(_as_written(self.header))}: {name} is {many} there"
                 )
         return [lower.index(name.lower()) for name in names]
 
@@ -186,15 +199,22 @@ def read_text(path: Path) -> str:
     """The text of a file.
 
     Args:
-      path: gzip if it ends in .gz; UTF-8, or UTF-16 with a byte order mark.
+      path: packed by gzip or not; UTF-8, or UTF-16 with a byte order mark.
 
     Raises:
       ValueError: if it is no such text.
       FileNotFoundError: if there is no such file.
     """
-    opener = gzip.open if path.suffix == ".gz" else open
+    with existing_file(path).open("rb") as file:
+        start = file.read(4)
+    if start in _WORKBOOKS:
+        raise ValueError(
+            f"{path}: an Excel workbook or another archive, not text; save the "
+            "table as CSV"
+        )
+    packed = start.startswith(_GZIP) or path.suffix == ".gz"
     try:
-        with opener(existing_file(path), "rb") as file:
+        with (gzip.open if packed else open)(path, "rb") as file:
             content = file.read(_MOST_BYTES + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: not a whole gzip file: {error}") from error
@@ -216,7 +236,7 @@ def read_text(path: Path) -> str:
 
 def clean(text: str) -> str:
     """A name as it is kept: without blanks around it, in Unicode's NFC."""
-    return unicodedata.normalize("NFC", text.strip().strip("\ufeff").strip())
+    return unicodedata.normalize("NFC", text.strip().strip(_AROUND).strip())
 
 
 def factorized(cells: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -266,8 +286,8 @@ def listed(names: Sequence[str]) -> str:
 
 
 def shown(text: str) -> str:
-    """A text for a message: on one line, at most 100 characters."""
-    text = _CONTROL.sub(
+    """A text for a message: on one line, all to be seen, of 100 characters."""
+    text = _UNSEEN.sub(
         lambda found: found[0].encode("unicode_escape").decode(), text
     )
     return text if len(text) <= 100 else f"{text[:100]}..."
@@ -289,6 +309,11 @@ def _separator(text: str) -> str:
     return max(fields, key=lambda separator: fields[separator], default=",")
 
 
+def _as_written(header: Sequence[str]) -> str:
+    """Column names as a line, those that hold a comma in quotes."""
+    return ",".join(f'"{name}"' if "," in name else name for name in header)
+
+
 def _csv_problem(error: csv.Error, last: int) -> str:
     if "expected after" in str(error):
         return (
@@ -298,6 +323,11 @@ def _csv_problem(error: csv.Error, last: int) -> str:
         )
     if "unexpected end" in str(error):
         return "a quote opens here and is never closed"
+    if "field limit" in str(error):
+        return (
+            f"a field of over {csv.field_size_limit()} characters: perhaps a "
+            "quote opens here that is not closed"
+        )
     return f"not a table: {error}"
 
 

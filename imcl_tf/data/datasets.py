@@ -11,7 +11,7 @@ from absl import logging
 from imcl_tf.data import builders
 from imcl_tf.data.cells import listed
 from imcl_tf.data.folder import folder_builder
-from imcl_tf.data.pipeline import MultiLabelDataset, open_source
+from imcl_tf.data.pipeline import MultiLabelDataset, never_present, open_source
 from imcl_tf.data.scenes_set import Scenes, SmallScenes
 from imcl_tf.data.tfds_sets import tfds_builder
 from imcl_tf.options import Value, check_all
@@ -24,6 +24,9 @@ _COSTS = {
     "open_images": "3.8 million pictures, about 300 GB to download and as much "
     "of records, days",
 }
+
+# Of what the tables held, what every program says.
+_SAID = ("values: ", "images that", "images of the splits", "columns not read")
 
 
 def load_dataset(
@@ -70,7 +73,7 @@ def load_dataset(
     finally:
         random.setstate(state)
     for what, number in builder.info.metadata.get("counts", {}).items():
-        if what.startswith("values: "):
+        if number and what.startswith(_SAID):
             logging.warning("%s: %d %s", name, number, what)
     left_out = builder.data_path / builders.LEFT_OUT
     if left_out.exists():
@@ -81,7 +84,15 @@ def load_dataset(
     one_colour = Path(builder.data_path) / builders.ONE_COLOUR
     if one_colour.exists():
         logging.warning("%s", _about_one_colour(one_colour))
-    return open_source(builder)._replace(name=name)
+    data = open_source(builder)._replace(name=name)
+    unlearned = never_present(data)
+    if unlearned:
+        logging.warning(
+            "%s: %d of %d labels are never observed present in train, so that "
+            "no method can learn them: %s", name, len(unlearned),
+            data.num_labels, listed(unlearned),
+        )  # fmt: skip
+    return data
 
 
 def _about_one_colour(path) -> str:

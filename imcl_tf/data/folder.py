@@ -7,6 +7,7 @@ DIR/images/          the images
 
 from __future__ import annotations
 
+import collections
 import functools
 import hashlib
 import os
@@ -23,7 +24,7 @@ from absl import logging
 from imcl_tf import settings
 from imcl_tf.data import splitting
 from imcl_tf.data.builders import Contents, ImageFilesBuilder
-from imcl_tf.data.cells import Table, clean, listed, shown
+from imcl_tf.data.cells import Table, clean, listed
 from imcl_tf.data.image_names import ImageNames
 from imcl_tf.data.label_json import read_label_json
 from imcl_tf.data.label_tables import (
@@ -41,6 +42,7 @@ from imcl_tf.files import existing_file
 from imcl_tf.options import Value, check_all
 
 _ENDINGS = (".csv", ".tsv", ".txt", ".json")
+_UNREAD_ENDINGS = (".xlsx", ".xls", ".ods", ".numbers", ".zip", ".csv.zip")
 _SPLIT_OF = {
     spelling: number
     for number, spellings in enumerate(
@@ -49,6 +51,16 @@ _SPLIT_OF = {
     )
     for spelling in spellings
 }  # fmt: skip
+
+
+_REPEATED = "values: given again, the same"
+# Images without a row, by what `unlisted` makes of their labels.
+_NOT_LISTED = collections.defaultdict(
+    lambda: "images of the splits that the labels do not list",
+    absent="images that the labels do not list, all labels absent",
+    absent_in_evaluation="images that the labels do not list, all labels "
+    "absent in validation and test",
+)
 
 
 class FolderOptions(NamedTuple):
@@ -149,7 +161,10 @@ def folder_builder(
     images = ImageNames(directory / "images")
     digests = PictureDigests(images.directory, _digests_file(place, directory))
     splits = find_table(directory, "splits")
-    if splits is None:
+    splitting.read_shares(chosen.split_shares)
+    if splits:
+        _warn_of_unused(chosen, splits)
+    else:
         splits = _made_splits(
             directory, chosen, images, digests, place, on_bad_image
         )
@@ -170,6 +185,14 @@ def folder_builder(
         ),
         data_dir=records_dir,
     )
+
+
+def _warn_of_unused(options: FolderOptions, splits: Path):
+    default = FolderOptions()
+    if options[-2:] != default[-2:]:
+        logging.warning(
+            "split_seed and split_shares do nothing beside %s", splits
+        )
 
 
 def _digests_file(place: Path, directory: Path) -> Path:
@@ -220,7 +243,8 @@ def find_table(directory: Path, stem: str) -> Path | None:
     """The only file of `directory` of that name, such as labels.csv.gz.
 
     Raises:
-      ValueError: if there are several: which one counts is not ours to guess.
+      ValueError: if there are several: which one counts is not ours to guess;
+        or if there is only one that is called or saved in another way.
     """
     names = [name for name in _names(stem) if (directory / name).is_file()]
     if len(names) > 1:
@@ -228,7 +252,25 @@ def find_table(directory: Path, stem: str) -> Path | None:
         raise ValueError(
             f"{directory} holds {' and '.join(names)}; keep one of them{way}"
         )
+    if not names:
+        _refuse_alike(directory, stem)
     return directory / names[0] if names else None
+
+
+def _refuse_alike(directory: Path, stem: str):
+    """Refuses Labels.csv, label.csv and labels.xlsx for labels.csv."""
+    endings = {*_UNREAD_ENDINGS, *(name[len(stem) :] for name in _names(stem))}
+    alike = {x + end for x in (stem, stem[:-1]) for end in endings}
+    found = sorted(
+        path.name
+        for path in directory.iterdir()
+        if path.name.lower() in alike and path.is_file()
+    )
+    if found:
+        raise ValueError(
+            f"{directory} holds {listed(found)}, which is not read: name it, "
+            f"or save it as, {_names(stem)[0]}"
+        )
 
 
 def table_file(directory: Path, stem: str) -> Path:
@@ -282,10 +324,14 @@ def read_folder(
     listed_images = [*table["image"]]
     _check_listed(labels, listed_images, splits, images, on_bad_image)
     counts = labels.counts | {
-        "images of the splits that the labels do not list": int(
+        _NOT_LISTED[options.unlisted]: int(
             (~np.isin(listed_images, labels.images)).sum()
         ),
     }
+    if labels.unread:
+        counts[f"columns not read: {listed(labels.unread)}"] = len(
+            labels.unread
+        )
     files = {}
     for number, split in enumerate(SPLITS):
         names = sorted(table.loc[table["split"] == number, "image"])
@@ -329,11 +375,15 @@ def read_splits(path: Path, images: ImageNames) -> pd.DataFrame:
         [_SPLIT_OF.get(clean(word).lower(), -1) for word in distinct]
     )[codes]
     if (splits < 0).any():
-        row = int((splits < 0).argmax())
+        wrong = {
+            clean(spellings[row]): row
+            for row in np.flatnonzero(splits < 0)[::-1]
+        }
+        first = int((splits < 0).argmax())
         table.fail(
-            int(numbers[row]),
+            int(numbers[first]),
             f"split must be {', '.join(SPLITS)}, got "
-            f"{shown(clean(spellings[row])) or 'nothing'}",
+            + listed([word or "nothing" for word in reversed(wrong)]),
         )
     empty = np.array([not clean(name) for name in names])
     if empty.any():
@@ -353,15 +403,15 @@ def _read_labels(
     path: Path, options: FolderOptions, images: ImageNames
 ) -> LabelRows:
     """A table, images by file, label names sorted and each pair there once."""
-    is_json = ".json" in path.suffixes
+    is_json = path.name.lower().removesuffix(".gz").endswith(".json")
     read = read_label_json if is_json else read_label_table
     table = read(path, options.reading)
     if not table.label_names:
         raise ValueError(f"{path}: no label in any row")
     for names in alike_names(table.label_names):
         logging.warning(
-            "%s: labels that differ in case or blanks alone are kept apart: %s",
-            path, names,
+            "%s: labels that differ in case, blanks or invisible characters "
+            "alone are kept apart: %s", path, names,
         )  # fmt: skip
     found = images.find(table.images, path)
     image_codes, image_ids = pd.factorize(
@@ -372,7 +422,11 @@ def _read_labels(
     rank[order] = np.arange(len(order))
     rows, columns = image_codes[table.rows], rank[table.columns]
     once = _once(table, rows, columns, rows * len(order) + columns)
+    counts = dict(table.counts)
+    if not is_json:  # there, an image has an annotation per object
+        counts[_REPEATED] = len(rows) - len(once)
     return table._replace(
+        counts=counts,
         images=list(image_ids),
         label_names=tuple(table.label_names[i] for i in order),
         rows=rows[once],
@@ -401,9 +455,15 @@ def _check_listed(labels, image_ids, splits: Path, images, on_bad_image: str):
     """Checks that images with labels have splits, and all have files."""
     without = sorted(set(labels.images) - set(image_ids))
     if without:
+        gone = images.missing(without)
+        nor = (
+            f"; {len(gone)} of these are no file of {images.directory} either"
+            f"{images.hint(gone)}"
+        )
         raise ValueError(
             f"{splits}: {len(without)} of {len(labels.images)} images of "
             f"{labels.path} have no split: {listed(without)}"
+            f"{nor if gone else ''}"
         )
     if on_bad_image != "skip":
         _refuse_missing(image_ids, images)
@@ -414,8 +474,9 @@ def _refuse_missing(image_ids: Sequence[str], images: ImageNames):
     if missing:
         raise ValueError(
             f"{images.directory}: {listed(missing)}: no such image file "
-            f"({len(missing)} of {len(image_ids)} images); "
-            "--on_bad_image=skip leaves such images out"
+            f"({len(missing)} of {len(image_ids)} images)"
+            f"{images.hint(missing)}; --on_bad_image=skip leaves such images "
+            "out"
         )
 
 
@@ -468,6 +529,11 @@ def _made_splits(
         options.split_seed,
     )
     labels = _read_labels(labels_file(directory, options), options, images)
+    if {"split", "splits"} & {name.lower() for name in labels.unread}:
+        raise ValueError(
+            f"{labels.path} has a column of splits, which is not read: put it "
+            f"into {directory / 'splits.csv'}, with columns image,split"
+        )
     if on_bad_image != "skip":
         _refuse_missing(labels.images, images)
     names = sorted(labels.images)

@@ -11,6 +11,7 @@ from pathlib import Path
 from imcl_tf.data.cells import clean, listed, shown
 
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
+_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")  # which spreadsheets drop
 # What systems leave in directories that they show.
 _NOT_IMAGES = {".ds_store", "thumbs.db", "desktop.ini"}
 
@@ -36,6 +37,7 @@ class ImageNames:
             raise FileNotFoundError(f"{directory}: no such directory of images")
         self.directory = directory
         self._paths = {path: clean(path) for path in _files(directory)}
+        self._by_stem: dict[str, str] | None = None
         # From the strictest reading of a name to the loosest.
         self._by_key: list[dict[str, list[str]]] = []
         for key in (clean, _with_lower_extension, _without_extension):
@@ -84,6 +86,20 @@ class ImageNames:
             # True of a directory: to read it says what it is.
             and not os.path.exists(self.path(image_id))
         ]
+
+    def hint(self, image_ids: Sequence[str]) -> str:
+        """For messages about missing images: what the first may mean.
+
+        Returns:
+          "; for IMG_7.png there is a/img_0007.jpg", if there is.
+        """
+        if self._by_stem is None:
+            self._by_stem = {_stem(path): path for path in self._paths}
+        for image_id in image_ids:
+            path = self._by_stem.get(_stem(image_id))
+            if path:
+                return f"; for {shown(image_id)} there is {shown(path)}"
+        return ""
 
     def num_others(self, image_ids: Sequence[str]) -> int:
         """The number of files, but for those that systems leave, beside them.
@@ -148,6 +164,12 @@ def _with_lower_extension(path: str) -> str:
 
 def _without_extension(path: str) -> str:
     return os.path.splitext(clean(path))[0]
+
+
+def _stem(path: str) -> str:
+    """What is left of a name of which everything else may be wrong."""
+    name = _without_extension(_slashed(path)).rpartition("/")[2]
+    return _ZEROS.sub("", name.strip("'\"").casefold())
 
 
 def leads_out(name: str) -> bool:

@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import numpy as np
 import pandas as pd
+from absl import logging
 
 from imcl_tf.data.cells import (
     SEPARATORS,
@@ -31,8 +34,15 @@ from imcl_tf.data.cells import (
     shown,
 )
 
-_EMPTY, _WRONG = 2, 3  # beside the values -1, 0 and 1
-_WORDS = {"": _EMPTY, "nan": _EMPTY, "true": 1, "false": -1}
+# Beside the values -1, 0 and 1. False is not -1 yet: what 0 is beside it is
+# not plain.
+_EMPTY, _WRONG, _FALSE = 2, 3, 4
+# As programs write a cell without value: pandas, R, Excel, SQL, Python.
+_WORDS = dict.fromkeys(
+    ("", "nan", "na", "<na>", "n/a", "#n/a", "null", "none"), _EMPTY
+) | {"true": 1, "false": _FALSE}
+_DASHES = re.compile("[\u2010-\u2015\u2212\uff0d]")
+_LISTS_OF_PROGRAMS = ("['", '["')
 
 
 class Reading(NamedTuple):
@@ -65,6 +75,7 @@ class LabelRows(NamedTuple):
         several times.
       fail: raises ValueError about pair number i with its place in the file.
       counts: what the table held, by name.
+      unread: names of columns that say nothing of labels.
     """
 
     path: Path
@@ -75,6 +86,7 @@ class LabelRows(NamedTuple):
     values: np.ndarray
     fail: Callable[[int, str], NoReturn]
     counts: dict[str, int]
+    unread: tuple[str, ...] = ()
 
 
 class _Pairs(NamedTuple):
@@ -128,8 +140,8 @@ def read_label_table(path: Path, reading: Reading) -> LabelRows:
 
 def _read_long(table: Table, columns, reading: Reading, zero: int) -> LabelRows:
     """One row per pair, where 0 means `zero` unless `reading` says more."""
-    images, labels = _Names(), _Names()
-    pairs = _joined(_long(table, table.columns(*columns), images, labels))
+    images, labels, places = _Names(), _Names(), table.columns(*columns)
+    pairs = _joined(_long(table, places, images, labels))
     values, counts = pairs.values, {}
     if zero == 0 and reading.zero == "unset":
         _refuse_unclear_zero(table, pairs)
@@ -138,7 +150,9 @@ def _read_long(table: Table, columns, reading: Reading, zero: int) -> LabelRows:
         counts["values: empty, taken for unobserved"] = int(empty.sum())
     values = _with_zero(values, reading, zero, counts)
     values[empty] = 0
-    return _label_rows(table, images, labels, pairs, values, counts)
+    rows = _label_rows(table, images, labels, pairs, values, counts)
+    # In Open Images' own tables there are many.
+    return rows if zero else rows._replace(unread=_others(table, places))
 
 
 def _long(table: Table, places, images: _Names, labels: _Names):
@@ -154,7 +168,7 @@ def _long(table: Table, places, images: _Names, labels: _Names):
             table, numbers, of_value, lambda i, pair=pair: ", ".join(pair[i])
         )
         unnamed = np.isin(codes, [i for i, x in enumerate(names) if not x])
-        wrong = unnamed & np.isin(values, (-1, 1))
+        wrong = unnamed & np.isin(values, (-1, 1, _FALSE))
         if wrong.any():
             table.fail(int(numbers[wrong.argmax()]), "the label is empty")
         pairs = rows, labels(codes, names), values, numbers
@@ -178,12 +192,12 @@ def _read_wide(table: Table, reading: Reading) -> LabelRows:
     header = np.full(len(names), table.header_number)
     check_names(table, header, codes, names, "label")
     pairs = _joined(_wide(table, place, others, images))
-    zeros, minus = pairs.values == 0, pairs.values == -1
+    zeros, minus = pairs.values == 0, np.isin(pairs.values, (-1, _FALSE))
     if zeros.any() and minus.any() and reading.zero == "unset":
         table.fail(
             int(pairs.numbers[zeros.argmax()]),
-            "0 may be absent or unobserved in a table that holds -1 too: say "
-            "which with --zero=absent or --zero=unobserved",
+            "0 may be absent or unobserved in a table that holds -1 or false "
+            "too: say which with --zero=absent or --zero=unobserved",
         )
     counts: dict[str, int] = {}
     values = _with_zero(pairs.values, reading, -1, counts)
@@ -224,7 +238,21 @@ def _read_lists(table: Table, reading: Reading) -> LabelRows:
     separator = SEPARATORS[reading.label_separator]
     images, labels = _Names(), _Names()
     pairs = _joined(_lists(table, places, separator, images, labels))
-    return _label_rows(table, images, labels, pairs, pairs.values, {})
+    if len(np.unique(pairs.numbers)) == len(pairs.numbers):
+        _warn_of_other_separators(table.path, labels.index, separator)
+    rows = _label_rows(table, images, labels, pairs, pairs.values, {})
+    return rows._replace(unread=_others(table, places))
+
+
+def _warn_of_other_separators(path: Path, names, separator: str):
+    """Where no list has two labels, a label may be a list itself."""
+    others = set(SEPARATORS.values()) - {separator, " "}
+    lists = [name for name in names if others & set(name)]
+    if lists:
+        logging.warning(
+            "%s: no list holds the separator %r, but %d labels hold another: "
+            "%s", path, separator, len(lists), listed(lists),
+        )  # fmt: skip
 
 
 def _lists(table: Table, places, separator: str, images, labels: _Names):
@@ -232,6 +260,7 @@ def _lists(table: Table, places, separator: str, images, labels: _Names):
     for numbers, cells in table.rows():
         rows = images(*_image_codes(table, numbers, cells[:, places[0]]))
         codes, texts = factorized(cells[:, places[1]])
+        _refuse_lists_of_programs(table, numbers, codes, texts)
         names = [
             [*filter(None, map(clean, text.split(separator)))] for text in texts
         ]
@@ -245,6 +274,27 @@ def _lists(table: Table, places, separator: str, images, labels: _Names):
         check_names(table, numbers[row], chosen, flat, "label")
         ones = np.ones(len(row), np.int8)
         yield _Pairs(rows[row], labels(chosen, flat), ones, numbers[row])
+
+
+def _refuse_lists_of_programs(table: Table, numbers, codes, texts: list[str]):
+    wrong = [
+        i for i, text in enumerate(texts)
+        if text.strip().startswith(_LISTS_OF_PROGRAMS)
+    ]  # fmt: skip
+    if wrong:
+        row = int(np.isin(codes, wrong).argmax())
+        table.fail(
+            int(numbers[row]),
+            "the labels are a list of Python or JSON; write them with a "
+            f"separator alone: {shown(texts[codes[row]])}",
+        )
+
+
+def _others(table: Table, places: list[int]) -> tuple[str, ...]:
+    """The names of all other columns."""
+    return tuple(
+        name for i, name in enumerate(table.header) if name and i not in places
+    )
 
 
 def refuse_unset(path: Path, reading: Reading):
@@ -288,7 +338,7 @@ def _values(table: Table, numbers, cells, pair) -> np.ndarray:
 
 
 def _value(text: str) -> int:
-    text = clean(text).replace("\N{MINUS SIGN}", "-").lower()
+    text = _DASHES.sub("-", clean(text)).lower()
     if text in _WORDS:
         return _WORDS[text]
     try:
@@ -317,12 +367,13 @@ def _refuse_unclear_zero(table: Table, pairs: _Pairs):
 
 
 def _with_zero(values, reading: Reading, zero: int, counts) -> np.ndarray:
-    """`values` with 0 replaced by what it means; counts how often."""
+    """`values` with 0 and false replaced by what they mean; counts 0."""
     meaning = {"absent": -1, "unobserved": 0, "unset": zero}[reading.zero]
     zeros = values == 0
     if zeros.any() and (meaning or reading.zero != "unset"):
         word = "absent" if meaning else "unobserved"
         counts[f"values: 0, taken for {word}"] = int(zeros.sum())
+    values = np.where(values == _FALSE, -1, values)
     return np.where(zeros, meaning, values).astype(np.int8)
 
 
@@ -363,16 +414,20 @@ def first_contradiction(
 
 
 def alike_names(names: tuple[str, ...]) -> list[str]:
-    """Names that differ in upper and lower case or in blanks alone.
+    """Names that differ in case, blanks or invisible characters alone.
 
     Returns:
       "Dog, dog" for each such group.
     """
-    keys = pd.Series(
-        [" ".join(name.casefold().split()) for name in names], dtype=object
-    )
+    keys = pd.Series([*map(_look, names)], dtype=object)
     again = keys[keys.duplicated(keep=False)]
     return [
-        ", ".join(names[i] for i in again.index[again == key])
+        ", ".join(shown(names[i]) for i in again.index[again == key])
         for key in again.unique()
     ]
+
+
+def _look(name: str) -> str:
+    text = unicodedata.normalize("NFKC", name).casefold()
+    seen = (x for x in text if unicodedata.category(x) != "Cf")
+    return " ".join("".join(seen).split())

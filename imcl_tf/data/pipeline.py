@@ -271,6 +271,13 @@ def _digest(*parts: bytes) -> str:
     return digest.hexdigest()[:16]
 
 
+def never_present(data: MultiLabelDataset) -> list[str]:
+    """The labels that no training image is observed to have."""
+    labels = data.train.labels
+    number = np.bincount(labels.indices[labels.data > 0], None, data.num_labels)
+    return [data.label_names[i] for i in np.flatnonzero(number == 0)]
+
+
 def open_source(builder: tfds.core.DatasetBuilder) -> MultiLabelDataset:
     """Opens the records that a TFDS builder has prepared.
 

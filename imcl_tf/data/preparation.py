@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import tensorflow_datasets as tfds
 
 from imcl_tf.data import builders
-from imcl_tf.data.pipeline import open_source
+from imcl_tf.data.cells import listed
+from imcl_tf.data.pipeline import never_present, open_source
 from imcl_tf.files import fail
 
 
@@ -56,6 +57,12 @@ def run(
         print(
             f"  {name}: {split.labels.shape[0]} images, {positives} labels "
             f"observed present, {split.labels.nnz - positives} absent"
+        )
+    unlearned = never_present(dataset)
+    if unlearned:
+        print(
+            f"  {len(unlearned)} labels are never observed present in train: "
+            f"{listed(unlearned)}"
         )
     for name, count in builder.info.metadata.get("counts", {}).items():
         if count:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from imcl_tf.data import cells
-from imcl_tf.data.cells import Table, clean, listed
+from imcl_tf.data.cells import Table, clean, listed, shown
 
 TEXT = 'image,label,value\na.jpg,dog,1\nb.jpg,"cat, ""big""",-1\n'
 ROWS = [["a.jpg", "dog", "1"], ["b.jpg", 'cat, "big"', "-1"]]
@@ -74,6 +74,7 @@ class TestTable:
     def test_gzip(self, table, refused):
         packed = gzip.compress(TEXT.encode())
         assert rows_of(table(packed, "labels.csv.gz")) == ROWS
+        assert rows_of(table(packed, "labels.csv")) == ROWS
         for content in (packed[:-9], b"no gzip", packed[:20]):
             message = refused(content, "labels.csv.gz")
             assert message.startswith("not a whole gzip file: ")
@@ -119,8 +120,10 @@ class TestTable:
             ('image,a\nx,"1\ny,2\n', "line 2: a quote opens here and is never"),
             ('image,a\nx,1\ny,"1\nz,"2\n', "line 3: text follows a closing "
              "quote in line 4"),
-            (f"image,a\nx,{'1' * 200_000}\n", "line 2: not a table: field "
-             "larger than field limit"),
+            (f"image,a\nx,{'1' * 200_000}\n", "line 2: a field of over 131072 "
+             "characters: perhaps a quote opens here that is not closed"),
+            (b"PK\x03\x04 xl/workbook.xml", "an Excel workbook or another"),
+            (b"\xd0\xcf\x11\xe0 as Excel 97 writes", "an Excel workbook or"),
             ("image,a\n\nx,\0\n", "line 3: not a text file: it holds a byte 0"),
         ],
     )  # fmt: skip
@@ -145,9 +148,26 @@ class TestTable:
         with pytest.raises(ValueError, match="label is twice there"):
             read.columns("image", "label")
 
+    def test_a_column_that_pandas_named(self, table):
+        assert table("Unnamed: 0,image,Unnamed: x\n").header == (
+            "", "image", "Unnamed: x"
+        )  # fmt: skip
+
+    def test_whole_lines_in_quotes(self, table):
+        read = table('"image,label,value"\n"a,dog,1"\n')
+        with pytest.raises(ValueError, match='got "image,label,value": image'):
+            read.columns("image")
+
 
 def test_clean():
     assert clean(" \ufeff e\u0301\u00a0") == "é"
+    assert clean("\u200e dog\u200b ") == "dog"
+    assert clean("a\u200db") == "a\u200db"
+
+
+def test_what_cannot_be_seen_is_written_out():
+    assert shown("a\u00a0b\u200b c\xad\n") == r"a\xa0b\u200b c\xad\n"
+    assert shown("Käse, 犬") == "Käse, 犬"
 
 
 @pytest.mark.parametrize(

@@ -32,3 +32,24 @@ def test_unknown_options(tmp_path):
     for name in ("folder", "scenes/small"):
         with pytest.raises(TypeError, match="unknown option unlist"):
             load_dataset(name, str(tmp_path), unlist="absent")
+
+
+def test_what_a_folder_leaves_open_is_said(make_folder, tmp_path, caplog):
+    """Labels that cannot be learned, and images without a row."""
+    made = make_folder(tmp_path / "raw", names=())
+    lines = (made.path / "labels.csv").read_text().splitlines()
+    unlisted = made.splits["test"][0]
+    lines = [line for line in lines if not line.startswith(unlisted)]
+    shown = made.splits["test"][1]
+    lines += [f"{shown},seen in test,1", f"{shown},never seen,0"]
+    (made.path / "labels.csv").write_text("\n".join(lines))
+    for _ in range(2):  # also of records that are there
+        caplog.clear()
+        with caplog.at_level("WARNING", "absl"):
+            data = load_dataset("folder", str(made.path))
+        number = data.num_labels
+        assert caplog.messages[-2:] == [
+            "folder: 1 images of the splits that the labels do not list",
+            f"folder: 2 of {number} labels are never observed present in "
+            "train, so that no method can learn them: never seen, seen in test",
+        ]

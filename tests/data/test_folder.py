@@ -175,6 +175,42 @@ class TestReadFolder:
             assert files.labels.nnz == np.count_nonzero(expected)
             assert files.labels.has_canonical_format
 
+    @pytest.mark.parametrize(
+        ("unlisted", "words"),
+        [
+            ("absent", "images that the labels do not list, all labels absent"),
+            ("absent_in_evaluation", "images that the labels do not list, all "
+             "labels absent in validation and test"),
+            ("unobserved", "images of the splits that the labels do not list"),
+        ],
+    )  # fmt: skip
+    def test_images_that_the_labels_do_not_list(self, small, unlisted, words):
+        image = small.splits["test"][0]
+        rows = [[*r.values()] for r in read_csv(small.path / "labels.csv")]
+        rows = [row for row in rows if row[0] != image]
+        small.write_table("labels.csv", rows)
+        read = read_folder(small.path, FolderOptions(unlisted=unlisted))
+        assert read.counts == {words: 1}
+        row = read.splits["test"].names.index(image)
+        values = read.splits["test"].labels.toarray()[row]
+        assert {*values} == ({0} if unlisted == "unobserved" else {-1})
+
+    def test_rows_that_say_nothing_new_are_counted(self, small):
+        path = small.path / "labels.csv"
+        rows = path.read_text().splitlines()
+        path.write_text("\n".join([*rows, *rows[1:8]]))
+        read = read_folder(small.path)
+        assert read.counts == {"values: given again, the same": 7}
+        check(read._replace(counts={}), small)
+
+    def test_columns_that_are_not_read_are_counted(self, small):
+        path = small.path / "labels.csv"
+        rows = path.read_text().splitlines()
+        path.write_text("note," + rows[0] + "\n" + "\n".join(
+            f"x,{row}" for row in rows[1:]
+        ))  # fmt: skip
+        assert read_folder(small.path).counts == {"columns not read: note": 1}
+
     def test_a_table_elsewhere(self, small, tmp_path):
         place = tmp_path / "mine.tsv"
         rows = [[*row.values()] for row in read_csv(small.path / "labels.csv")]
@@ -197,8 +233,8 @@ class TestReadFolder:
             read = read_folder(small.path)
         assert {"Green  leaf", "green leaf"} < set(read.label_names)
         assert caplog.messages == [
-            f"{path}: labels that differ in case or blanks alone are kept "
-            "apart: Green  leaf, green leaf"
+            f"{path}: labels that differ in case, blanks or invisible "
+            "characters alone are kept apart: Green  leaf, green leaf"
         ]
 
 
@@ -409,6 +445,32 @@ class TestMadeSplits:
         with pytest.raises(ValueError, match="split_shares must be three"):
             folder_builder(unsplit.path, str(tmp_path), split_shares="1/2")
 
+    def test_splits_within_the_labels_are_not_ignored(
+        self, unsplit, fails, tmp_path
+    ):
+        path = unsplit.path / "labels.csv"
+        head, *rows = path.read_text().splitlines()
+        path.write_text(
+            "\n".join([f"{head},Split", *(f"{row},test" for row in rows)])
+        )
+        fails(unsplit, f"{path} has a column of splits, which is not read")
+
+    @pytest.mark.parametrize(
+        "name", ["Splits.csv", "split.csv", "splits.xlsx", "SPLIT.TSV"]
+    )
+    def test_splits_of_another_name_are_not_ignored(self, unsplit, fails, name):
+        (unsplit.path / name).write_text("image,split\n")
+        fails(unsplit, f"{unsplit.path} holds {name}, which is not read")
+
+    def test_seed_and_shares_do_nothing_beside_splits(self, small, caplog):
+        with caplog.at_level("WARNING", "absl"):
+            folder_builder(small.path, split_seed=3)
+        path = small.path / "splits.csv"
+        words = f"split_seed and split_shares do nothing beside {path}"
+        assert words in caplog.messages
+        with pytest.raises(ValueError, match="split_shares must be three"):
+            folder_builder(small.path, split_shares="60/20")
+
     def test_copies_stay_together(self, unsplit, tmp_path):
         images = unsplit.path / "images"
         names = sorted(unsplit.encoded)
@@ -527,6 +589,18 @@ class TestBadInput:
         message = fails(small, str(small.path / "splits.csv"), words)
         assert message.endswith(f"{', '.join(images[:5])} and 2 more")
 
+    def test_labels_of_files_that_are_not_there(self, small, fails):
+        path = small.path / "labels.csv"
+        image = small.splits["train"][0]
+        other = f"elsewhere/{Path(image).stem}.tif"
+        edit(path, lambda text: f"{text}{other},cat,1\n")
+        message = fails(small, f"have no split: {other}; 1 of these are no")
+        assert message.endswith(f"for {other} there is {image}")
+
+    def test_labels_of_another_name(self, small, fails):
+        (small.path / "labels.csv").rename(small.path / "Labels.CSV")
+        fails(small, f"{small.path} holds Labels.CSV, which is not read")
+
     def test_images_that_are_not_there(self, small, fails):
         images = sorted(small.splits["train"])[:6]
         for name in images:
@@ -565,6 +639,14 @@ class TestBadInput:
         rows[2][1] = split
         small.write_table("splits.csv", rows)
         fails(small, str(path), "line 4", f"got {split or 'nothing'}")
+
+    def test_up_to_five_unknown_splits_are_named(self, small, fails):
+        rows = [(image, f"fold {n}") for n, image in enumerate(small.encoded)]
+        small.write_table("splits.csv", rows)
+        fails(
+            small, "line 2: ",
+            f"got {', '.join(f'fold {n}' for n in range(5))} and ",
+        )  # fmt: skip
 
     @pytest.mark.parametrize("split", SPLITS)
     def test_empty_split(self, small, fails, split):

@@ -117,6 +117,25 @@ def test_what_systems_leave_is_not_counted(names):
     assert found.num_others(["a.jpg"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("C:\\my\\IMG_7.PNG", "deep/img_0007.jpg"),
+        ("https://x.org/img_0007.jpg", "deep/img_0007.jpg"),
+        ("'img_0007.jpg'", "deep/img_0007.jpg"),
+        ("70", "0070.jpg"),
+        ("7", None),
+        ("img_70.jpg", None),
+    ],
+)
+def test_a_hint_at_what_may_be_meant(tmp_path, name, file):
+    for path in ("deep/img_0007.jpg", "0070.jpg"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(b"")
+    hint = ImageNames(tmp_path).hint(["nothing like it", name])
+    assert hint == (f"; for {name} there is {file}" if file else "")
+
+
 def test_no_directory(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such directory of images"):
         ImageNames(tmp_path / "images")

@@ -58,8 +58,21 @@ class TestLong:
     def test_values(self, read):
         spellings = {
             1: ("1", "+1", "1.0", "1e0", "true", " TRUE "),
-            -1: ("-1", "-1.0", "\u22121", "False"),
-            0: ("0", "0.0", "-0", "", "nan", "NaN"),
+            -1: ("-1", "-1.0", "\u22121", "\u20131", "False"),
+            0: (
+                "0",
+                "0.0",
+                "-0",
+                "",
+                "nan",
+                "NaN",
+                "NA",
+                "<NA>",
+                "#N/A",
+                "n/a",
+                "null",
+                "None",
+            ),
         }
         expected = {
             (f"{value} {n}", "dog"): value
@@ -73,7 +86,7 @@ class TestLong:
         )
         found, rows = read(table)
         assert found == expected
-        assert rows.counts == {"values: empty, taken for unobserved": 3}
+        assert rows.counts == {"values: empty, taken for unobserved": 9}
 
     def test_an_image_without_labels(self, read):
         """Listed with an empty label; and no label is called that."""
@@ -127,6 +140,18 @@ class TestZero:
     def test_is_unobserved_beside_minus_one(self, read):
         found, rows = read(self.TEXT + "b,cat,-1\n")
         assert found["a", "cat"] == 0 and not rows.counts
+
+    def test_is_unclear_beside_false(self, read, refused):
+        """As pandas writes a column of truths that met one of numbers."""
+        text = "image,label,value\na,dog,True\na,cat,0\nb,dog,False\n"
+        assert refused(text).startswith("line 3: 0 may be absent or unobserved")
+        for zero, value in (("absent", -1), ("unobserved", 0)):
+            found, _ = read(text, Reading(zero=zero))
+            assert found == {
+                ("a", "dog"): 1, ("a", "cat"): value, ("b", "dog"): -1
+            }  # fmt: skip
+        message = refused("image,dog,cat\na,True,0\nb,False,True\n")
+        assert message.startswith("line 2: 0 may be absent or unobserved in a")
 
     def test_in_a_wide_table(self, read, refused):
         text = "image,dog,cat\na,1,0\nb,,1\n"
@@ -208,6 +233,42 @@ class TestLists:
         text = "image,labels\na,haze  primary\nb,primary\n"
         found, _ = read(text, Reading("absent", label_separator="space"))
         assert set(found) == {("a", "haze"), ("a", "primary"), ("b", "primary")}
+
+    @pytest.mark.parametrize(
+        "cell", ["['dog', 'cat']", '[""dog"", ""cat""]', " ['dog']"]
+    )
+    def test_lists_of_programs(self, refused, cell):
+        text = f'image,labels\na,"cat, cow"\nb,"{cell}"\n'
+        message = refused(text, Reading("absent", label_separator="comma"))
+        assert message.startswith("line 3: the labels are a list of Python or")
+
+    @pytest.mark.parametrize(
+        ("text", "warns"),
+        [
+            ("a,dog|cat\nb,dog|cow|cat\nc,dog\n", True),
+            ("a,dog\nb,\nc,wild boar\n", False),
+            ('a,"dog,big|red"\nb,cow\n', False),
+        ],
+    )
+    def test_another_separator(self, read, caplog, text, warns):
+        text = f"image,labels\n{text}"
+        with caplog.at_level("WARNING", "absl"):
+            read(text, Reading("absent", label_separator="comma"))
+        assert bool(caplog.messages) == warns
+        if warns:
+            assert caplog.messages[0].endswith(
+                "no list holds the separator ',', but 2 labels hold another: "
+                "dog|cat, dog|cow|cat"
+            )
+
+
+def test_columns_that_are_not_read(read):
+    long = "split,image,label,value,,note\ntrain,a,dog,1,,x\n"
+    assert read(long)[1].unread == ("split", "note")
+    lists = "image,split,labels\na,train,dog\n"
+    reading = Reading("absent", label_separator="pipe")
+    assert read(lists, reading)[1].unread == ("split",)
+    assert read("image,dog\na,1\n")[1].unread == ()
 
 
 class TestOpenImages:
@@ -331,3 +392,7 @@ def test_first_contradiction():
 def test_alike_names():
     names = ("Dog", "dog ", "a  b", "ab", "A b", "cow", "DOG")
     assert alike_names(names) == ["Dog, dog , DOG", "a  b, A b"]
+    names = ("red", "r\xaded", "a b", "a\xa0b", "ab", "ａb", "Käse", "Kase")
+    assert alike_names(names) == [
+        r"red, r\xaded", r"a b, a\xa0b", "ab, ａb"
+    ]  # fmt: skip

@@ -301,7 +301,8 @@ MISTAKES = [
         ["--kind=identity", "--labels={0}/twice", OUT],
         "line 3: 'a' is listed twice",
     ),
-    (["--kind=identity", "--labels={0}/latin", OUT], "{0}/latin: not UTF-8"),
+    (["--kind=identity", "--labels={0}/latin", OUT], "{0}/latin: line 1: byte"),
+    (["--kind=identity", "--labels={0}/blanks", OUT], "line 2: 'é' is listed"),
     (["--kind=identity", "--dataset=x", OUT], "dataset must be one of"),
     (["--kind=identity", "--graph_neighbors=0", L, OUT], "graph_neighbors"),
     (
@@ -362,6 +363,7 @@ def mistakes(tmp_path_factory):
         "gap": b"a\n \nb\n",
         "twice": b"a\nb\na\n",
         "latin": "é".encode("latin-1"),
+        "blanks": "é\n e\u0301 \n".encode(),
         "bad.csv": b"label,article\ndog,Dog\nunicorn,Dog\n",
     }.items():
         (place / name).write_bytes(content)
