@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imcl_tf.data.cells import shown
+from imcl_tf.data.cells import read_text, shown
 from imcl_tf.data.kept import parse_json
 from imcl_tf.files import write_csv
 
@@ -49,6 +49,8 @@ def read_trials(file: Path) -> list[dict[str, str]]:
     if len(kinds) != 1 or not spec[kinds[0]] or set(spec) - _KEYS:
         raise ValueError(f"{file}: expected {_FORMS}")
     axes = spec[kinds[0]]
+    if kinds == ["grid"] and set(spec) != {"grid"}:
+        raise ValueError(f"{file}: trials and seed are for random, not a grid")
     if not isinstance(axes, dict):
         raise ValueError(f"{file}: expected {_FORMS}")
     for name, axis in axes.items():
@@ -71,8 +73,9 @@ def read_trials(file: Path) -> list[dict[str, str]]:
 
 
 def _read_json(file: Path):
+    text = read_text(file)
     try:
-        return parse_json(file.read_text("utf-8-sig"))  # as Windows writes it
+        return parse_json(text)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
 
@@ -103,6 +106,8 @@ def _draw(file, rng, name, axis):
         return axis[rng.integers(len(axis))]
     try:
         low, high, log = axis["low"], axis["high"], axis.get("log", False)
+        if {type(low), type(high)} - {int, float} or type(log) is not bool:
+            raise TypeError
         if not low <= high or set(axis) - {"low", "high", "log"}:
             raise KeyError
         if log and not low > 0:
@@ -115,8 +120,9 @@ def _draw(file, rng, name, axis):
         TypeError, KeyError, AttributeError, OverflowError, ValueError
     ) as error:  # fmt: skip
         raise ValueError(
-            f"{file}: {shown(name)} must be a list of values or low and high, "
-            "low <= high, and low must be > 0 with log"
+            f"{file}: {shown(name)} must be a list of values or two numbers "
+            "low <= high; log must be true or false, and low > 0 with it; got "
+            f"{shown(json.dumps(axis))}"
         ) from error
     # Four digits of a drawn number are enough.
     return float(f"{np.exp(value) if log else value:.4g}")

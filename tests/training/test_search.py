@@ -70,7 +70,7 @@ def test_listed_values_stay_as_they_are(tmp_path):
         ({"grid": {"a": [1]}, "random": {"a": [1]}}, "expected"),
         ({"grid": {"a": [1]}, "tries": 3}, "expected"),
         ({"grid": {"a": 1}}, "a must be a list"),
-        ({"random": {"a": {"low": 1}}}, "a must be a list of values or low"),
+        ({"random": {"a": {"low": 1}}}, "a must be a list of values or two"),
         ({"random": {"a": []}}, "a must be a list"),
         ({"random": {"a": 3}}, "a must be a list"),
         ({"grid": ["a"]}, "expected"),
@@ -78,13 +78,21 @@ def test_listed_values_stay_as_they_are(tmp_path):
         ({"random": {"a": [1]}, "trials": 0}, "trials must be a number >= 1"),
         ({"random": {"a": [1]}, "trials": "x"}, "trials must be a number"),
         ({"random": {"a": [1]}, "seed": "x"}, "seed must be a number"),
-        ({"random": {"a": {"low": 0, "high": 1, "log": True}}}, "low must be"),
-        ({"random": {"a": {"low": 0, "high": 0, "log": True}}}, "low must be"),
+        ({"random": {"a": {"low": 0, "high": 1, "log": True}}}, "low > 0"),
+        ({"random": {"a": {"low": 0, "high": 0, "log": True}}}, "low > 0"),
         ({"random": {"a": {"low": 1, "high": 0, "log": True}}}, "low <= high"),
         ({"random": {"a": {"low": 3, "high": 2}}}, "low <= high"),
-        ({"random": {"a": {"low": 1, "high": 10**400}}}, "low and high"),
-        ({"random": {"a": {"low": "1", "high": 2}}}, "low and high"),
-        ({"random": {"a": {"low": 1, "high": 2, "lgo": True}}}, "low and high"),
+        ({"random": {"a": {"low": 1, "high": 10**400}}}, "numbers low"),
+        ({"random": {"a": {"low": "1", "high": 2}}}, "numbers low"),
+        ({"random": {"a": {"low": "1", "high": "2"}}}, "numbers low"),
+        ({"random": {"a": {"low": True, "high": 2}}}, "numbers low"),
+        (
+            {"random": {"a": {"low": 1, "high": 2, "log": "false"}}},
+            "numbers "
+            'low <= high; log must be true or false, .* "log": "false"}',
+        ),
+        ({"random": {"a": {"low": 1, "high": 2, "lgo": True}}}, "numbers low"),
+        ({"grid": {"a": [1]}, "trials": 3}, "trials and seed are for random"),
         ({"random": {"a": [1]}, "trials": True}, "trials must be a number"),
         ({"random": {"a": [1]}, "trials": 10**9}, "at most 10000"),
         ({"grid": {x: [0] * 99 for x in "abc"}}, "at most 10000"),
@@ -107,6 +115,8 @@ def test_byte_order_mark(tmp_path):
     file = write(tmp_path, "\ufeff" + json.dumps({"grid": {"a": [1]}}))
     assert file.read_bytes().startswith(b"\xef\xbb\xbf")
     assert search.read_trials(file) == [{"a": "1"}]
+    file.write_text(json.dumps({"grid": {"a": [2]}}), "utf-16")
+    assert search.read_trials(file) == [{"a": "2"}]
 
 
 def test_directories_of_trials_are_short_and_distinct(tmp_path):
