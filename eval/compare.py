@@ -28,8 +28,9 @@ if __name__ == "__main__":  # before TensorFlow, which takes seconds
 
 import itertools
 import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -254,13 +255,30 @@ def table(entries: list[dict]) -> str:
 
 
 def _spread(scores) -> str:
-    deviation = np.std(scores, ddof=1) if len(scores) > 1 else 0.0
-    return f"{np.mean(scores):.2f} ± {deviation:.2f}"
+    """Mean and deviation, which a single score has not."""
+    deviation = f" ± {np.std(scores, ddof=1):.2f}" if len(scores) > 1 else ""
+    return f"{np.mean(scores):.2f}{deviation}"
 
 
-def _listed(text: str) -> list[str]:
-    """What a flag lists, apart by commas."""
-    return [part.strip() for part in text.split(",") if part.strip()]
+def chosen(flag: str, text: str, known: Iterable[str] = ()) -> list[str]:
+    """What a flag lists, apart by commas.
+
+    Args:
+      flag: its name.
+      text: its value.
+      known: what it may list, none = whole numbers.
+
+    Raises:
+      ValueError: for anything else, for what is listed twice, or for nothing.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    what = "; ".join(known) or "whole numbers"
+    for part in parts:
+        if not (part in known if known else re.fullmatch(r"\d+", part)):
+            raise ValueError(f"--{flag} must be of {what}, got {part!r}")
+    if not parts or len({*parts}) < len(parts):
+        raise ValueError(f"--{flag} must be of {what}, each once, got {text!r}")
+    return parts
 
 
 def main(argv: list[str]):
@@ -268,29 +286,23 @@ def main(argv: list[str]):
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     workdir = Path(FLAGS.workdir)
-    names = _listed(FLAGS.rows) or list(ROWS)
+    epochs = {
+        "fixed_features": FLAGS.epochs,
+        "end_to_end": FLAGS.end_to_end_epochs,
+    }
     try:
-        for name in set(names) - set(ROWS):
-            raise ValueError(
-                f"--rows must be of {'; '.join(ROWS)}, got {name!r}"
-            )
+        names = chosen("rows", FLAGS.rows or ",".join(ROWS), ROWS)
+        regimes = chosen("regimes", FLAGS.regimes, epochs)
+        seeds = chosen("seeds", FLAGS.seeds)
         Workdir(workdir).check_writable()
         data = load_dataset(
             FLAGS.dataset, FLAGS.data_dir, FLAGS.on_bad_image,
             **values(FOLDER),
         )  # fmt: skip
-        epochs = {
-            "fixed_features": FLAGS.epochs,
-            "end_to_end": FLAGS.end_to_end_epochs,
-        }
         comparison = Comparison(
-            data,
-            program.current_settings(),
-            workdir,
-            _listed(FLAGS.seeds),
-            epochs,
+            data, program.current_settings(), workdir, seeds, epochs
         )
-        entries = compare(comparison, _listed(FLAGS.regimes), names)
+        entries = compare(comparison, regimes, names)
         for file, text in (
             ("table.json", json.dumps(entries, indent=2)),
             ("table.md", table(entries)),

@@ -1,6 +1,7 @@
 """The comparison: equal budgets, all methods, and the table."""
 
 import numpy as np
+import pytest
 
 from eval import compare
 from imcl_tf import main as program
@@ -103,3 +104,32 @@ def test_end_to_end_starts_from_what_fixed_features_chose(tmp_path):
         ("EM + APL", "end_to_end", False),
         ("EM + APL", "end_to_end", True),
     ]
+
+
+def test_one_seed_has_no_deviation():
+    support = {"labels": 1, "num_labels": 1, "positives": 1, "negatives": 1}
+    entry = {
+        "row": "Hill", "regime": "end_to_end", "settings": {},
+        "initial_mAP": [40], "mAP": [51.25], "mAP_support": support,
+    }  # fmt: skip
+    lines = compare.table([entry]).splitlines()
+    assert lines[2:4] == ["| logistic | 40.00 |", "| Hill | 51.25 () |"]
+
+
+@pytest.mark.parametrize(
+    ("text", "known", "words"),
+    [
+        ("", (), "must be of whole numbers, each once, got ''"),
+        ("0,1,0", (), "must be of whole numbers, each once, got '0,1,0'"),
+        ("0,a", (), "must be of whole numbers, got 'a'"),
+        (" , ", ("Hill", "SPLC"), "must be of Hill; SPLC, each once"),
+        ("Hill,hill", ("Hill", "SPLC"), "of Hill; SPLC, got 'hill'"),
+        ("Hill,Hill", ("Hill", "SPLC"), "of Hill; SPLC, each once"),
+    ],
+)
+def test_lists_of_flags(text, known, words):
+    with pytest.raises(ValueError, match="^--flag ") as caught:
+        compare.chosen("flag", text, known)
+    assert words in str(caught.value)
+    assert compare.chosen("flag", " 2,0", ()) == ["2", "0"]
+    assert compare.chosen("flag", "b, a b", ("a b", "b")) == ["b", "a b"]
