@@ -72,6 +72,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     program.print_help_if_asked(argv, USAGE, GROUPS)
     define_flags()
     given = FLAGS.read_flags_from_files(argv)
+    # A file that Windows wrote may begin with a byte order mark.
+    given = [argument.removeprefix("\ufeff") for argument in given]
     _define_flags_of(_last_value(given, "method"))
     name = _last_value(given, "dataset")
     if name is not None:

@@ -88,6 +88,14 @@ def test_preset_is_read_for_a_data_set_of_a_flag_file(parse, tmp_path):
     assert float(preset("folder")["learning_rate"]) == values["learning_rate"]
 
 
+def test_a_flag_file_with_a_byte_order_mark(parse, tmp_path):
+    (tmp_path / "my.cfg").write_text("--epochs=9\n", "utf-8-sig")
+    values = parse(
+        "--dataset=folder", f"--flagfile={tmp_path / 'my.cfg'}", "--workdir=x"
+    )
+    assert values["epochs"] == 9
+
+
 ALL_SETS = "of scenes, folder, coco, cub, open_images or tfds:NAME"
 
 
