@@ -34,7 +34,7 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 # A name with a line break would become two in every list of names; a lone
 # surrogate, which JSON may hold, is no text.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-# What messages write out: it could not be seen, or told from a blank.
+# What messages write out: it cannot be seen, or looks like a blank.
 _UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\xa0\xad\u061c\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f"
     "\u3000\ud800-\udfff\ufeff]"
