@@ -121,6 +121,10 @@ def run(
     data = data.hide_labels(
         given["observed_fraction"], given["seed"], given["observed_rule"]
     )
+    if given["init_from"] and _are_same(given["init_from"], directory.path):
+        raise ValueError(
+            f"init_from: {workdir} is the workdir itself; take another workdir"
+        )
     identity = _identity(data, backbone, cls, given, own, settings)
     if resume and (finished := directory.finished(identity, tuning)):
         return finished
@@ -132,8 +136,9 @@ def run(
     model = _make_model(cls, backbone, data.num_labels, given, own)
     model.prepare(images)
     model.build((None, *images.input_shape))
-    if given["init_from"]:
-        Workdir(given["init_from"]).load_logistic(logistic, data)
+    start = Workdir(given["init_from"]) if given["init_from"] else None
+    if start:
+        start.load_logistic(logistic, data)
 
     # Nothing is written before all that a user may have got wrong is checked.
     # A checkpoint holds the weights and up to two numbers more of each.
@@ -142,21 +147,22 @@ def run(
     with directory.alone(), reading(data):
         directory.start(identity, settings, data, resume)
         return _train(
-            data, images, model, logistic, given, directory, settings, tuning
-        )
+            data, images, model, logistic, given, directory, start, settings,
+            tuning,
+        )  # fmt: skip
 
 
 def _train(
-    data, images, model, logistic, given, directory, settings, tuning
+    data, images, model, logistic, given, directory, start, settings, tuning
 ) -> dict:
     """The run itself, once all is checked."""
     backbone, user = logistic.backbone, directory.user
     fixed = given["regime"] == "fixed_features"
     # Whether w is worth keeping: a network of unknown make comes with weights.
-    trained = bool(given["init_from"]) or getattr(backbone, "pretrained", True)
+    trained = bool(start) or getattr(backbone, "pretrained", True)
     if trained:
         freeze_batch_statistics(backbone)
-    if not given["init_from"]:
+    if not start:
         schedule = _initial_schedule(given)
         stage = data
         if fixed and trained:
@@ -164,7 +170,7 @@ def _train(
         _fit(logistic, stage, images, schedule, directory.initial)
         if schedule.epochs:
             freeze_batch_statistics(backbone)
-    directory.save_logistic(logistic)
+    directory.save_logistic(logistic, start)
     model.start_from(logistic)
 
     stage = fixed_features(data, backbone, used_by=user) if fixed else data
@@ -203,6 +209,10 @@ def _name(cls: type[MultiLabelModel]) -> str:
     """What a method is registered as."""
     names = (name for name, known in METHODS.items() if known is cls)
     return next(names, cls.__name__)
+
+
+def _are_same(place: str, other: Path) -> bool:
+    return Path(place).resolve() == other.resolve()
 
 
 def _split_options(options, cls) -> tuple[dict, dict]:

@@ -24,6 +24,20 @@ from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.training.callbacks import LATEST
 
 _RESULTS, _IDENTITY = "results.json", "run.json"
+_LABELS, _IMAGES = "observed_labels.npz", "train_images.npy"
+_METRICS = "metrics.csv"
+# What a run writes over. Without run.json no run has left it.
+_WRITTEN = (
+    _RESULTS, _METRICS, _LABELS, _IMAGES, "average_precision.csv", "flags.cfg",
+    "label_graph.npz", "labels.txt", "checkpoints", "initial", "saved_model",
+    "tensorboard",
+)  # fmt: skip
+# What a new run removes first: not every run writes it, and what a killed one
+# left is not to pass for its own.
+_REMOVED = (
+    _METRICS, "label_graph.npz", f"checkpoints/{LATEST}",
+    "checkpoints/best.keras", "checkpoints/logistic.keras",
+)  # fmt: skip
 _ELSE = "take another workdir, or remove this one"
 
 
@@ -69,6 +83,7 @@ class Workdir:
 
         Raises:
           OSError: if not.
+          ValueError: if it would write over what no run has written.
         """
         place = next(p for p in (self.path, *self.path.parents) if p.exists())
         if not place.is_dir():
@@ -81,6 +96,13 @@ class Workdir:
                 f"workdir: {place} has {free >> 20} MB free, the checkpoints "
                 f"need {num_bytes >> 20} MB"
             )
+        if not (self.path / _IDENTITY).exists():
+            others = [n for n in _WRITTEN if _is_there(self.path / n)]
+            if others:
+                raise ValueError(
+                    f"workdir: {self.path} holds {', '.join(others[:5])}, "
+                    "which no run has written; take another workdir"
+                )
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -211,26 +233,40 @@ class Workdir:
             # Left by an earlier run: its curves would be drawn into those of
             # this one, and this one, resumed, would start from its model.
             shutil.rmtree(stage / "tensorboard", ignore_errors=True)
-            (stage / "checkpoints" / LATEST).unlink(missing_ok=True)
+            for name in _REMOVED:
+                (stage / name).unlink(missing_ok=True)
         names = "".join(f"{name}\n" for name in data.label_names)
         number = before["run"] if before else uuid.uuid4().hex
         run = {"run": number, "identity": identity._asdict()}
-        with replacing(self.path / "observed_labels.npz") as path:
-            scipy.sparse.save_npz(path, data.train.labels)
-        with replacing(self.path / "train_images.npy") as path:
-            np.save(path, data.train.image_ids)
         for name, text in (
+            # First: it says that the others are a run's.
+            (_IDENTITY, json.dumps(run, indent=2) + "\n"),
             ("flags.cfg", settings),
             ("labels.txt", names),
-            # Last: from here on the run can be resumed.
-            (_IDENTITY, json.dumps(run, indent=2) + "\n"),
         ):
             with replacing(self.path / name) as path:
                 path.write_text(text, "utf-8")
+        with replacing(self.path / _LABELS) as path:
+            scipy.sparse.save_npz(path, data.train.labels)
+        with replacing(self.path / _IMAGES) as path:
+            np.save(path, data.train.image_ids)
         self.user = {"workdir": str(self.path.absolute()), "run": number}
 
-    def save_logistic(self, logistic: MultiLabelModel):
-        """Keeps the initial logistic model."""
+    def save_logistic(
+        self, logistic: MultiLabelModel, start: Workdir | None = None
+    ):
+        """Keeps the initial logistic model, and which labels it has seen.
+
+        Args:
+          logistic: the model.
+          start: the workdir that it comes from, None = it was trained here.
+        """
+        if self.logistic.exists():
+            return  # resumed: runs that start from it know its digest
+        seen = start.logistic.parent if start else self.path
+        for name in (_LABELS, _IMAGES):
+            with replacing(self.logistic.with_name(name)) as path:
+                shutil.copyfile(seen / name, path)
         with replacing(self.logistic) as path:
             logistic.save(path)
 
@@ -246,6 +282,11 @@ class Workdir:
             what `data` hide or evaluate on.
           OSError: if there is none.
         """
+        if not self.logistic.is_file():
+            raise FileNotFoundError(
+                f"init_from: {self.path} holds no initial logistic model "
+                f"({self.logistic})"
+            )
         label_names = data.label_names
         names = (self.path / "labels.txt").read_text("utf-8").splitlines()
         if names != list(label_names):
@@ -263,10 +304,10 @@ class Workdir:
             ) from error
 
     def _check_seen(self, data: MultiLabelDataset):
-        """Checks that the run was trained on nothing that `data` hold back."""
+        """Checks that the model was trained on nothing `data` hold back."""
         try:
-            ids = read_array(self.path / "train_images.npy")
-            seen = _read_sparse(self.path / "observed_labels.npz")
+            ids = read_array(self.logistic.with_name(_IMAGES))
+            seen = _read_sparse(self.logistic.with_name(_LABELS))
             if ids.dtype.kind != "S" or seen.shape != (
                 len(ids),
                 len(data.label_names),
@@ -311,6 +352,11 @@ class Workdir:
         with replacing(self.path / _RESULTS) as path:
             path.write_text(json.dumps(results, indent=2) + "\n")
         (self.path / f"earlier_{_RESULTS}").unlink(missing_ok=True)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file, or a directory that is not empty."""
+    return any(path.iterdir()) if path.is_dir() else path.exists()
 
 
 def _is_fewer(before: Identity, now: Identity) -> bool:

@@ -135,6 +135,8 @@ def test_init_from_a_run_that_saw_more_labels(source, tmp_path):
         run(source, tmp_path / "some", observed_fraction=0.3, **options)
     assert not (tmp_path / "some").exists()
     run(source, tmp_path / "other", observed_fraction=1.0, **options)
+    with pytest.raises(ValueError, match="all is the workdir itself"):
+        run(source, tmp_path / "all", **options)
 
 
 def test_what_is_no_data_set(tmp_path):

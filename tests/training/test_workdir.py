@@ -171,6 +171,37 @@ class TestStart:
         begun.write_results({"mAP": 8.0})
         assert not kept.exists()
 
+    def test_files_of_an_earlier_run_do_not_pass_for_this_ones(self, begun):
+        """Not every run writes them."""
+        names = (
+            "metrics.csv", "label_graph.npz", "checkpoints/best.keras",
+            "initial/metrics.csv", "initial/checkpoints/best.keras",
+            "initial/tensorboard/curve",
+        )  # fmt: skip
+        for name in (*names, "notes.txt"):
+            (begun.path / name).parent.mkdir(parents=True, exist_ok=True)
+            (begun.path / name).write_text("")
+        begun.start(identity_of(), "", data_of(), True)
+        assert all((begun.path / name).exists() for name in names)
+        begun.start(identity_of(), "", data_of(), False)
+        assert not [name for name in names if (begun.path / name).exists()]
+        assert (begun.path / "notes.txt").exists()  # the user's
+
+    @pytest.mark.parametrize(
+        "name",
+        ["labels.txt", "metrics.csv", "tensorboard/log", "checkpoints/a.keras"],
+    )
+    def test_what_no_run_has_written(self, begun, tmp_path, name):
+        """Say, `--workdir` is the user's own directory of pictures."""
+        file = tmp_path / "mine" / name
+        file.parent.mkdir(parents=True)
+        file.write_text("")
+        (tmp_path / "mine" / "initial").mkdir()  # empty
+        top = name.partition("/")[0]
+        with pytest.raises(ValueError, match=f"mine holds {top}, which no run"):
+            Workdir(tmp_path / "mine").check_writable()
+        begun.check_writable()
+
     def test_resumed_keeps_what_there_is(self, begun):
         latest = begun.path / "checkpoints" / "latest.keras"
         latest.write_text("half")
@@ -274,13 +305,49 @@ class TestInitFrom:
         outside = {"indices": np.array([99]), "indptr": np.array([0, 1])}
         outside |= {"data": np.ones(1, np.int8), "shape": np.array([1, 2])}
         for change in (b"", b"PK\3\4 cut", outside):
-            file = copy.path / "observed_labels.npz"
+            file = copy.logistic.with_name("observed_labels.npz")
             if isinstance(change, bytes):
                 file.write_bytes(change)
             else:
                 np.savez(file, **change)
             with pytest.raises(ValueError, match="cannot be read"):
                 self.load(copy, data_of())
-        (copy.path / "observed_labels.npz").unlink()
+        file.unlink()
         with pytest.raises(FileNotFoundError, match="observed_labels.npz"):
             self.load(copy, data_of())
+
+    def test_without_a_model(self, start):
+        start.logistic.unlink()
+        with pytest.raises(
+            FileNotFoundError, match="init_from: .*run holds no"
+        ):
+            self.load(start, data_of())
+
+    def test_what_its_own_start_has_seen(self, start):
+        """A start's start: images that the run in between does not have."""
+        other = Workdir(start.path.with_name("between"))
+        ids = {
+            split: [f"other {split} {i}" for i in range(len(rows))]
+            for split, rows in LABELS.items()
+        }
+        model = self.load(start, data_of(ids=ids))
+        with other.alone():
+            other.start(identity_of(), "", data_of(ids=ids), False)
+            other.save_logistic(model, start)
+        self.load(other, data_of(ids=ids))
+        self.load(other, data_of(ids=ids | {"test": ["train 9"]}))
+        with pytest.raises(ValueError, match="1 images of split test: train 2"):
+            self.load(other, data_of(ids=ids | {"test": ["train 2"]}))
+
+    def test_a_run_that_was_begun_anew(self, start):
+        """The model of the earlier run is not one of its labels."""
+        start.start(identity_of(seed=1), "", data_of(), False)
+        with pytest.raises(FileNotFoundError, match="no initial logistic"):
+            self.load(start, data_of())
+
+    def test_a_resumed_run_leaves_it_as_it_is(self, start):
+        """Others know its digest, and a Keras file holds its date."""
+        before = start.logistic.stat().st_mtime_ns
+        start.start(identity_of(), "", data_of(), True)
+        start.save_logistic(MultiLabelModel(None, 3))
+        assert start.logistic.stat().st_mtime_ns == before
