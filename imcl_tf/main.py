@@ -151,12 +151,12 @@ def main(argv: list[str]):
             **program.values(settings.FOLDER),
         )  # fmt: skip
         chosen = current_settings()
+        resume = FLAGS.resume
         if FLAGS.search:
             trials = search.read_trials(Path(FLAGS.search))
             chosen |= tune(data, chosen, workdir, trials)
-        results = run(
-            data, chosen, workdir, resume=FLAGS.resume or bool(FLAGS.search)
-        )
+            resume = _is_of_best(workdir, chosen, trials)
+        results = run(data, chosen, workdir, resume=resume)
     except (
         ValueError, OSError, FloatingPointError, tf.errors.OpError
     ) as error:  # fmt: skip
@@ -292,6 +292,28 @@ def tune(
 
     best = search.search(trials, train, workdir)
     return changed(chosen, shared | best)
+
+
+def _is_of_best(
+    workdir: Path, chosen: dict[str, Value], trials: list[dict[str, str]]
+) -> bool:
+    """Whether the run in `workdir`, if there is one, is of the best trial.
+
+    With more trials than before another one may be the best now.
+    """
+    from imcl_tf.training.workdir import Workdir
+
+    before = Workdir(workdir).settings()
+    for name in trials[0]:
+        # One that the run's method does not have makes no difference.
+        was, best = before.get(name, chosen[name]), chosen[name]
+        if str(was) != str(best):
+            logging.warning(
+                "search: the best trial has --%s=%s now, not %s: the run in %s "
+                "is begun anew", name, best, was, workdir,
+            )  # fmt: skip
+            return False
+    return True
 
 
 def console():

@@ -202,6 +202,7 @@ TRAINING = (
     Option(
         "seed", 0,
         "Seed of hidden labels, initial weights, order and augmentation.",
+        minimum=0, maximum=2**32 - 1,
     ),
 )  # fmt: skip
 

@@ -371,6 +371,15 @@ def test_features_and_pictures_are_not_mixed_up(prepared):
         whole.fit(features.train.batches(8), verbose=0)
     with pytest.raises(ValueError, match="give Split.batches"):
         whole.fit(data.train, verbose=0)
+    for no_pictures in (features, data.train, "pictures"):
+        with pytest.raises(ValueError, match="fixed_features takes the pict"):
+            imcl_tf.fixed_features(no_pictures, backbone)
+    with pytest.raises(ValueError, match="run takes the data of imcl_tf.load"):
+        imcl_tf.run(features, backbone, "logistic", "never")
+    with pytest.raises(ValueError, match="evaluate takes a MultiLabelModel"):
+        imcl_tf.evaluate(backbone, data.test)
+    with pytest.raises(ValueError, match="such as data.test"):
+        imcl_tf.evaluate(whole, data)
     fixed.fit(features.train.batches(8), verbose=0)
     mean = imcl_tf.evaluate(fixed, features.test).mean()
     # The same weights on pictures rank alike.

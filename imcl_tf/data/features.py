@@ -57,7 +57,8 @@ def fixed_features(
       models with `fixed_features=True`.
 
     Raises:
-      ValueError: if the backbone does not take pictures of one size, or for
+      ValueError: if the data are no data set, or are features already; if the
+        backbone does not take pictures of one size, or for
         damaged records.
       OSError: if the features cannot be written.
 
@@ -68,6 +69,11 @@ def fixed_features(
       >>> imcl_tf.fixed_features(data, backbone).train.num_features
       256
     """
+    if not isinstance(data, MultiLabelDataset) or data.train.num_features:
+        raise ValueError(
+            "fixed_features takes the pictures of imcl_tf.load_dataset, got "
+            f"{data!r:.100}"
+        )
     image_size, resizing = picture_format(backbone)
     name = f"{backbone.name}-{_digest(data, backbone)}"
     directory = _directory(data, name)

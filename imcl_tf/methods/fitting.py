@@ -14,7 +14,7 @@ import scipy.sparse
 import tensorflow as tf
 
 from imcl_tf.backbones.make import picture_format
-from imcl_tf.data.pipeline import Batches, Split
+from imcl_tf.data.pipeline import Batches, MultiLabelDataset, Split
 from imcl_tf.data.tensors import WRONG_VALUE, TensorBatches
 from imcl_tf.methods.batches import (
     Batch,
@@ -260,6 +260,11 @@ class PartialLabelFitting(keras.Model):
             data = data.batches(batch_size)
         if isinstance(data, Batches):
             return self.sized(data).one_pass()
+        if isinstance(data, MultiLabelDataset):
+            raise ValueError(
+                "the data to evaluate on must be a split of the data set, such "
+                "as data.test"
+            )
         if isinstance(data, tuple):
             data = tf.data.Dataset.from_tensor_slices(data).batch(batch_size)
         if not isinstance(data, tf.data.Dataset):

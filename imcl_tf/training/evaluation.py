@@ -35,7 +35,8 @@ def evaluate(
 
     Raises:
       FloatingPointError: if a score is not a finite number.
-      ValueError: if the data do not fit the model or hold no image.
+      ValueError: if the model is none of this package, or the data do not
+        fit it or hold no image.
 
     Example:
       >>> import imcl_tf, numpy as np
@@ -47,6 +48,11 @@ def evaluate(
       >>> float(imcl_tf.evaluate(model, (features, labels)).mean())
       1.0
     """
+    if not isinstance(model, MultiLabelModel):
+        raise ValueError(
+            f"evaluate takes a MultiLabelModel, such as imcl_tf.IMCL, got "
+            f"{model!r:.100}"
+        )
     batches = model.evaluation_batches(data, batch_size)
     return model.run_over(batches)[0]
 

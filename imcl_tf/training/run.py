@@ -110,12 +110,9 @@ def run(
       >>> 0 <= results["mAP"] <= 100
       True
     """
-    if not isinstance(data, MultiLabelDataset):
-        raise ValueError(
-            f"run takes the data of imcl_tf.load_dataset, got {data!r:.100}"
-        )
     directory = Workdir(workdir)
     cls = method_named(method) if isinstance(method, str) else method
+    _check_objects(data, backbone, cls)
     given, own = _split_options(options, cls)
     _check_support(data)
     data = data.hide_labels(
@@ -209,6 +206,22 @@ def _name(cls: type[MultiLabelModel]) -> str:
     """What a method is registered as."""
     names = (name for name, known in METHODS.items() if known is cls)
     return next(names, cls.__name__)
+
+
+def _check_objects(data, backbone, cls):
+    if not isinstance(data, MultiLabelDataset) or data.train.num_features:
+        raise ValueError(
+            f"run takes the data of imcl_tf.load_dataset, got {data!r:.100}"
+        )
+    if not isinstance(backbone, keras.Model):
+        raise ValueError(
+            f"run takes a backbone of imcl_tf.backbone, got {backbone!r:.100}"
+        )
+    if not (isinstance(cls, type) and issubclass(cls, MultiLabelModel)):
+        raise ValueError(
+            "run takes a method's name or its class, a MultiLabelModel, got "
+            f"{cls!r:.100}"
+        )
 
 
 def _are_same(place: str, other: Path) -> bool:

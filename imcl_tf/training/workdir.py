@@ -148,6 +148,15 @@ class Workdir:
         results = self._results()
         return results if tuning and results or "mAP" in results else None
 
+    def settings(self) -> dict[str, Any]:
+        """The settings of the run here, none if no run has begun.
+
+        Raises:
+          ValueError: if they cannot be read.
+        """
+        before = self._begun()
+        return before["identity"]["settings"] if before else {}
+
     def _results(self) -> dict:
         file = self.path / _RESULTS
         if not file.is_file():

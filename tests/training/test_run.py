@@ -144,6 +144,21 @@ def test_what_is_no_data_set(tmp_path):
         run("folder", tmp_path)
 
 
+def test_what_is_no_network_and_no_method(source, tmp_path):
+    cnn = imcl_tf.backbone("small_cnn", image_size=32)
+    for network in ("small_cnn", None):
+        with pytest.raises(ValueError, match=f"backbone.*got {network!r}"):
+            imcl_tf.run(source, network, "logistic", tmp_path / "never")
+    for method in (None, keras.Model, MultiLabelModel(cnn, 2)):
+        with pytest.raises(ValueError, match="a method's name or its class"):
+            imcl_tf.run(source, cnn, method, tmp_path / "never")
+    with pytest.raises(ValueError, match="seed must be >= 0, got -1"):
+        run(source, tmp_path / "never", seed=-1)
+    with pytest.raises(ValueError, match="seed must be <= 4.29497e[+]09, got"):
+        run(source, tmp_path / "never", seed=2**32)
+    assert not (tmp_path / "never").exists()
+
+
 def test_interrupted_program_says_how_to_continue(folder, tmp_path):
     """As with Ctrl-C amid training."""
     program = programs.Program(

@@ -192,6 +192,33 @@ def test_program_trains_the_best_trial_and_can_be_called_again(
     assert (tmp_path / "run/trials.csv").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("best", "is_of_best"),
+    [
+        ({"learning_rate": 0.1, "lambda_y": 0.5}, True),
+        ({"learning_rate": 0.3, "lambda_y": 0.5}, False),
+        # An option that its method does not have.
+        ({"learning_rate": 0.1, "smoothing": 0.2}, True),
+    ],
+)
+def test_another_best_trial_begins_the_run_anew(
+    best, is_of_best, tmp_path, caplog
+):
+    trials = [
+        {name: "9" for name in best},
+        {n: str(x) for n, x in best.items()},
+    ]
+    assert program._is_of_best(tmp_path, best, trials)  # never begun
+    settings = {"learning_rate": 0.1, "lambda_y": 0.5, "epochs": 3}
+    identity = {"settings": settings, "files": {}, "data": {}}
+    text = json.dumps({"run": "1", "identity": identity})
+    (tmp_path / "run.json").write_text(text)
+    with caplog.at_level("WARNING", "absl"):
+        assert program._is_of_best(tmp_path, best, trials) == is_of_best
+    said = "best trial has --learning_rate=0.3 now, not 0.1" in caplog.text
+    assert said != is_of_best
+
+
 def defaults():
     options = known_options().values()
     return {option.name: option.default for option in options}
