@@ -100,8 +100,9 @@ class Workdir:
             others = [n for n in _WRITTEN if _is_there(self.path / n)]
             if others:
                 raise ValueError(
-                    f"workdir: {self.path} holds {', '.join(others[:5])}, "
-                    "which no run has written; take another workdir"
+                    f"workdir: {self.path} holds {', '.join(others[:5])} but "
+                    f"no {_IDENTITY}: no run has written that; take another "
+                    "workdir"
                 )
 
     @contextlib.contextmanager

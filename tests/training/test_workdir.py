@@ -198,7 +198,7 @@ class TestStart:
         file.write_text("")
         (tmp_path / "mine" / "initial").mkdir()  # empty
         top = name.partition("/")[0]
-        with pytest.raises(ValueError, match=f"mine holds {top}, which no run"):
+        with pytest.raises(ValueError, match=f"mine holds {top} but no run.js"):
             Workdir(tmp_path / "mine").check_writable()
         begun.check_writable()
 
