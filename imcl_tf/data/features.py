@@ -110,7 +110,7 @@ def architecture_digest(network: keras.Model) -> str:
     """A digest of a network's layers, their settings and their precision.
 
     Not of its weights, nor of names, which Keras numbers anew in each process,
-    nor of what is trainable.
+    nor of what is trainable or synchronized between devices.
 
     Args:
       network: a network of a class of its own without `get_config` is known
@@ -129,7 +129,7 @@ def architecture_digest(network: keras.Model) -> str:
         numbers.setdefault(json.dumps(name), str(len(numbers)))
     # Whole strings alone: a name may be a part of another.
     text = re.sub(r'"(?:[^"\\]|\\.)*"', lambda x: numbers.get(x[0], x[0]), text)
-    text = re.sub('"trainable": (true|false)', "", text)
+    text = re.sub('"(trainable|synchronized)": (true|false)', "", text)
     text += network.compute_dtype
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -13,7 +13,12 @@ import scipy.sparse
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from imcl_tf.backbones.make import SQUASHED, PictureInput, Resizing
+from imcl_tf.backbones.make import (
+    SQUASHED,
+    PictureInput,
+    Resizing,
+    synchronize_batch_statistics,
+)
 from imcl_tf.data import features, pipeline
 from imcl_tf.data.pixels import decode_and_resize
 from imcl_tf.ops.labels import LabelTable
@@ -337,6 +342,17 @@ def test_other_layers_other_features(data):
     frozen = make_backbone()
     frozen.trainable = False
     assert features.architecture_digest(frozen) in digests
+
+
+def test_a_network_that_was_trained_on_several_devices():
+    """Their statistics are synchronized from then on."""
+    network = keras.Sequential(
+        [keras.Input((4,)), keras.layers.BatchNormalization()]
+    )
+    before = features.architecture_digest(network)
+    synchronize_batch_statistics(network)
+    assert network.layers[0].synchronized
+    assert features.architecture_digest(network) == before
 
 
 def test_a_network_of_a_class_of_its_own():
