@@ -5,6 +5,7 @@ Reads flags/DATASET.cfg ahead of the command line, which wins over it.
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -203,7 +204,7 @@ def run(
     keras.utils.set_random_seed(chosen["seed"])
     strategy = tf.distribute.get_strategy()
     if chosen["strategy"] == "mirrored":
-        strategy = tf.distribute.MirroredStrategy()
+        strategy = _mirrored()
     with strategy.scope():
         return run_objects(
             data,
@@ -219,6 +220,14 @@ def run(
             settings=program.to_flags(_replayed(chosen, workdir)),
             **{name: x for name, x in chosen.items() if name in names},
         )
+
+
+@functools.cache
+def _mirrored():
+    """All GPUs. One for all runs: collectives may fail under a second one."""
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy()
 
 
 def _replayed(chosen, workdir):
