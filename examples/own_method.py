@@ -39,7 +39,7 @@ def main():
     data = imcl_tf.load_dataset("folder", "pictures")
     options = imcl_tf.presets.load("folder")
     backbone = imcl_tf.backbone(options.pop("backbone"))
-    options |= {"initial_epochs": 10, "epochs": 5}  # fewer than the preset
+    options |= {"initial_epochs": 3, "epochs": 2}  # fewer than the preset
     results = imcl_tf.run(
         data,
         backbone,

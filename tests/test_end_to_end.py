@@ -247,6 +247,7 @@ def test_prepared_data_set_in_mixed_precision_on_a_strategy(
     succeed(
         "--dataset=cub", f"--data_dir={records}", f"--workdir={workdir}",
         "--backbone=small_cnn", "--backbone_weights=none", *FAST, "--epochs=2",
+        "--regime=fixed_features",
         "--rate_drop_epoch=1", "--observed_fraction=0.5",
         "--observed_rule=per_image", "--mixed_precision=bfloat16",
         "--strategy=mirrored",

@@ -57,7 +57,7 @@ def test_script_and_command_line_give_the_same(
     keras.utils.set_random_seed(0)
     data = imcl_tf.load_dataset("scenes", str(tmp_path / "records"))
     backbone = imcl_tf.backbone("small_cnn", image_size=32)
-    model = imcl_tf.IMCL(backbone, data.num_labels)
+    model = imcl_tf.IMCL(backbone, data.num_labels, num_neighbors=2)
     model.compile("rmsprop")
     history = model.fit(
         data.train.batches(32),
@@ -75,6 +75,7 @@ def test_script_and_command_line_give_the_same(
                 "main", "--dataset=scenes", f"--data_dir={tmp_path}/records",
                 f"--workdir={tmp_path}/run", "--image_size=32", "--epochs=3",
                 "--initial_epochs=0", "--observed_fraction=1",
+                "--num_neighbors=2",
                 # Keras's "rmsprop"; the constructor's defaults; a plain fit.
                 "--learning_rate=0.001", "--graph_learning_rate=0",
                 "--momentum=0", "--epsilon=1e-7", "--lambda_y=1",

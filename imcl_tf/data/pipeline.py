@@ -71,7 +71,7 @@ class Split(NamedTuple):
         """The split in minibatches, for `MultiLabelModel.fit`.
 
         Args:
-          batch_size: B >= 1.
+          batch_size: B >= 1; all images are one minibatch if they are fewer.
           seed: of the order and of the augmentation.
           augment: crop and mirror pictures at random.
 
@@ -85,7 +85,9 @@ class Split(NamedTuple):
             raise ValueError(
                 f"batch_size must be a whole number >= 1, got {batch_size!r}"
             )
-        return Batches(self, batch_size, seed, augment)
+        # TensorFlow reserves memory for as many images as it is asked for.
+        size = min(int(batch_size), max(1, sum(self.lengths)))
+        return Batches(self, size, seed, augment)
 
 
 @dataclasses.dataclass(frozen=True)

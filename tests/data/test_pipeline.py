@@ -327,6 +327,13 @@ def test_batch_size_is_a_positive_whole_number(split, size):
         split.batches(size)
 
 
+def test_a_minibatch_larger_than_the_split_is_all_of_it(split):
+    batches = split.batches(10**12, augment=False)
+    assert batches.steps_per_epoch == 1
+    ((inputs, _),) = batches.sized(8, Resizing()).one_pass()
+    assert len(inputs["image_index"]) == sum(split.lengths)
+
+
 def test_a_damaged_file_is_named(make_image_shards, tmp_path):
     made = make_image_shards(tmp_path, (2, 3))
     content = bytearray(Path(made.files[1]).read_bytes())

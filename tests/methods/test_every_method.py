@@ -67,8 +67,8 @@ def keep_first_round(monkeypatch, workdir, copy):
     monkeypatch.setattr(BestCheckpoint, "on_epoch_end", on_epoch_end)
 
 
-# Each of these has a state, a head or a hook unlike the others'.
-SPECIAL = "cnn_rnn", "entropy_maximisation", "fast0tag", "imcl", "selective"
+# These have a head, a state and hooks unlike the others'.
+SPECIAL = "cnn_rnn", "entropy_maximisation", "imcl"
 
 
 @pytest.mark.parametrize(
