@@ -297,6 +297,8 @@ def test_wrong_flags_end_in_one_line(arguments, message, tmp_path):
 
 def test_wrong_init_from_touches_nothing(folder, finished, tmp_path):
     (tmp_path / "labels.txt").write_text("a\nb\n")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "logistic.keras").write_text("")
     files = [path for path in finished[0].rglob("*") if path.is_file()]
     before = {path: path.stat().st_mtime_ns for path in files}
     line = fail(
@@ -314,13 +316,12 @@ def test_full_disk_keeps_what_an_earlier_run_left(finished, folder, tmp_path):
         "checkpoints/logistic.keras", "saved_model/saved_model.pb",
     ]  # fmt: skip
     before = {name: (workdir / name).read_bytes() for name in kept}
-    # Else they would pass for those of the run that failed.
-    before["earlier_results.json"] = before.pop("results.json")
     fail(
         "--dataset=folder", f"--data_dir={folder}", f"--workdir={workdir}",
         *FAST, "--seed=4", limit=200_000,
     )  # fmt: skip
     for name, content in before.items():
-        assert (workdir / name).read_bytes() == content, name
-    assert not (workdir / "results.json").exists()
+        assert (workdir / "earlier" / name).read_bytes() == content, name
+        # Else it would pass for that of the run that failed.
+        assert not (workdir / name).exists()
     assert not list(workdir.rglob("*unfinished*"))

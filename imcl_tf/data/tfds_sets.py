@@ -14,6 +14,7 @@ import functools
 import itertools
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ import tensorflow_datasets as tfds
 from imcl_tf.data import shards
 from imcl_tf.data.builders import MultiLabelBuilder, checked_on_bad_image
 from imcl_tf.data.captions import most_frequent_words, split_words
+from imcl_tf.data.label_updates import files_digest
 
 _SHARDS, _SHARD_IMAGES = 16, 512  # maximum of a split, minimum in one
 _PREFERRED = (
@@ -108,6 +110,28 @@ class TfdsCopy(MultiLabelBuilder):
         self._skip = checked_on_bad_image(on_bad_image) == "skip"
         super().__init__(**kwargs)
 
+    @property
+    def _source_info(self) -> Path:
+        """TFDS's own file on the set: sizes of its splits and shards."""
+        return Path(self._source.data_path) / "dataset_info.json"
+
+    def refuse_other_source(self):
+        """Refuses a copy of what the set was before it was built anew.
+
+        The set itself may be gone.
+
+        Raises:
+          ValueError: if it lies there, but differs.
+        """
+        if self.data_path.exists() and self._source_info.exists():
+            digest = files_digest([self._source_info])
+            if self.info.metadata.get("source") != digest:
+                raise ValueError(
+                    f"tfds:{self._source_name}: {self._source_info} is not of "
+                    f"the data that {self.data_path} is a copy of; remove this "
+                    "directory to copy them again"
+                )
+
     def _split_generators(self, dl_manager):
         del dl_manager
         layout = self._layout
@@ -123,6 +147,7 @@ class TfdsCopy(MultiLabelBuilder):
             names = most_frequent_words(captions)
             layout = layout._replace(names=names)
         self.info.metadata["labels"] = list(layout.names)
+        self.info.metadata["source"] = files_digest([self._source_info])
         return {
             split: self._shard_generators(*place, layout)
             for split, place in splits.items()
@@ -158,15 +183,15 @@ def tfds_builder(
         be used.
 
     Raises:
-      ValueError: if TFDS has no such set, or the set has no labels that can be
-        used.
+      ValueError: if TFDS has no such set, if it has no labels that can be used,
+        or if it was built anew since it was copied.
     """
     with _one_line(name):
         source = tfds.builder(name, data_dir=data_dir, try_gcs=False)
         # Known before hours of download.
         layout = _layout(source.info.features or {})
     version = re.sub(r"\W+", "_", source.info.full_name)
-    return TfdsCopy(
+    copy = TfdsCopy(
         source=source,
         source_name=name,
         layout=layout,
@@ -174,6 +199,8 @@ def tfds_builder(
         config=tfds.core.BuilderConfig(name=version),
         data_dir=data_dir,
     )
+    copy.refuse_other_source()
+    return copy
 
 
 @contextlib.contextmanager

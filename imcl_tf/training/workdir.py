@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,18 +25,12 @@ from imcl_tf.training.callbacks import LATEST
 
 _RESULTS, _IDENTITY = "results.json", "run.json"
 _LABELS, _IMAGES = "observed_labels.npz", "train_images.npy"
-_METRICS = "metrics.csv"
-# What a run writes over. Without run.json no run has left it.
+_EARLIER, _CHECKPOINTS = "earlier", "checkpoints"
+# What runs write. Without run.json no run has left it.
 _WRITTEN = (
-    _RESULTS, _METRICS, _LABELS, _IMAGES, "average_precision.csv", "flags.cfg",
-    "label_graph.npz", "labels.txt", "checkpoints", "initial", "saved_model",
-    "tensorboard",
-)  # fmt: skip
-# What a new run removes first: not every run writes it, and what a killed one
-# left is not to pass for its own.
-_REMOVED = (
-    _METRICS, "label_graph.npz", f"checkpoints/{LATEST}",
-    "checkpoints/best.keras", "checkpoints/logistic.keras",
+    "metrics.csv", _LABELS, _IMAGES, "average_precision.csv", "flags.cfg",
+    "label_graph.npz", "labels.txt", _CHECKPOINTS, "initial", "saved_model",
+    "tensorboard", _RESULTS,
 )  # fmt: skip
 _ELSE = "take another workdir, or remove this one"
 
@@ -73,7 +67,7 @@ class Workdir:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.initial = self.path / "initial"
-        self.logistic = self.path / "checkpoints" / "logistic.keras"
+        self.logistic = self.path / _CHECKPOINTS / "logistic.keras"
 
     def check_writable(self, num_bytes: int = 0):
         """Checks that a run can be written here; writes nothing.
@@ -112,7 +106,7 @@ class Workdir:
         Raises:
           ValueError: if another program trains here.
         """
-        place = self.path / "checkpoints"
+        place = self.path / _CHECKPOINTS
         place.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             try:
@@ -173,7 +167,7 @@ class Workdir:
     def _begun(self) -> dict | None:
         file = self.path / _IDENTITY
         if not file.is_file():
-            latest = self.path / "checkpoints" / LATEST
+            latest = self.path / _CHECKPOINTS / LATEST
             if latest.exists() or (self.path / _RESULTS).exists():
                 raise ValueError(f"resume: {file} is missing; {_ELSE}")
             return None
@@ -234,17 +228,9 @@ class Workdir:
           resume: keep what the run has left so far.
         """
         before = self._begun() if resume else None
-        results = self.path / _RESULTS
-        if results.exists():
-            # Those of an earlier run, or of fewer epochs, would from here on
-            # pass for those of this one.
-            os.replace(results, self.path / f"earlier_{_RESULTS}")
-        for stage in () if before else (self.path, self.initial):
-            # Left by an earlier run: its curves would be drawn into those of
-            # this one, and this one, resumed, would start from its model.
-            shutil.rmtree(stage / "tensorboard", ignore_errors=True)
-            for name in _REMOVED:
-                (stage / name).unlink(missing_ok=True)
+        # Results of fewer epochs, and all that an earlier run left, would from
+        # here on pass for this one's.
+        self._set_aside((_RESULTS,) if before else _WRITTEN)
         names = "".join(f"{name}\n" for name in data.label_names)
         number = before["run"] if before else uuid.uuid4().hex
         run = {"run": number, "identity": identity._asdict()}
@@ -261,6 +247,34 @@ class Workdir:
         with replacing(self.path / _IMAGES) as path:
             np.save(path, data.train.image_ids)
         self.user = {"workdir": str(self.path.absolute()), "run": number}
+
+    def _set_aside(self, names: Sequence[str]):
+        """Moves what a finished run left to EARLIER, removes it of another.
+
+        Args:
+          names: files and directories, results.json last: should this program
+            be killed, the next one continues.
+        """
+        place = self.path / _EARLIER
+        if (self.path / _RESULTS).exists():
+            if (place / _RESULTS).exists():
+                shutil.rmtree(place)
+            (place / _CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.path / _IDENTITY, place / _IDENTITY)
+            for path in self._left(names):
+                os.replace(path, place / path.relative_to(self.path))
+        for path in self._left(names):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    def _left(self, names: Sequence[str]) -> list[Path]:
+        """What there is of `names`; of checkpoints, which is locked, parts."""
+        paths = [self.path / name for name in names if name != _CHECKPOINTS]
+        if _CHECKPOINTS in names:
+            paths = [*(self.path / _CHECKPOINTS).iterdir(), *paths]
+        return [path for path in paths if path.exists()]
 
     def save_logistic(
         self, logistic: MultiLabelModel, start: Workdir | None = None
@@ -355,13 +369,13 @@ class Workdir:
     def drop_checkpoints(self):
         """Removes the checkpoints: of a search's trials they take too much."""
         for directory in (self.path, self.initial):
-            shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+            shutil.rmtree(directory / _CHECKPOINTS, ignore_errors=True)
 
     def write_results(self, results: dict):
         """Writes results.json: the run is finished."""
         with replacing(self.path / _RESULTS) as path:
             path.write_text(json.dumps(results, indent=2) + "\n")
-        (self.path / f"earlier_{_RESULTS}").unlink(missing_ok=True)
+        shutil.rmtree(self.path / _EARLIER, ignore_errors=True)
 
 
 def _is_there(path: Path) -> bool:

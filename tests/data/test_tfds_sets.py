@@ -4,6 +4,7 @@ import collections
 import io
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -237,6 +238,20 @@ class TestClasses:
         before = [path.stat().st_mtime_ns for path in files]
         copies("little", tmp_path)
         assert [path.stat().st_mtime_ns for path in files] == before
+
+    def test_built_anew_under_the_same_version(self, tmp_path):
+        write_set(tmp_path, VOC, voc_example)
+        builder, _ = copies("little", tmp_path)
+        shutil.rmtree(tmp_path / "little")
+        builder.refuse_other_source()  # not: the copy is enough
+        write_set(tmp_path, VOC, voc_example, sizes=SIZES | {"test": 40})
+        with pytest.raises(ValueError, match="remove this directory") as caught:
+            copies("little", tmp_path)
+        copy = tmp_path / "tfds_copy" / "little_3_1_4"
+        assert str(copy) in str(caught.value)
+        shutil.rmtree(copy)
+        _, found = copies("little", tmp_path)
+        assert len(found["test"]) == 40
 
     def test_of_objects(self, tmp_path):
         """Some twice in an image, some of unknown class, and with a mask."""

@@ -34,8 +34,9 @@ def test_run_refuses_a_split_without_average_precision(
     present, absent = (
         labels.nnz if SIGNS[kept] == sign else 0 for sign in (1, -1)
     )
+    cnn = imcl_tf.backbone("small_cnn", image_size=32)
     with pytest.raises(ValueError) as caught:
-        imcl_tf.run(data, None, "logistic", tmp_path / "run")
+        imcl_tf.run(data, cnn, "logistic", tmp_path / "run")
     message = str(caught.value)
     assert message.startswith(f"split {split}: mean average precision is unde")
     assert f"({present} entries are observed present, {absent} abs" in message

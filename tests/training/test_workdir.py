@@ -166,8 +166,17 @@ class TestStart:
         begun.start(identity_of(seed=1), "", data_of(), False)
         assert begun.finished(identity_of(seed=1)) is None
         assert not latest.exists()
-        kept = begun.path / "earlier_results.json"
-        assert json.loads(kept.read_text()) == {"mAP": 7.0}
+        kept = begun.path / "earlier"
+        model = kept / "checkpoints" / "latest.keras"
+        for _ in range(2):
+            assert json.loads((kept / "results.json").read_text())["mAP"] == 7
+            assert model.read_text() == "of the earlier run"
+            identity = json.loads((kept / "run.json").read_text())["identity"]
+            assert (
+                identity["settings"]["seed"] == identity_of().settings["seed"]
+            )
+            # Begun anew once more: the unfinished run is not kept.
+            begun.start(identity_of(seed=2), "", data_of(), False)
         begun.write_results({"mAP": 8.0})
         assert not kept.exists()
 
