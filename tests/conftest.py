@@ -22,6 +22,9 @@ _HOME = tempfile.mkdtemp(prefix="imcl_tf_tests_")
 os.environ["TFDS_DATA_DIR"] = str(Path(_HOME, "tfds"))
 os.environ["KERAS_HOME"] = str(Path(_HOME, "keras"))
 
+# Two processes share the cores already.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+
 import tensorflow as tf  # noqa: E402
 
 # Graphs run for a few steps here: to optimise them takes longer than that. The

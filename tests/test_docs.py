@@ -312,15 +312,28 @@ def place(tmp_path_factory, make_folder):
     return path
 
 
+def is_of_the_papers(page, command):
+    """Whether a command makes, or needs, one of the paper's data sets."""
+    return page == "docs/datasets.md" or "--dataset=cub" in command
+
+
+def run_commands(place, sites, of_the_papers):
+    """One after the other, as a reader types them."""
+    wanted = dict.fromkeys(
+        command
+        for page in PAGES
+        for command in commands(page)
+        if is_of_the_papers(page, command) == of_the_papers
+    )
+    assert len(wanted) > 5
+    for command in wanted:
+        run_command(command, place, sites)
+
+
 @pytest.fixture(scope="module")
 def ran(place, sites):
-    """`place` after every command, one after the other, as a reader types."""
-    seen = set()
-    for page in PAGES:
-        for command in commands(page):
-            if command not in seen:
-                run_command(command, place, sites)
-            seen.add(command)
+    """`place` after every command, but for those of the paper's data sets."""
+    run_commands(place, sites, of_the_papers=False)
     return place
 
 
@@ -357,7 +370,12 @@ def run_module(module, arguments, place):
 def test_commands_run(ran):
     assert len((ran / "runs/tuned/trials.csv").read_text().split()) == 2
     assert (ran / "probabilities.csv").exists()
-    assert (ran / "dog.png").exists()
+
+
+@pytest.mark.slow  # tests/data_prep/ runs the same programs
+def test_commands_of_the_papers_data_sets_run(place, sites):
+    run_commands(place, sites, of_the_papers=True)
+    assert (place / "dog.png").exists()
 
 
 def test_a_run_is_repeated_by_its_flags(ran):

@@ -62,7 +62,7 @@ def test_script_and_command_line_give_the_same(
     history = model.fit(
         data.train.batches(32),
         validation_data=data.validation,
-        epochs=3,
+        epochs=2,
         verbose=0,
     ).history
     mean = imcl_tf.evaluate(model, data.test).mean()
@@ -73,7 +73,7 @@ def test_script_and_command_line_give_the_same(
         main.parse_flags(
             [
                 "main", "--dataset=scenes", f"--data_dir={tmp_path}/records",
-                f"--workdir={tmp_path}/run", "--image_size=32", "--epochs=3",
+                f"--workdir={tmp_path}/run", "--image_size=32", "--epochs=2",
                 "--initial_epochs=0", "--observed_fraction=1",
                 "--num_neighbors=2",
                 # Keras's "rmsprop"; the constructor's defaults; a plain fit.

@@ -67,8 +67,8 @@ def keep_first_round(monkeypatch, workdir, copy):
     monkeypatch.setattr(BestCheckpoint, "on_epoch_end", on_epoch_end)
 
 
-# These have a head, a state and hooks unlike the others'.
-SPECIAL = "cnn_rnn", "entropy_maximisation", "imcl"
+# These have a state and hooks unlike the others'.
+SPECIAL = "entropy_maximisation", "imcl"
 
 
 @pytest.mark.parametrize(

@@ -157,8 +157,14 @@ def test_half_precision_rounds_the_cnn_alone():
     np.testing.assert_allclose(terms[1], again, rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", [DEFAULT_METHOD, "selective"])
-@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize(
+    ("method", "regime"),
+    [
+        *((DEFAULT_METHOD, regime) for regime in REGIMES),
+        ("selective", "end_to_end"),
+        pytest.param("selective", "fixed_features", marks=pytest.mark.slow),
+    ],
+)
 def test_a_step_is_traced_once(method, regime, prepared, tmp_path, monkeypatch):
     """In two epochs, with smaller last minibatches, refreshes and rounds."""
     traces = []

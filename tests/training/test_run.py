@@ -83,6 +83,7 @@ def test_more_epochs_are_as_if_asked_for_at_once(source, tmp_path):
         run(source, tmp_path / "parts", epochs=2, tuning=False, resume=True)
 
 
+@pytest.mark.slow
 def test_more_epochs_after_a_shorter_round(source, tmp_path):
     """Rounds of 3 steps from step 4 on, also when resumed at step 7."""
     for epochs in (1, 3):
