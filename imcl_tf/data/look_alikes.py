@@ -1,9 +1,9 @@
 """Pictures that look the same: copies, resized, compressed again.
 
 A picture is known by 256 bits: where its gray thumbnail of 16 x 17 pixels grows
-darker from left to right (a difference hash). Two pictures look the same if at
-most 10 bits differ, and their colour thumbnails of 8 x 8 pixels by at most 6
-of 255 on average. A picture without contrast, such as a white page, is known
+darker from left to right, by more than compression can change it (a difference
+hash). Two pictures look the same if at most 10 bits differ, and their colour
+thumbnails of 8 x 8 pixels by at most 10 of 255 on average. A picture without contrast, such as a white page, is known
 by its bytes alone.
 """
 
@@ -19,7 +19,8 @@ import tensorflow as tf
 from imcl_tf.data.decoding import decode
 
 MOST_BITS = 10
-MOST_DIFFERENCE = 6.0
+MOST_DIFFERENCE = 10.0
+_MARGIN = 8.0  # of 255; in flat areas smaller ones are noise
 _CONTRAST = 4.0  # standard deviation of the gray thumbnail, of 255
 _HASH_SHAPE = (16, 17)
 _COLOURS = 8
@@ -82,7 +83,8 @@ def thumbnails(
         .batch(_CHUNK)
     )
     for i, gray, colour in ds.as_numpy_iterator():
-        bits[i] = (gray[:, :, 1:] < gray[:, :, :-1]).reshape(len(i), -1)
+        darker = gray[:, :, :-1] - gray[:, :, 1:] > _MARGIN
+        bits[i] = darker.reshape(len(i), -1)
         colours[i] = np.rint(colour).astype(np.uint8).reshape(len(i), -1)
         known[i] = gray.std(axis=(1, 2)) >= _CONTRAST
     return np.packbits(bits, axis=1).view(np.uint64), colours, known

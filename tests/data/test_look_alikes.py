@@ -62,6 +62,29 @@ def test_copies_of_one_picture(groups):
     ) == [{0, 2, 3, 4}, {1, 5}]
 
 
+def page(seed):
+    """White, with lines of black marks: as flat as screenshots are."""
+    rng = np.random.default_rng(seed)
+    pixels = np.full((200, 300), 250, np.uint8)
+    for top in range(10, 190, 12):
+        marks = rng.random((6, rng.integers(40, 280))) < 0.5
+        pixels[top : top + 6, 10 : 10 + marks.shape[1]][marks] = 20
+    return Image.fromarray(pixels)
+
+
+def test_flat_pictures(groups):
+    """Between equal neighbours the noise of a JPEG decides which is darker."""
+    contents = []
+    for one in (page(0), page(1)):
+        small = one.resize((240, 160), Image.Resampling.BICUBIC)
+        contents += [
+            encoded(one),
+            encoded(one, "JPEG", quality=40),
+            encoded(small, "JPEG", quality=80),
+        ]
+    assert groups(*contents) == [{0, 1, 2}, {3, 4, 5}]
+
+
 def test_of_a_picture_counts_what_is_seen(groups):
     """Lying on its side, with alpha, of 12 bits; and what alpha draws."""
     exif = Image.Exif()
