@@ -233,6 +233,7 @@ def test_fixed_features_from_an_earlier_run(finished, folder, tmp_path):
     np.testing.assert_array_equal(used.col, next_one[:, 0])
 
 
+@pytest.mark.slow
 def test_prepared_data_set_in_mixed_precision_on_a_strategy(
     folder, make_richer, tmp_path
 ):

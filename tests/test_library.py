@@ -50,6 +50,7 @@ def small_scenes(monkeypatch):
     monkeypatch.setattr(scenes_set, "_SIZES", sizes)
 
 
+@pytest.mark.slow
 def test_script_and_command_line_give_the_same(
     small_scenes, tmp_path, monkeypatch, capsys
 ):

@@ -3,8 +3,8 @@
 A picture is known by 256 bits: where its gray thumbnail of 16 x 17 pixels grows
 darker from left to right, by more than compression can change it (a difference
 hash). Two pictures look the same if at most 10 bits differ, and their colour
-thumbnails of 8 x 8 pixels by at most 10 of 255 on average. A picture without contrast, such as a white page, is known
-by its bytes alone.
+thumbnails of 8 x 8 pixels by at most 10 of 255 on average. A picture without
+contrast, such as a white page, is known by its bytes alone.
 """
 
 from __future__ import annotations
