@@ -24,6 +24,7 @@ from imcl_tf.backbones.make import backbone
 from imcl_tf.data import folder, headers, images, pipeline, records, splitting
 from imcl_tf.data.cells import SEPARATORS, Table
 from imcl_tf.data.image_names import ImageNames
+from imcl_tf.data.kept import parse_json
 from imcl_tf.data.label_json import read_label_json
 from imcl_tf.data.label_tables import Reading, read_label_table
 from imcl_tf.data.manifest import read_manifest
@@ -563,7 +564,7 @@ def good_flags(content: bytes, found):
 
 
 def read_option(path: Path):
-    value = json.loads(path.read_bytes())
+    value = parse_json(path.read_bytes())
     found = []
     for option in settings.known_options().values():
         try:
