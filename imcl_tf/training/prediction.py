@@ -150,10 +150,7 @@ def _read_image(path) -> bytes | Exception:
         return FileNotFoundError(f"{path}: no such image file")
     except IsADirectoryError:
         return IsADirectoryError(f"{path}: a directory; image files expected")
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # ValueError: a name with a zero byte
+    except (OSError, ValueError) as error:  # or a name with a zero byte
         return OSError(f"{path}: {getattr(error, 'strerror', None) or error}")
     problem = inspect(encoded).problem
     return ValueError(f"{path}: {problem}") if problem else encoded

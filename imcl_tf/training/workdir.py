@@ -16,7 +16,7 @@ import scipy.sparse
 from absl import logging
 
 from imcl_tf.data import records
-from imcl_tf.data.cells import shown
+from imcl_tf.data.cells import listed, shown
 from imcl_tf.data.kept import parse_json, read_array, read_arrays
 from imcl_tf.data.pipeline import MultiLabelDataset
 from imcl_tf.files import locked, replacing
@@ -353,7 +353,8 @@ class Workdir:
             if both.size:
                 raise ValueError(
                     f"init_from: {self.path} was trained on {both.size} images "
-                    f"of split {name}: {_first(both)}"
+                    f"of split {name}: "
+                    f"{listed([name.decode() for name in both.tolist()])}"
                 )
         rows, columns = _hidden(seen, ids, data.train)
         if rows.size:
@@ -420,10 +421,6 @@ def _changes(before: dict, now: dict) -> list[str]:
     """
     names = [n for n in {**before, **now} if before.get(n) != now.get(n)]
     return next(([n] for n in ("label names", "splits") if n in names), names)
-
-
-def _first(names: np.ndarray) -> str:
-    return ", ".join(name.decode() for name in names[:5].tolist())
 
 
 def describe(data: MultiLabelDataset) -> dict:
