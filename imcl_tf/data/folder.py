@@ -7,7 +7,6 @@ DIR/images/          the images
 
 from __future__ import annotations
 
-import collections
 import functools
 import hashlib
 import os
@@ -51,16 +50,13 @@ _SPLIT_OF = {
     )
     for spelling in spellings
 }  # fmt: skip
-
-
 _REPEATED = "values: given again, the same"
 # Images without a row, by what `unlisted` makes of their labels.
-_NOT_LISTED = collections.defaultdict(
-    lambda: "images of the splits that the labels do not list",
-    absent="images that the labels do not list, all labels absent",
-    absent_in_evaluation="images that the labels do not list, all labels "
+_NOT_LISTED = {
+    "absent": "images that the labels do not list, all labels absent",
+    "absent_in_evaluation": "images that the labels do not list, all labels "
     "absent in validation and test",
-)
+}
 
 
 class FolderOptions(NamedTuple):
@@ -324,9 +320,9 @@ def read_folder(
     listed_images = [*table["image"]]
     _check_listed(labels, listed_images, splits, images, on_bad_image)
     counts = labels.counts | {
-        _NOT_LISTED[options.unlisted]: int(
-            (~np.isin(listed_images, labels.images)).sum()
-        ),
+        _NOT_LISTED.get(
+            options.unlisted, "images of the splits that the labels do not list"
+        ): int((~np.isin(listed_images, labels.images)).sum()),
     }
     if labels.unread:
         counts[f"columns not read: {listed(labels.unread)}"] = len(
