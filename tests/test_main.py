@@ -14,7 +14,7 @@ from imcl_tf import main, presets, program, settings
 from imcl_tf.data.datasets import load_dataset
 from imcl_tf.files import parse_or_fail
 from imcl_tf.methods import label_graph
-from imcl_tf.training import run
+from imcl_tf.training import run, stages
 
 ROOT = Path(__file__).resolve().parents[1]
 # The paper's settings (sec. 4.5 to 4.7): lambda_y, lambda_f, k; label graph;
@@ -303,7 +303,7 @@ def test_initial_stage_has_its_own_options(parse):
         "--rate_drop_epoch=2", "--backbone_learning_rate=0.1", "--epochs=3",
         "--initial_epochs=7", "--weight_decay=0.2", "--initial_weight_decay=4",
     )  # fmt: skip
-    schedule = run._initial_schedule(main.current_settings())
+    schedule = stages.initial_schedule(main.current_settings())
     assert vars(schedule) | {
         "jit": True, "momentum": 0.5, "rate_drop_epoch": 0, "epochs": 7,
         "backbone_learning_rate": 0.0, "weight_decay": 4.0, "keep": "best",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,40 +14,19 @@ from imcl_tf.backbones.make import (
 )
 from imcl_tf.data.features import architecture_digest, fixed_features
 from imcl_tf.data.label_updates import files_digest
-from imcl_tf.data.pipeline import (
-    Batches,
-    MultiLabelDataset,
-    reading,
-)
+from imcl_tf.data.pipeline import MultiLabelDataset, reading
 from imcl_tf.methods import method as method_named
 from imcl_tf.methods.base import METHODS, MultiLabelModel
-from imcl_tf.methods.epochs import steps_taken
 from imcl_tf.ops.metrics import observed_counts, require_support
 from imcl_tf.options import check_all
-from imcl_tf.settings import (
-    BOTH_STAGES,
-    DATA_DIR,
-    INITIAL_STAGE,
-    JIT,
-    METHOD_STAGE,
-    OBJECTS,
-    RUN,
-    known_options,
-)
-from imcl_tf.training.callbacks import (
-    LATEST,
-    BestCheckpoint,
-    Evaluation,
-    RateDecay,
-    RateDrop,
-    StopAfter,
-)
+from imcl_tf.settings import DATA_DIR, OBJECTS, RUN, known_options
 from imcl_tf.training.evaluation import (
     evaluate,
     scores,
     write_average_precision,
 )
 from imcl_tf.training.export import export
+from imcl_tf.training.stages import fit_stage, initial_schedule
 from imcl_tf.training.workdir import Identity, Workdir, describe
 
 OPTIONS = tuple(option for option in RUN if option.name not in OBJECTS)
@@ -160,11 +138,11 @@ def _train(
     if trained:
         freeze_batch_statistics(backbone)
     if not start:
-        schedule = _initial_schedule(given)
+        schedule = initial_schedule(given)
         stage = data
         if fixed and trained:
             stage = fixed_features(data, backbone, used_by=user)
-        _fit(logistic, stage, images, schedule, directory.initial)
+        fit_stage(logistic, stage, images, schedule, directory.initial)
         if schedule.epochs:
             freeze_batch_statistics(backbone)
     directory.save_logistic(logistic, start)
@@ -174,7 +152,7 @@ def _train(
     logistic.fixed_features = fixed
     if not tuning:  # now, for w may change
         initial = evaluate(logistic, stage.test, given["batch_size"])
-    _fit(model, stage, images, SimpleNamespace(**given), directory.path)
+    fit_stage(model, stage, images, SimpleNamespace(**given), directory.path)
 
     validation = evaluate(model, stage.validation, given["batch_size"])
     results = {
@@ -287,88 +265,3 @@ def _make_model(cls, backbone, num_labels, given, own) -> MultiLabelModel:
         backbone = without_pooling(backbone)
         own = own | {"boost_factor": given["boost_factor"]}
     return cls(backbone, num_labels, fixed_features=fixed, **own)
-
-
-def _initial_schedule(given: dict) -> SimpleNamespace:
-    """The options that the initial model trains with, as the method's own."""
-    return SimpleNamespace(
-        **{option.name: option.default for option in METHOD_STAGE}
-        | {option.name: given[option.name] for option in (*BOTH_STAGES, JIT)}
-        | {
-            option.name.removeprefix("initial_"): given[option.name]
-            for option in INITIAL_STAGE
-        }
-    )
-
-
-def _fit(
-    model: MultiLabelModel,
-    data: MultiLabelDataset,
-    images: Batches,
-    schedule: SimpleNamespace,
-    directory: Path,
-):
-    """Trains `model`; leaves it with its best or its latest weights."""
-    if not schedule.epochs:
-        return
-    model.fixed_features = bool(data.train.num_features)
-    batches = images.of_split(data.train)
-    _compile(model, schedule)
-    (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
-    total = schedule.epochs * batches.steps_per_epoch
-    steps = min(schedule.evaluate_every or batches.steps_per_epoch, total)
-    latest = directory / "checkpoints" / LATEST
-    first_step = 0
-    if latest.is_file():  # the run is resumed
-        model.load_weights(latest)
-        first_step = steps_taken(model)
-    evaluation = Evaluation(
-        model.evaluation_batches(data.validation, batches.batch_size),
-        directory / "metrics.csv", batches.steps_per_epoch, first_step,
-    )  # fmt: skip
-    checkpoint = BestCheckpoint(directory / "checkpoints", evaluation.past)
-    callbacks = [evaluation]
-    if schedule.rate_decay < 1:
-        callbacks.append(RateDecay(schedule.rate_decay, past=evaluation.past))
-    callbacks.append(checkpoint)  # with the rates of the next round
-    if schedule.rate_drop_epoch:
-        callbacks.append(
-            RateDrop(schedule.rate_drop_epoch, batches.steps_per_epoch)
-        )
-    board = keras.callbacks.TensorBoard(
-        directory / "tensorboard", write_graph=False
-    )
-    # Rounds; the last of an earlier end may have been a shorter one.
-    first_round = -(-first_step // steps)
-    rounds = -(-(total - first_step) // steps)
-    if rounds:
-        model.fit(
-            batches,
-            epochs=first_round + rounds,
-            initial_epoch=first_round,
-            steps_per_epoch=steps,
-            callbacks=[*callbacks, StopAfter(total), board],
-            verbose=1 if sys.stdout.isatty() else 2,
-        )
-    if schedule.keep == "best":
-        model.load_weights(checkpoint.best_file)
-
-
-def _compile(model, schedule):
-    def rmsprop(rate):
-        return keras.optimizers.RMSprop(
-            rate, rho=0.9, momentum=schedule.momentum,
-            epsilon=schedule.epsilon,
-            weight_decay=schedule.weight_decay or None,
-        )  # fmt: skip
-
-    backbone = None
-    if schedule.backbone_learning_rate and not model.fixed_features:
-        backbone = rmsprop(schedule.backbone_learning_rate)
-    model.compile(
-        rmsprop(schedule.learning_rate),
-        backbone_optimizer=backbone,
-        jit_compile=schedule.jit,
-    )
-    # Built now, so that a checkpoint of the untrained model has their state.
-    model.build_optimizers()
