@@ -48,7 +48,9 @@ _HOMES = {
     "LabelGraph": "methods.label_graph",
     "class_balanced_subset": "methods.dictionary",
     "Dictionary": "methods.dictionary",
+    "Mixing": "methods.neighbors",
     "PseudoLabels": "methods.pseudo_labels",
+    "TrainingNeighbors": "methods.neighbors",
     "run": "training.run",
     "evaluate": "training.evaluation",
     "export": "training.export",
@@ -86,6 +88,8 @@ if TYPE_CHECKING:
     )
     from imcl_tf.methods.imcl import IMCL as IMCL
     from imcl_tf.methods.label_graph import LabelGraph as LabelGraph
+    from imcl_tf.methods.neighbors import Mixing as Mixing
+    from imcl_tf.methods.neighbors import TrainingNeighbors as TrainingNeighbors
     from imcl_tf.methods.pseudo_labels import PseudoLabels as PseudoLabels
     from imcl_tf.ops.labels import check_labels as check_labels
     from imcl_tf.ops.labels import hide_labels as hide_labels

@@ -38,6 +38,7 @@ GROUPS = {
     ),
     "training": (*settings.FILES, *settings.TRAINING),
     "IMCL": settings.METHOD_OPTIONS[settings.DEFAULT_METHOD],
+    "similar training pictures at prediction": settings.NEIGHBORS,
     "machine": settings.MACHINE,
 }
 # What a search may not change: where a run is, and what it is compared on.
@@ -51,8 +52,8 @@ _NOT_SEARCHED = {
 _OF_INITIAL = {
     option.name
     for options in (
-        settings.DATA, settings.MODEL, settings.INITIAL_STAGE,
-        settings.BOTH_STAGES,
+        settings.DATA, settings.MODEL, (settings.INITIAL_HEAD,),
+        settings.INITIAL_STAGE, settings.BOTH_STAGES,
     )
     for option in options
 }  # fmt: skip

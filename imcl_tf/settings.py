@@ -149,6 +149,13 @@ METHOD_STAGE = (
         minimum=0,
     ),
 )  # fmt: skip
+INITIAL_HEAD = Option(
+    "initial_head", "solved",
+    "Initial logistic model on fixed features: solved to its optimum for each "
+    "L2 penalty, or trained for --initial_epochs. Beyond what fits into memory "
+    "a part is solved, and training follows with the penalty so chosen.",
+    choices=("solved", "trained"),
+)  # fmt: skip
 INITIAL_STAGE = (
     Option(
         "initial_epochs", 40,
@@ -175,6 +182,18 @@ BOTH_STAGES = (
         "features once (fixed_features).",
         choices=REGIMES,
     ),
+    Option(
+        "unit_norm", True,
+        "Bring fixed features to unit norm, so that penalties and similarities "
+        "mean the same on all data.",
+    ),
+    Option(
+        "penalty", 0.0,
+        "L2 penalty of the classifiers on fixed features; 0 = the best on "
+        "validation where the initial model is solved, none where it is "
+        "trained.",
+        minimum=0,
+    ),
     Option("momentum", 0.9, "RMSProp momentum.", minimum=0, maximum=1),
     Option(
         "rate_decay", 0.8,
@@ -198,7 +217,7 @@ JIT = Option(
     "Compile the network with XLA; faster on accelerators, slower on CPUs.",
 )  # fmt: skip
 TRAINING = (
-    *BOTH_STAGES, *METHOD_STAGE, *INITIAL_STAGE,
+    *BOTH_STAGES, *METHOD_STAGE, INITIAL_HEAD, *INITIAL_STAGE,
     Option(
         "seed", 0,
         "Seed of hidden labels, initial weights, order and augmentation.",
@@ -229,6 +248,13 @@ _IMCL = (
         "graph_neighbors", 50,
         "Related labels of each label in the co-occurrence graph (k_a).",
         minimum=1,
+    ),
+    Option(
+        "graph_self_weight", 0.0,
+        "Weight of each label itself in the co-occurrence graph at the start, "
+        "the others of its row making up the rest of 1; 0 = as in the released "
+        "code, where it is n(j,j) beside the other counts n(j,j').",
+        minimum=0, maximum=1,
     ),
     Option(
         "graph_learning_rate", 0.0,
@@ -281,10 +307,13 @@ _IMCL = (
         choices=("tanh", "linear"),
     ),
     Option(
-        "loss_scale", "initial",
-        "Scale of lambda_y and lambda_f: multiplied by the ratio of the "
-        "losses in the first step (initial), or as they are (absolute).",
-        choices=("initial", "absolute"),
+        "loss_scale", "common",
+        "Scale of lambda_y and lambda_f: common divides each term of loss and "
+        "solver by the mean squared norm of what it approximates, so that "
+        "they mean the same on all data; initial (released) multiplies them "
+        "in the loss by the ratio of the losses in the first step; absolute "
+        "(paper) leaves them as they are.",
+        choices=("common", "initial", "absolute"),
     ),
     Option(
         "graph_update", "alternate",
@@ -521,7 +550,45 @@ METHOD = (
         "Factor of the positive scores with --boost (alpha).", minimum=1,
     ),
 )  # fmt: skip
-RUN = (*DATA, *MODEL, *METHOD, *TRAINING, JIT)
+# An extension: what similar training images show, in each prediction.
+NEIGHBORS = (
+    Option(
+        "neighbors", "none",
+        "Mix what the most similar training images show into each prediction: "
+        "none (the paper), as the flags neighbor_* say (given), or as is best "
+        "on validation (chosen).",
+        choices=("none", "given", "chosen"),
+    ),
+    Option(
+        "neighbor_share", 0.5,
+        "Share of the neighbours in a prediction, with --neighbors=given.",
+        minimum=0, maximum=1,
+    ),
+    Option(
+        "neighbor_number", 20,
+        "Similar training images of each picture at prediction, with "
+        "--neighbors=given.",
+        minimum=1,
+    ),
+    Option(
+        "neighbor_temperature", 0.05,
+        "Temperature of the neighbours' weights, the softmax of cosines, with "
+        "--neighbors=given; large = all count alike.",
+        minimum=1e-6,
+    ),
+    Option(
+        "neighbor_observed", False,
+        "Let observed labels of a neighbour replace what the classifier says "
+        "of it, with --neighbors=given.",
+    ),
+    Option(
+        "neighbor_images", 20_000,
+        "Training images at most that predictions look at, so chosen that "
+        "rare labels are well represented.",
+        minimum=1,
+    ),
+)  # fmt: skip
+RUN = (*DATA, *MODEL, *METHOD, *TRAINING, *NEIGHBORS, JIT)
 # Arguments of `imcl_tf.run` that make the objects it takes.
 OBJECTS = ("backbone", "backbone_weights", "image_size", "method")
 

@@ -35,6 +35,7 @@ from imcl_tf.methods.batches import (
 )
 from imcl_tf.methods.epochs import EpochStart
 from imcl_tf.methods.fitting import PartialLabelFitting
+from imcl_tf.methods.neighbors import TrainingNeighbors
 from imcl_tf.methods.pseudo_labels import PseudoLabels
 from imcl_tf.ops import losses
 from imcl_tf.options import Option
@@ -79,6 +80,7 @@ class MultiLabelModel(PartialLabelFitting):
       num_labels: C.
       fixed_features: True = `fit` and `evaluate` take features [B, d] in place
         of images and w stays as it is; calling the model still takes images.
+      unit_norm: True = features are brought to unit norm: f / ||f||.
       boost_factor: alpha of BoostLU (Kim et al., CVPR 2023), for features
         [B, h, w, d]: at each position a positive logit counts alpha times,
         a negative one once; a label's logit is the mean over positions.
@@ -87,6 +89,10 @@ class MultiLabelModel(PartialLabelFitting):
     Attributes:
       boostable: class attribute, whether `boost_factor` may be more than 1.
       epoch: [] int32, passes over the training set that are complete.
+      penalty: [] float32 >= 0; the loss gets penalty/2 times the mean over
+        labels of ||theta_j||^2.
+      training_neighbors: `TrainingNeighbors` that predictions mix in, or None.
+        Saved by `export` alone.
       pseudo_labels: `PseudoLabels` of the training images, for methods that
         make them in `prepare`, or None. Saved, but not exported.
       TERMS: class attribute, names of the scalars of `loss_terms`; "loss" is
@@ -116,6 +122,7 @@ class MultiLabelModel(PartialLabelFitting):
         num_labels: int,
         *,
         fixed_features: bool = False,
+        unit_norm: bool = False,
         boost_factor: float = 1.0,
         **kwargs,
     ):
@@ -129,10 +136,11 @@ class MultiLabelModel(PartialLabelFitting):
                 f"num_labels must be an integer >= 1, got {num_labels!r}"
             )
         num_labels = int(num_labels)
-        if not isinstance(fixed_features, bool | np.bool_):
-            raise ValueError(
-                f"fixed_features must be True or False, got {fixed_features!r}"
-            )
+        for name, flag in (
+            ("fixed_features", fixed_features), ("unit_norm", unit_norm)
+        ):  # fmt: skip
+            if not isinstance(flag, bool | np.bool_):
+                raise ValueError(f"{name} must be True or False, got {flag!r}")
         if not 1 <= boost_factor < math.inf:
             raise ValueError(
                 f"boost_factor must be finite and >= 1, got {boost_factor}"
@@ -149,6 +157,7 @@ class MultiLabelModel(PartialLabelFitting):
         )
         self.num_labels = num_labels
         self.fixed_features = bool(fixed_features)
+        self.unit_norm = bool(unit_norm)
         self.boost_factor = float(boost_factor)
         # float32 logits: under mixed precision p would saturate.
         self.classifier = keras.layers.Dense(
@@ -161,7 +170,15 @@ class MultiLabelModel(PartialLabelFitting):
             dtype="int32",
             trainable=False,
         )
+        self.penalty = self.add_weight(
+            shape=(),
+            initializer="zeros",
+            name="penalty",
+            dtype="float32",
+            trainable=False,
+        )
         self.pseudo_labels: PseudoLabels | None = None
+        self._training_neighbors: TrainingNeighbors | None = None
         self.backbone_optimizer = None
         self._xla_backbone = None
         self._term_means = [keras.metrics.Mean(name) for name in self.TERMS]
@@ -199,7 +216,7 @@ class MultiLabelModel(PartialLabelFitting):
         if isinstance(inputs, dict):
             inputs = inputs["inputs"]
         features = self.backbone(inputs, training=training)
-        return self.scores(tf.cast(features, tf.float32))
+        return self.predictions(self.represent(features))
 
     def features_of(self, inputs: tf.Tensor, training: bool) -> tf.Tensor:
         """Returns features [B, d] float32 of what `fit` takes."""
@@ -208,13 +225,49 @@ class MultiLabelModel(PartialLabelFitting):
                 self.build(inputs.shape)
             cnn = self._xla_backbone or self.backbone
             inputs = cnn(inputs, training=training)
-        return tf.cast(inputs, tf.float32)
+        return self.represent(inputs)
+
+    def set_inputs(self, fixed_features: bool, unit_norm: bool):
+        """Changes what `fit` takes, see the arguments of the model."""
+        self.fixed_features, self.unit_norm = fixed_features, unit_norm
+        self.forget_traces()
+
+    def represent(self, features: tf.Tensor) -> tf.Tensor:
+        """f, float32, of what the CNN returns or a record holds."""
+        features = tf.cast(features, tf.float32)
+        return (
+            tf.math.l2_normalize(features, -1) if self.unit_norm else features
+        )
+
+    @property
+    def training_neighbors(self) -> TrainingNeighbors | None:
+        """Training images that predictions mix in; None = the classifier."""
+        return self._training_neighbors
+
+    @training_neighbors.setter
+    def training_neighbors(self, neighbors: TrainingNeighbors | None):
+        self._training_neighbors = neighbors
+        self.forget_traces()
+
+    def predictions(self, features: tf.Tensor) -> tf.Tensor:
+        """Returns what ranks the labels in evaluation and prediction, [B, C].
+
+        `scores`, or with `training_neighbors` their mixture with what these
+        show. The sigmoid of it is exported as probability.
+        """
+        scores = self.scores(features)
+        if self._training_neighbors is None:
+            return scores
+        return self._training_neighbors.mix(features, scores, self)
+
+    def propagated(self, probabilities: tf.Tensor) -> tf.Tensor:
+        """What labels [n, C] say of related ones; here nothing: themselves."""
+        return probabilities
 
     def scores(self, features: tf.Tensor) -> tf.Tensor:
-        """Returns what ranks the labels, [B, C] float32, of features [B, d].
+        """Returns the scores of the labels, [B, C] float32, of features [B, d].
 
-        Higher is likelier; the sigmoid of it is exported as probability. Here
-        the logits z of eq. (2).
+        Higher is likelier. Here the logits z of eq. (2).
         """
         logits = self.classifier(features)
         if features.shape.rank == 4:
@@ -237,8 +290,9 @@ class MultiLabelModel(PartialLabelFitting):
         return {"loss": loss, "logistic_loss": loss}
 
     def start_from(self, logistic: MultiLabelModel):
-        """Takes over the classifier of a logistic model of the same w."""
+        """Takes over theta and penalty of a logistic model of the same w."""
         self.classifier.set_weights(logistic.classifier.get_weights())
+        self.penalty.assign(logistic.penalty)
 
     def callbacks(
         self, data: TrainingData, log_dir: str | None = None
@@ -300,7 +354,7 @@ class MultiLabelModel(PartialLabelFitting):
 
     def _evaluate_batch(self, batch: Batch) -> tuple[tf.Tensor, dict]:
         features = self.features_of(batch.inputs, training=False)
-        return self.scores(features), self.loss_terms(features, batch)
+        return self.predictions(features), self.loss_terms(features, batch)
 
     def train_step(self, data: tuple) -> dict:
         batch = Batch.unpack(data)
@@ -313,13 +367,17 @@ class MultiLabelModel(PartialLabelFitting):
         return self.track(terms)
 
     def add_regularization(self, terms: dict) -> dict:
-        """Returns `terms` with the regularisers of the layers in the loss.
+        """Returns `terms` with penalty and regularisers in the loss.
 
-        Those of a fixed backbone do not count: its weights stay.
+        The regularisers are those of the layers. Those of a fixed backbone do
+        not count: its weights stay.
         """
         fixed = self.backbone.losses if self.fixed_features else []
         fixed = {id(loss) for loss in fixed}
         added = [loss for loss in self.losses if id(loss) not in fixed]
+        if self.classifier.trainable_variables:
+            squares = tf.reduce_sum(tf.square(self.classifier.kernel))
+            added.append(self.penalty / 2 * squares / self.num_labels)
         if not added:
             return terms
         return terms | {"loss": terms["loss"] + tf.add_n(added)}
@@ -467,6 +525,7 @@ class MultiLabelModel(PartialLabelFitting):
             "backbone": keras.saving.serialize_keras_object(self.backbone),
             "num_labels": self.num_labels,
             "fixed_features": self.fixed_features,
+            "unit_norm": self.unit_norm,
             "boost_factor": self.boost_factor,
             "frozen_statistics": frozen_statistics(self.backbone),
             **{

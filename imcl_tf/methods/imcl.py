@@ -50,6 +50,7 @@ class Neighbors(NamedTuple):
 
 _DICTIONARY_SIZE = 10_000  # where dictionary_size is -1
 _REFRESHED = 64  # entries of the dictionary at a time
+_LITTLE = 1e-12  # a squared norm that is divided by
 
 
 @register_method("imcl")
@@ -77,9 +78,12 @@ class IMCL(MultiLabelModel):
           applies A to imputed labels alone and then writes the observed ones
           over the result.
         reconstruction: "tanh" is eq. (5), "linear" released.
-        loss_scale: "initial" averages L_c over observed labels and multiplies
-          each lambda by the initial ratio L_c / l (released), taken from the
-          first minibatch; "absolute" is eq. (1) per image.
+        loss_scale: "common" (an extension) averages L_c over observed labels
+          and divides l_y, l_f, and the terms of Algorithm 2's selection, by
+          the means of ||y||^2 and ||f||^2 over the minibatch; "initial"
+          averages L_c over observed labels and multiplies each lambda by the
+          initial ratio L_c / l (released), taken from the first minibatch;
+          "absolute" is eq. (1) per image.
         graph_update: "alternate" steps on A first, then on w and theta
           (Algorithm 1); "joint" steps on all at once (released).
         image_similarity: "fixed", see `fix_similarities`; "none", an image's
@@ -227,7 +231,7 @@ class IMCL(MultiLabelModel):
     def _make_graph(self, data: TrainingData) -> LabelGraph:
         if self._graph_kind == "cooccurrence":
             return LabelGraph.from_cooccurrence(
-                data.labels, self.graph_neighbors
+                data.labels, self.graph_neighbors, self.graph_self_weight
             )
         if not Path(self._graph_kind).is_file():
             raise ValueError(
@@ -419,8 +423,9 @@ class IMCL(MultiLabelModel):
         if neighbors is None:
             neighbors = self.neighbors(similarities, features, logits, batch)
         logistic = losses.cross_entropy(batch.labels, logits)
+        targets = self.label_targets(batch.labels, logits)
         label = losses.label_smoothness(
-            self.label_targets(batch.labels, logits),
+            targets,
             self._reconstruct_labels(similarities.label_weights, neighbors),
             self.reconstruction,
         )
@@ -432,17 +437,20 @@ class IMCL(MultiLabelModel):
         smoothness = tf.stack(
             [tf.reduce_mean(label * related), tf.reduce_mean(feature * related)]
         )
-        if self.loss_scale == "initial":
+        ratios = tf.ones([2])
+        if self.loss_scale == "absolute":
+            logistic = tf.reduce_mean(logistic)
+        else:
             logistic = mean_over_observed(logistic, batch.labels)
+        if self.loss_scale == "common":
+            ratios = 1 / _mean_squares(targets, features)
+        elif self.loss_scale == "initial":
             measured = tf.stop_gradient(
                 tf.math.divide_no_nan(logistic, smoothness)
             )
             ratios = tf.where(
                 self.initial_ratios > 0, self.initial_ratios, measured
             )
-        else:
-            logistic = tf.reduce_mean(logistic)
-            ratios = tf.ones([2])
         if self.class_weight:
             # After the ratios: it is constant in w, theta and A, so it must
             # not change how much the rest of l_y counts.
@@ -508,11 +516,23 @@ class IMCL(MultiLabelModel):
         options = {}
         if self.solver == "released":
             options["threshold"] = self.solver_threshold
-        return SOLVERS[self.solver](
-            targets, features, label_atoms, feature_atoms,
+        scale_y = scale_f = tf.ones([])
+        if self.loss_scale == "common":
+            # A score is quadratic in the target and does not depend on the
+            # norm of an atom.
+            scale_y, scale_f = tf.unstack(
+                tf.sqrt(_mean_squares(targets, features))
+            )
+        found = SOLVERS[self.solver](
+            targets / scale_y, features / scale_f, label_atoms, feature_atoms,
             self.num_neighbors, self.lambda_y, self.lambda_f, exclude,
             **options,
         )  # fmt: skip
+        return Similarities(
+            found.indices,
+            found.label_weights * scale_y,
+            found.feature_weights * scale_f,
+        )
 
     def _candidates(self, batch: Batch):
         """Image numbers of the candidates, in the order of `find_similar`."""
@@ -591,6 +611,11 @@ class IMCL(MultiLabelModel):
                 for a, b in zip(in_dictionary, in_batch, strict=True)
             )
         )
+
+    def propagated(self, probabilities: tf.Tensor) -> tf.Tensor:
+        """(1 + A y) / 2 of y = 2 p - 1, within [0, 1]."""
+        related = self._graph.propagate(2 * probabilities - 1)
+        return tf.clip_by_value((1 + related) / 2, 0, 1)
 
     def _dictionary_features(self, slots):
         """Features [B, k, d] of dictionary entries [B, k]."""
@@ -691,3 +716,9 @@ class IMCL(MultiLabelModel):
         if not isinstance(graph, str):
             graph = keras.saving.deserialize_keras_object(graph)
         return super().from_config({**config, "label_graph": graph})
+
+
+def _mean_squares(*vectors: tf.Tensor) -> tf.Tensor:
+    """Mean squared norm of the rows of each [B, n], as constants."""
+    means = [tf.reduce_mean(tf.reduce_sum(tf.square(x), 1)) for x in vectors]
+    return tf.stop_gradient(tf.maximum(tf.stack(means), _LITTLE))

@@ -83,6 +83,7 @@ class LabelGraph(keras.layers.Layer):
         cls,
         labels: np.ndarray | scipy.sparse.csr_array,
         num_neighbors: int = 50,
+        self_weight: float = 0.0,
     ) -> LabelGraph:
         """Connects each label to those it is most often observed with.
 
@@ -94,6 +95,8 @@ class LabelGraph(keras.layers.Layer):
         Args:
           labels: [N, C] in {-1, 0, +1}, dense or scipy.sparse.
           num_neighbors: k_a >= 1.
+          self_weight: see `with_self_weight`; 0 leaves the weights as they
+            are (released).
 
         Returns:
           A `LabelGraph`; a label without positives keeps itself alone.
@@ -108,12 +111,42 @@ class LabelGraph(keras.layers.Layer):
         # At least 1: a label without positives has no counts to divide.
         own = np.maximum(counts.diagonal(), 1)
         rates = counts.data / np.repeat(own, np.diff(counts.indptr))
-        return cls.from_similarities(
+        graph = cls.from_similarities(
             scipy.sparse.csr_array(
                 (rates, counts.indices, counts.indptr), shape=counts.shape
             ),
             num_neighbors,
         )
+        return graph.with_self_weight(self_weight) if self_weight else graph
+
+    def with_self_weight(self, weight: float) -> LabelGraph:
+        """The same graph with another share of each label itself.
+
+        Incoming weights that sum to one leave a label with many neighbours
+        little weight of its own, and smear y over what occurs with it.
+
+        Args:
+          weight: in (0, 1], a_jj; the other weights into j are scaled to the
+            sum 1 - weight. A label that is its only neighbour keeps 1.
+
+        Returns:
+          A `LabelGraph`.
+
+        Raises:
+          ValueError: if `weight` is out of range.
+        """
+        if not 0 < weight <= 1:
+            raise ValueError(f"self_weight must be in (0, 1], got {weight}")
+        rows, columns = self.edges.numpy().T
+        weights = self.edge_weights.numpy().astype(np.float64)
+        own = rows == columns
+        others = np.bincount(rows[~own], weights[~own], self.num_labels)[rows]
+        scaled = np.divide(
+            (1 - weight) * weights, others, out=np.zeros_like(weights),
+            where=others > 0,
+        )  # fmt: skip
+        scaled[own] = np.where(others[own] > 0, weight, 1.0)
+        return self._from_edges(self.num_labels, rows, columns, scaled)
 
     @classmethod
     def from_similarities(
@@ -237,6 +270,22 @@ class LabelGraph(keras.layers.Layer):
         )
         return tf.ensure_shape(tf.transpose(product), label_targets.shape)
 
+    def propagate(self, labels: tf.Tensor) -> tf.Tensor:
+        """Returns A y [n, C] of y [n, C], without a gradient.
+
+        For exported models: a SavedModel does not hold that of a call.
+        """
+        return tf.transpose(
+            _multiply(
+                _compressed(
+                    tf.convert_to_tensor(self.edge_weights),
+                    tf.cast(self.edges.value, tf.int64),
+                    tf.constant(self.num_labels, tf.int64),
+                ),
+                tf.transpose(labels),
+            )
+        )
+
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         return input_shape
 
@@ -263,16 +312,19 @@ def _product(weights, y, edges):
     Compressed rows: on a CPU several times as fast as
     `tf.sparse.sparse_dense_matmul` and its gradients.
     """
-    size = tf.shape(y, tf.int64)[0]
-    a = tf.raw_ops.SparseTensorToCSRSparseMatrix(
-        indices=edges, values=weights, dense_shape=tf.stack([size, size])
-    )
+    a = _compressed(weights, edges, tf.shape(y, tf.int64)[0])
 
     def gradient(upstream):
         of_y = _multiply(a, upstream, transpose_a=True)
         return _at_edges(upstream, y, edges), of_y, None
 
     return _multiply(a, y), gradient
+
+
+def _compressed(weights, edges, size):
+    return tf.raw_ops.SparseTensorToCSRSparseMatrix(
+        indices=edges, values=weights, dense_shape=tf.stack([size, size])
+    )
 
 
 def _multiply(a, x, **options):

@@ -17,6 +17,7 @@ from imcl_tf.data.label_updates import files_digest
 from imcl_tf.data.pipeline import MultiLabelDataset, reading
 from imcl_tf.methods import method as method_named
 from imcl_tf.methods.base import METHODS, MultiLabelModel
+from imcl_tf.methods.neighbors import Mixing, TrainingNeighbors
 from imcl_tf.ops.metrics import observed_counts, require_support
 from imcl_tf.options import check_all
 from imcl_tf.settings import DATA_DIR, OBJECTS, RUN, known_options
@@ -26,7 +27,13 @@ from imcl_tf.training.evaluation import (
     write_average_precision,
 )
 from imcl_tf.training.export import export
-from imcl_tf.training.stages import fit_stage, initial_schedule
+from imcl_tf.training.heads import fits_in_memory, solve_head, write_path
+from imcl_tf.training.mixing import choose_mixing, neighbors_of
+from imcl_tf.training.stages import (
+    fit_stage,
+    initial_schedule,
+    record_solved,
+)
 from imcl_tf.training.workdir import Identity, Workdir, describe
 
 OPTIONS = tuple(option for option in RUN if option.name not in OBJECTS)
@@ -46,8 +53,9 @@ def run(
     """Trains, evaluates on test and exports.
 
     Every method starts from the logistic model (sec. 4.2): that of
-    `init_from`, or one trained here first. A run of method "logistic" is thus
-    the logistic model trained further.
+    `init_from`, or one fitted here first. A run of method "logistic" is thus
+    the logistic model trained further, unless it is solved: on fixed features
+    with `initial_head` "solved".
 
     Initial weights follow `keras.utils.set_random_seed`; the option `seed`
     is that of hidden labels, order and augmentation.
@@ -137,22 +145,36 @@ def _train(
     trained = bool(start) or getattr(backbone, "pretrained", True)
     if trained:
         freeze_batch_statistics(backbone)
-    if not start:
+    unit_norm = fixed and given["unit_norm"]
+    solved = fixed and given["initial_head"] == "solved"
+    if not start and not (fixed and trained):
+        # A head that is solved afterwards is one of other features.
+        logistic.set_inputs(False, unit_norm and not solved)
         schedule = initial_schedule(given)
-        stage = data
-        if fixed and trained:
-            stage = fixed_features(data, backbone, used_by=user)
-        fit_stage(logistic, stage, images, schedule, directory.initial)
+        fit_stage(logistic, data, images, schedule, directory.initial)
         if schedule.epochs:
             freeze_batch_statistics(backbone)
+    stage = fixed_features(data, backbone, used_by=user) if fixed else data
+    logistic.set_inputs(fixed, unit_norm)
+    if directory.logistic.is_file():  # the run is resumed
+        logistic.load_weights(directory.logistic)
+    elif solved and not (start and start.unit_norm == unit_norm):
+        _solve(logistic, stage, images, given, directory.initial)
+    elif fixed and trained and not start:
+        schedule = initial_schedule(given)
+        fit_stage(logistic, stage, images, schedule, directory.initial)
     directory.save_logistic(logistic, start)
     model.start_from(logistic)
 
-    stage = fixed_features(data, backbone, used_by=user) if fixed else data
-    logistic.fixed_features = fixed
     if not tuning:  # now, for w may change
         initial = evaluate(logistic, stage.test, given["batch_size"])
-    fit_stage(model, stage, images, SimpleNamespace(**given), directory.path)
+    if solved and type(model) is MultiLabelModel and fits_in_memory(stage):
+        record_solved(model, stage, images, directory.path)
+    else:
+        schedule = SimpleNamespace(**given)
+        fit_stage(model, stage, images, schedule, directory.path)
+    neighbors = _neighbors(model, stage, given)
+    model.training_neighbors = neighbors
 
     validation = evaluate(model, stage.validation, given["batch_size"])
     results = {
@@ -162,6 +184,9 @@ def _train(
         **describe(data),
         "validation_mAP": 100 * validation.mean(),
         "validation_mAP_support": validation.support()._asdict(),
+        "penalty": float(str(model.penalty.numpy())),
+        "neighbors": model.training_neighbors
+        and model.training_neighbors.mixing._asdict(),
         "settings": settings.splitlines(),
     }
     if tuning:
@@ -178,6 +203,37 @@ def _train(
         export(model, directory.path / "saved_model", data.label_names)
     directory.write_results(results)
     return results
+
+
+def _solve(logistic, stage, images, given, directory):
+    """Solves the head; trains it further where a part alone is in memory."""
+    head, path, is_whole = solve_head(
+        logistic, stage, given["penalty"], seed=given["seed"]
+    )
+    write_path(path, directory / "penalties.csv")
+    logistic.classifier.set_weights([head.kernel, head.bias])
+    logistic.penalty.assign(head.penalty)
+    if not is_whole:
+        schedule = initial_schedule(given)
+        fit_stage(logistic, stage, images, schedule, directory)
+
+
+def _neighbors(model, stage, given) -> TrainingNeighbors | None:
+    """The training images that the model's predictions are to look at."""
+    most, seed = given["neighbor_images"], given["seed"]
+    mixing = Mixing(0.0)
+    if given["neighbors"] == "given":
+        mixing = Mixing(
+            given["neighbor_share"],
+            given["neighbor_number"],
+            given["neighbor_temperature"],
+            given["neighbor_observed"],
+        )
+    elif given["neighbors"] == "chosen":
+        mixing = choose_mixing(model, stage, most, seed)
+    if not mixing.share:
+        return None
+    return neighbors_of(model, stage, mixing, most, seed)
 
 
 def _name(cls: type[MultiLabelModel]) -> str:
@@ -264,4 +320,12 @@ def _make_model(cls, backbone, num_labels, given, own) -> MultiLabelModel:
             raise ValueError("boost: fixed features have no positions")
         backbone = without_pooling(backbone)
         own = own | {"boost_factor": given["boost_factor"]}
-    return cls(backbone, num_labels, fixed_features=fixed, **own)
+        if given["neighbors"] != "none":
+            raise ValueError(
+                "neighbors: boost has features at each position of a picture, "
+                "which similar pictures do not share"
+            )
+    return cls(
+        backbone, num_labels, fixed_features=fixed,
+        unit_norm=fixed and given["unit_norm"], **own,
+    )  # fmt: skip

@@ -152,6 +152,15 @@ class Workdir:
         before = self._begun()
         return before["identity"]["settings"] if before else {}
 
+    @property
+    def unit_norm(self) -> bool:
+        """Whether the logistic model here is one of features of unit norm."""
+        settings = self.settings()
+        return bool(
+            settings.get("regime") == "fixed_features"
+            and settings.get("unit_norm")
+        )
+
     def _results(self) -> dict:
         file = self.path / _RESULTS
         if not file.is_file():

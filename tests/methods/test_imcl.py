@@ -34,10 +34,13 @@ def expected_loss(model, features, labels, form, scale):
     p = 1 / (1 + np.exp(-logits))
     entropy = -np.where(labels > 0, np.log(p), np.log(1 - p)) * (labels != 0)
     label, feature = np.zeros(len(labels)), np.zeros(len(labels))
+    squares = (targets**2).sum(1).mean(), (features**2).sum(1).mean()
+    lambdas = np.array([model.lambda_y, model.lambda_f])
+    if scale == "common":
+        lambdas /= squares
     for i in range(len(labels)):
         indices, c, c_bar = oracles.joint_nonnegative_omp(
-            targets[i], features[i], atoms, features, K,
-            model.lambda_y, model.lambda_f, exclude=(i,),
+            targets[i], features[i], atoms, features, K, *lambdas, exclude=(i,),
         )  # fmt: skip
         if len(indices) == 0:
             continue
@@ -51,6 +54,8 @@ def expected_loss(model, features, labels, form, scale):
     else:
         logistic = entropy.sum() / (labels != 0).sum()
         ratios = logistic / label.mean(), logistic / feature.mean()
+        if scale == "common":
+            ratios = 1 / np.array(squares)
     return (
         logistic
         + model.lambda_y * ratios[0] * label.mean()
@@ -60,7 +65,7 @@ def expected_loss(model, features, labels, form, scale):
 
 @pytest.mark.parametrize(
     ("form", "scale"),
-    [*itertools.product(("tanh", "linear"), ("initial", "absolute"))],
+    [*itertools.product(("tanh", "linear"), ("initial", "absolute", "common"))],
 )
 def test_loss_is_the_papers(form, scale):
     features, labels = problem()
@@ -71,7 +76,7 @@ def test_loss_is_the_papers(form, scale):
 
 
 def test_initial_ratios_stay_those_of_the_first_minibatch():
-    model = make_model()
+    model = make_model(loss_scale="initial")
     first, second = problem(1), problem(2)
     model.train_on_batch(*first)
     ratios = model.initial_ratios.numpy()

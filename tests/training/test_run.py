@@ -17,7 +17,8 @@ from tests import programs
 # 23 training images: 4 steps an epoch.
 FAST = {
     "regime": "fixed_features", "batch_size": 7, "initial_epochs": 0,
-    "learning_rate": 0.05, "tuning": True,
+    "learning_rate": 0.05, "tuning": True, "initial_head": "trained",
+    "unit_norm": False,
 }  # fmt: skip
 STEPS = 4
 

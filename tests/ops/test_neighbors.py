@@ -1,0 +1,47 @@
+"""Similar training images at prediction, against NumPy."""
+
+import numpy as np
+
+from imcl_tf.ops.neighbors import evidence, mixed_logits, nearest
+
+
+def test_nearest_are_those_of_the_largest_cosine():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(5, 4)).astype(np.float32)
+    stored = rng.normal(size=(9, 4)).astype(np.float32)
+    stored /= np.linalg.norm(stored, axis=1, keepdims=True)
+    found = nearest(features, stored, 3)
+    for i in range(5):
+        cosines = stored @ features[i] / np.linalg.norm(features[i])
+        order = np.argsort(-cosines)[:3]
+        np.testing.assert_array_equal(found.indices[i], order)
+        np.testing.assert_allclose(found.cosines[i], cosines[order], rtol=1e-5)
+    assert nearest(features, stored, 20).indices.shape == (5, 9)
+    zero = np.zeros((1, 4), np.float32)
+    np.testing.assert_array_equal(nearest(zero, stored, 2).indices, [[0, 1]])
+
+
+def test_evidence_is_a_weighted_mean():
+    cosines = np.array([[0.9, 0.8]], np.float32)
+    labels = np.array([[[1.0, 0.0], [0.0, 0.5]]], np.float32)
+    first = np.exp(9) / (np.exp(9) + np.exp(8))
+    np.testing.assert_allclose(
+        evidence(cosines, labels, 0.1), [[first, (1 - first) / 2]], rtol=1e-5
+    )
+
+
+def test_mixture_of_probabilities():
+    logits = np.array([[-30.0, 2.0, 90.0, 90.0]], np.float32)
+    shown = np.array([[0.25, 0.5, 0.0, 1.0]], np.float32)
+    present = 0.7 / (1 + np.exp(-logits.astype(float))) + 0.3 * shown
+    absent = 0.7 / (1 + np.exp(logits.astype(float))) + 0.3 * (1 - shown)
+    found = mixed_logits(logits, shown, 0.3)[0]
+    np.testing.assert_allclose(
+        found[:3], np.log(present / absent)[0, :3], rtol=1e-4
+    )
+    assert np.isfinite(found).all()
+    # Share 0 keeps the order that probabilities in float32 would lose.
+    near = np.array([[8.0, 9.0, 10.0]], np.float32)
+    np.testing.assert_allclose(
+        mixed_logits(near, np.zeros_like(near), 0.0), near, rtol=1e-3
+    )
