@@ -1,0 +1,157 @@
+"""Parts of networks: up to a layer, of another size, with and without pooling.
+
+The parts share the weights of the network that they are of.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+
+import keras
+
+_POOLING = {
+    3: keras.layers.GlobalAveragePooling1D,
+    4: keras.layers.GlobalAveragePooling2D,
+}
+
+
+def without_pooling(model: keras.Model) -> keras.Model:
+    """The same network up to its last feature map; the weights are shared.
+
+    Args:
+      model: a backbone, [B, S, S, 3] -> [B, d].
+
+    Returns:
+      [B, S, S, 3] -> [B, h, w, d], whose mean over h and w `model` returns.
+
+    Raises:
+      ValueError: if `model` does not end in a global average pooling.
+    """
+    *_, body, last = model.layers
+    if isinstance(last, keras.Model):  # after its preprocessing
+        return keras.Model(
+            model.inputs, without_pooling(last)(body.output), name=model.name
+        )
+    if not isinstance(last, keras.layers.GlobalAveragePooling2D):
+        raise ValueError(
+            f"boost: {model.name} has no feature map before its features"
+        )
+    return keras.Model(model.inputs, body.output, name=model.name)
+
+
+def pooled(model: keras.Model) -> keras.Model:
+    """Returns the network with the mean over positions or tokens, if any.
+
+    Args:
+      model: -> features [B, d], [B, T, d] or [B, h, w, d].
+
+    Raises:
+      ValueError: if it returns something else.
+    """
+    shape = model.output_shape
+    if isinstance(shape, (list, dict)) or not 2 <= len(shape) <= 4:
+        raise ValueError(
+            f"{model.name} returns {shape}, expected features [B, d], "
+            "[B, T, d] or [B, h, w, d]: backbone_layer names a layer of such"
+        )
+    if shape[-1] is None:
+        raise ValueError(f"{model.name} returns features of no fixed number")
+    if len(shape) == 2:
+        return model
+    output = _POOLING[len(shape)]()(model.output)
+    return keras.Model(model.inputs, output, name=model.name)
+
+
+def up_to(model: keras.Model, name: str) -> keras.Model:
+    """Returns the network up to a layer.
+
+    Args:
+      model: a graph of layers.
+      name: of a layer, also of one of a network within.
+
+    Raises:
+      ValueError: for an unknown name; it lists those like it.
+    """
+    part = _up_to(model, name)
+    if part is None:
+        known = [*dict.fromkeys(_names(model))]
+        near = difflib.get_close_matches(name, known, 5, 0.5) or known[-5:]
+        raise ValueError(
+            f"{model.name} has no layer {name!r}, expected one like "
+            f"{', '.join(near)}"
+        )
+    return part
+
+
+def _up_to(model, name):
+    for layer in model.operations:
+        if layer.name == name:
+            return keras.Model(model.inputs, layer.output, name=model.name)
+    for inner in model.operations:
+        part = _up_to(inner, name) if is_graph(inner) else None
+        if part is not None:
+            node, *_ = inner._inbound_nodes  # where `model` calls it
+            output = part(node.arguments.args[0])
+            return keras.Model(model.inputs, output, name=model.name)
+    return None
+
+
+def _names(model) -> Iterator[str]:
+    for layer in model.operations:
+        yield layer.name
+        if is_graph(layer):
+            yield from _names(layer)
+
+
+def is_graph(layer: keras.layers.Layer) -> bool:
+    """Whether a layer is a network of layers that Keras knows."""
+    return hasattr(layer, "operations")
+
+
+def of_size(model: keras.Model, size: int) -> keras.Model:
+    """Returns a network of the same weights for pictures of another size.
+
+    Args:
+      model: on [B, H, W, 3].
+      size: S in pixels.
+
+    Returns:
+      the network on [B, S, S, 3]; `model` itself if it is that.
+
+    Raises:
+      ValueError: if the shape of a weight depends on the size.
+    """
+    before = model.input_shape[1:3]
+    if before == (size, size):
+        return model
+    config = keras.saving.serialize_keras_object(model)
+    _resize_inputs(config, before, size)
+    try:
+        resized = keras.saving.deserialize_keras_object(config)
+        resized.set_weights(model.get_weights())
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{model.name} takes pictures of {before[0]} x {before[1]} alone, "
+            f"not of {size}: {error}"
+        ) from error
+    return resized
+
+
+def _resize_inputs(config, before, size):
+    """Changes the inputs of a network, and of those within, in place.
+
+    One that sees a feature map sees one of any size.
+    """
+    if isinstance(config, dict):
+        if config.get("class_name") == "InputLayer":
+            shape = config["config"]["batch_shape"]
+            if len(shape) == 4:
+                side = size if tuple(shape[1:3]) == before else None
+                config["config"]["batch_shape"] = (
+                    shape[0], side, side, shape[3],
+                )  # fmt: skip
+        config = [*config.values()]
+    if isinstance(config, list):
+        for part in config:
+            _resize_inputs(part, before, size)
