@@ -148,7 +148,10 @@ def main(argv: list[str]):
         )
     try:
         Workdir(workdir).check_writable()
-        check(FLAGS.backbone, FLAGS.backbone_weights, FLAGS.backbone_input)
+        check(
+            FLAGS.backbone, FLAGS.backbone_weights, FLAGS.backbone_layer,
+            FLAGS.backbone_input,
+        )  # fmt: skip
         data = load_dataset(
             FLAGS.dataset, FLAGS.data_dir, FLAGS.on_bad_image,
             **program.values(settings.FOLDER),

@@ -62,5 +62,6 @@ def make(name: str, weights: str, image_size: int) -> keras.Model:
 
 
 def _own_size(function) -> int:
-    # Only a network with its classifier has a size by default.
-    return function(weights=None).input_shape[1]
+    # Only a network with its classifier has a size by default. Those that have
+    # none even so, MobileNetV3, have weights for 224 pixels.
+    return function(weights=None).input_shape[1] or 224

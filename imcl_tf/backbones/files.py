@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import keras
@@ -46,7 +45,7 @@ def from_file(
     network = graphs.pooled(graphs.of_size(network, size))
     if not layer:
         _warn_of_classifier(path, network)
-    network.name = re.sub(r"[^\w.-]", "_", Path(path).stem)[:80]
+    network.name = graphs.safe_name(Path(path).stem)
     picture_input = find_picture_input(network)
     resizing = picture_input.resizing if picture_input else ()
     return with_preprocessing(

@@ -6,6 +6,7 @@ The parts share the weights of the network that they are of.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 
 import keras
@@ -28,16 +29,22 @@ def without_pooling(model: keras.Model) -> keras.Model:
     Raises:
       ValueError: if `model` does not end in a global average pooling.
     """
-    *_, body, last = model.layers
-    if isinstance(last, keras.Model):  # after its preprocessing
-        return keras.Model(
-            model.inputs, without_pooling(last)(body.output), name=model.name
-        )
-    if not isinstance(last, keras.layers.GlobalAveragePooling2D):
+    last = model.layers[-1]
+    if is_graph(last):  # after its preprocessing
+        output = without_pooling(last)(_input_of(last))
+    elif isinstance(last, keras.layers.GlobalAveragePooling2D):
+        output = _input_of(last)
+    else:
         raise ValueError(
-            f"boost: {model.name} has no feature map before its features"
+            f"boost: the features of {model.name} are no mean over the "
+            "positions of a feature map"
         )
-    return keras.Model(model.inputs, body.output, name=model.name)
+    return keras.Model(model.input, output, name=model.name)
+
+
+def _input_of(layer):
+    """What the network that a layer is part of calls it on."""
+    return layer._inbound_nodes[0].input_tensors[0]
 
 
 def pooled(model: keras.Model) -> keras.Model:
@@ -60,7 +67,7 @@ def pooled(model: keras.Model) -> keras.Model:
     if len(shape) == 2:
         return model
     output = _POOLING[len(shape)]()(model.output)
-    return keras.Model(model.inputs, output, name=model.name)
+    return keras.Model(model.input, output, name=model.name)
 
 
 def up_to(model: keras.Model, name: str) -> keras.Model:
@@ -87,13 +94,12 @@ def up_to(model: keras.Model, name: str) -> keras.Model:
 def _up_to(model, name):
     for layer in model.operations:
         if layer.name == name:
-            return keras.Model(model.inputs, layer.output, name=model.name)
+            return keras.Model(model.input, layer.output, name=model.name)
     for inner in model.operations:
         part = _up_to(inner, name) if is_graph(inner) else None
         if part is not None:
-            node, *_ = inner._inbound_nodes  # where `model` calls it
-            output = part(node.arguments.args[0])
-            return keras.Model(model.inputs, output, name=model.name)
+            output = part(_input_of(inner))
+            return keras.Model(model.input, output, name=model.name)
     return None
 
 
@@ -102,6 +108,11 @@ def _names(model) -> Iterator[str]:
         yield layer.name
         if is_graph(layer):
             yield from _names(layer)
+
+
+def safe_name(text: str) -> str:
+    """Returns a name for a network that a file may have too."""
+    return re.sub(r"[^\w.-]", "_", text, flags=re.ASCII)[:80]
 
 
 def is_graph(layer: keras.layers.Layer) -> bool:

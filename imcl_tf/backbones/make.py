@@ -186,7 +186,7 @@ def backbone(
       (None, 256)
     """
     name = str(name)
-    check(name, weights, input)
+    check(name, weights, layer, input)
     try:
         model = _make(name, weights, image_size, layer, input)
     except Exception as error:
@@ -225,7 +225,7 @@ def _brings_weights(name) -> bool:
     return name.startswith(_HUB) or name.endswith(_FILE)
 
 
-def check(name: str, weights: str, input: str = "pixels"):
+def check(name: str, weights: str, layer: str = "", input: str = "pixels"):
     """Checks arguments of `backbone` before anything takes time.
 
     Raises:
@@ -236,6 +236,11 @@ def check(name: str, weights: str, input: str = "pixels"):
         raise ValueError(
             f"backbone_input: {name} takes pixels, got {input}: it is for a "
             ".keras file"
+        )
+    if layer and name.startswith(_HUB):
+        raise ValueError(
+            f"backbone_layer: {name} has features of its own, expected none, "
+            f"got {layer}"
         )
     if _brings_weights(name) and weights != "none":
         raise ValueError(

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from imcl_tf.backbones.pictures import PictureInput
 
-# Of ImageNet's pixels in [0, 1], R, G and B, as PyTorch's networks have them.
+# ImageNet's pixels in [0, 1], R, G and B, as PyTorch's networks have them.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
