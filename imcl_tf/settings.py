@@ -109,6 +109,13 @@ BACKBONE = Option(
     "one. resnet_v1_101 and vgg_16 are those of TF-Slim.",
     choices=BACKBONE_NAMES, forms=BACKBONE_FORMS,
 )  # fmt: skip
+BACKBONE_INPUT = Option(
+    "backbone_input", "pixels",
+    "What the network of FILE.keras takes: pixels in [0, 255], unit "
+    "[0, 1], signed [-1, 1], caffe (BGR less ImageNet's mean) or torch "
+    "(RGB with ImageNet's mean 0 and deviation 1).",
+    choices=BACKBONE_INPUTS,
+)  # fmt: skip
 MODEL = (
     BACKBONE,
     Option(
@@ -123,13 +130,7 @@ MODEL = (
         "Layer of the network, or of one within, whose output are the "
         "features, averaged over positions or tokens; empty = the last one.",
     ),
-    Option(
-        "backbone_input", "pixels",
-        "What the network of FILE.keras takes: pixels in [0, 255], unit "
-        "[0, 1], signed [-1, 1], caffe (BGR less ImageNet's mean) or torch "
-        "(RGB with ImageNet's mean 0 and deviation 1).",
-        choices=BACKBONE_INPUTS,
-    ),
+    BACKBONE_INPUT,
     Option(
         "image_size", 0,
         "Side of the network's input in pixels (S); 0 = the network's own.",

@@ -32,7 +32,7 @@ def from_file(
     Raises:
       ValueError: if it is no such model, or does not fit the other arguments.
     """
-    network = keras.saving.load_model(path, compile=False, safe_mode=True)
+    network = _read(path)
     inner = getattr(network, "backbone", None)
     network = inner if isinstance(inner, keras.Model) else network
     if not graphs.is_graph(network):
@@ -51,6 +51,17 @@ def from_file(
     return with_preprocessing(
         network, scaling(expected), PictureInput(*resizing)
     )
+
+
+def _read(path) -> keras.Model:
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except TypeError as error:
+        # Each network says that one within cannot be made; the first error is
+        # that of the layer.
+        while error.__context__:
+            error = error.__context__
+        raise ValueError(error) from error
 
 
 def _image_size(network, image_size) -> int:

@@ -6,6 +6,7 @@ The parts share the weights of the network that they are of.
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -29,22 +30,18 @@ def without_pooling(model: keras.Model) -> keras.Model:
     Raises:
       ValueError: if `model` does not end in a global average pooling.
     """
-    last = model.layers[-1]
-    if is_graph(last):  # after its preprocessing
-        output = without_pooling(last)(_input_of(last))
-    elif isinstance(last, keras.layers.GlobalAveragePooling2D):
-        output = _input_of(last)
-    else:
+    graph = _graph(model)
+    last = graph.layers[-1]
+    pooling = isinstance(last, keras.layers.GlobalAveragePooling2D)
+    if not pooling and not is_graph(last):
         raise ValueError(
             f"boost: the features of {model.name} are no mean over the "
             "positions of a feature map"
         )
-    return keras.Model(model.input, output, name=model.name)
-
-
-def _input_of(layer):
-    """What the network that a layer is part of calls it on."""
-    return layer._inbound_nodes[0].input_tensors[0]
+    before = _call_of(last, graph).input_tensors[0]
+    if not pooling:  # after its preprocessing
+        before = without_pooling(last)(before)
+    return keras.Model(graph.input, before, name=model.name)
 
 
 def pooled(model: keras.Model) -> keras.Model:
@@ -67,7 +64,7 @@ def pooled(model: keras.Model) -> keras.Model:
     if len(shape) == 2:
         return model
     output = _POOLING[len(shape)]()(model.output)
-    return keras.Model(model.input, output, name=model.name)
+    return keras.Model(_graph(model).input, output, name=model.name)
 
 
 def up_to(model: keras.Model, name: str) -> keras.Model:
@@ -92,22 +89,35 @@ def up_to(model: keras.Model, name: str) -> keras.Model:
 
 
 def _up_to(model, name):
-    for layer in model.operations:
+    graph = _graph(model)
+    for layer in graph.operations:
+        call = _call_of(layer, graph)
         if layer.name == name:
-            return keras.Model(model.input, layer.output, name=model.name)
-    for inner in model.operations:
-        part = _up_to(inner, name) if is_graph(inner) else None
-        if part is not None:
-            output = part(_input_of(inner))
-            return keras.Model(model.input, output, name=model.name)
+            output = call.output_tensors[0]
+        elif is_graph(layer) and (part := _up_to(layer, name)) is not None:
+            output = part(call.input_tensors[0])
+        else:
+            continue
+        return keras.Model(graph.input, output, name=model.name)
     return None
 
 
 def _names(model) -> Iterator[str]:
-    for layer in model.operations:
+    for layer in _graph(model).operations:
         yield layer.name
         if is_graph(layer):
             yield from _names(layer)
+
+
+def _graph(model):
+    """The layers of a sequential model as a graph; another one is a graph."""
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
+def _call_of(layer, graph):
+    """The first call of a layer within a graph: a layer may be in several."""
+    calls = itertools.chain(*graph._nodes_by_depth.values())
+    return next(call for call in calls if call.operation is layer)
 
 
 def safe_name(text: str) -> str:
@@ -117,7 +127,9 @@ def safe_name(text: str) -> str:
 
 def is_graph(layer: keras.layers.Layer) -> bool:
     """Whether a layer is a network of layers that Keras knows."""
-    return hasattr(layer, "operations")
+    return isinstance(layer, keras.Model) and hasattr(
+        _graph(layer), "operations"
+    )
 
 
 def of_size(model: keras.Model, size: int) -> keras.Model:

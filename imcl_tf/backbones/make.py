@@ -34,7 +34,7 @@ from imcl_tf.backbones.preprocessing import (
     with_preprocessing,
 )
 from imcl_tf.backbones.statistics import freeze_batch_statistics
-from imcl_tf.settings import BACKBONE
+from imcl_tf.settings import BACKBONE, BACKBONE_INPUT
 
 
 class BackboneSpec(NamedTuple):
@@ -232,6 +232,7 @@ def check(name: str, weights: str, layer: str = "", input: str = "pixels"):
       ValueError, FileNotFoundError, ImportError: see `backbone`.
     """
     BACKBONE.checked(name)
+    BACKBONE_INPUT.checked(input)
     if input != "pixels" and not name.endswith(_FILE):
         raise ValueError(
             f"backbone_input: {name} takes pixels, got {input}: it is for a "
