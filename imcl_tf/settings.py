@@ -543,7 +543,10 @@ METHOD = (
 )  # fmt: skip
 RUN = (*DATA, *MODEL, *METHOD, *TRAINING, JIT)
 # Arguments of `imcl_tf.run` that make the objects it takes.
-OBJECTS = ("backbone", "backbone_weights", "image_size", "method")
+OBJECTS = (
+    "backbone", "backbone_weights", "backbone_layer", "backbone_input",
+    "image_size", "method",
+)  # fmt: skip
 
 MACHINE = (
     JIT,

@@ -14,7 +14,7 @@ layers = keras.layers
 S = 32
 TINY = {
     "initial_epochs": 0, "epochs": 1, "batch_size": 16, "augment": False,
-    "keep": "last",
+    "keep": "latest",
 }  # fmt: skip
 
 
@@ -122,10 +122,5 @@ def test_random_weights_are_named(folder, tmp_path):
     warning, error = errors(data, "--init_from=", "--observed_fraction=0")
     assert "small_cnn begins with random weights" in warning
     assert "keras:EfficientNetV2B0" in warning and "observed_fraction" in error
-    for name, words in (
-        ("alexnet", "FILE.keras, keras:NAME, kerashub:PRESET"),
-        ("keras:ResNet", "ResNet50"),
-        ("none.keras", "none.keras: no such file"),
-    ):
-        (line,) = errors(f"--backbone={name}", "--data_dir=nowhere")
-        assert words in line
+    (line,) = errors("--backbone=keras:ResNet", "--data_dir=nowhere")
+    assert "ResNet50" in line
