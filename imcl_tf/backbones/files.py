@@ -59,9 +59,10 @@ def _read(path) -> keras.Model:
     except TypeError as error:
         # Each network says that one within cannot be made; the first error is
         # that of the layer.
-        while error.__context__:
-            error = error.__context__
-        raise ValueError(error) from error
+        first: BaseException = error
+        while first.__context__:
+            first = first.__context__
+        raise ValueError(first) from error
 
 
 def _image_size(network, image_size) -> int:
