@@ -20,8 +20,8 @@ def from_file(
     """Makes a backbone of a Keras model that was saved.
 
     Args:
-      path: of a .keras file. Code that it holds is not run. Of a model with a
-        backbone, such as a checkpoint of a run, the backbone is taken.
+      path: of a .keras file. Code that it holds is not run. A model with a
+        backbone, such as a checkpoint of a run, gives that.
       image_size: S in pixels; 0 = that of the file.
       layer: name of the layer whose output the features are; empty = the last.
       expected: pixels that the network takes, see `preprocessing.scaling`.

@@ -187,6 +187,7 @@ def backbone(
     """
     name = str(name)
     check(name, weights, layer, input)
+    _check_weights(name, weights)
     try:
         model = _make(name, weights, image_size, layer, input)
     except Exception as error:
@@ -228,6 +229,9 @@ def _brings_weights(name) -> bool:
 def check(name: str, weights: str, layer: str = "", input: str = "pixels"):
     """Checks arguments of `backbone` before anything takes time.
 
+    All but whether a file of weights exists: who has no data yet learns first
+    where these are.
+
     Raises:
       ValueError, FileNotFoundError, ImportError: see `backbone`.
     """
@@ -254,6 +258,9 @@ def check(name: str, weights: str, layer: str = "", input: str = "pixels"):
         hub.check()
     elif name.endswith(_FILE) and not Path(name).is_file():
         raise FileNotFoundError(f"backbone: {name}: no such file")
+
+
+def _check_weights(name, weights):
     if weights == "imagenet":
         if name in _NO_IMAGENET:
             raise ValueError(_NO_IMAGENET[name])
