@@ -11,6 +11,7 @@ from setuptools import find_packages, setup
 
 EXTRAS = {
     "beam": ["apache-beam>=2.70"],  # records on many machines
+    "hub": ["keras-hub>=0.21"],  # vision models of KerasHub
     "graphs": ["mwparserfromhell>=0.6", "wn>=1"],  # Wikipedia, WordNet
     "plots": ["matplotlib>=3.9"],
 }

@@ -23,7 +23,7 @@ import tensorflow_datasets as tfds
 from absl import flags
 
 from imcl_tf import program, settings
-from imcl_tf.backbones.make import backbone
+from imcl_tf.backbones.make import backbone, is_pretrained
 from imcl_tf.data.datasets import load_dataset
 from imcl_tf.data.features import fixed_features
 from imcl_tf.files import fail
@@ -38,7 +38,7 @@ def main(argv: list[str]):
             raise ValueError(f"unexpected argument {argv[1]!r}")
         if not FLAGS.dataset:
             raise ValueError("--dataset must be given")
-        if FLAGS.backbone_weights == "none":
+        if not is_pretrained(FLAGS.backbone, FLAGS.backbone_weights):
             raise ValueError(
                 "--backbone_weights must be imagenet or a file: features of "
                 "random weights are of no use"
@@ -46,14 +46,15 @@ def main(argv: list[str]):
         if not sys.stderr.isatty():
             tfds.disable_progress_bar()
         network = backbone(
-            FLAGS.backbone, FLAGS.backbone_weights, FLAGS.image_size
-        )
+            FLAGS.backbone, FLAGS.backbone_weights, FLAGS.image_size,
+            FLAGS.backbone_layer, FLAGS.backbone_input,
+        )  # fmt: skip
         data = load_dataset(
             FLAGS.dataset, FLAGS.data_dir, FLAGS.on_bad_image,
             **program.values(settings.FOLDER),
         )  # fmt: skip
         features = fixed_features(data, network, FLAGS.batch_size)
-    except (ValueError, OSError, tf.errors.OpError) as error:
+    except (ValueError, OSError, ImportError, tf.errors.OpError) as error:
         fail(error)
     for name, split in features.splits.items():
         print(

@@ -110,7 +110,8 @@ def _table(options) -> list[str]:
 
 def _values(option) -> str:
     if option.choices:
-        return ", ".join(f"`{choice}`" for choice in option.choices)
+        known = (*option.choices, *option.forms)
+        return ", ".join(f"`{choice}`" for choice in known)
     kind = _KINDS[type(option.default)]
     if option.minimum is not None and option.maximum is not None:
         return f"{kind} in [{option.minimum:g}, {option.maximum:g}]"

@@ -32,8 +32,8 @@ _HOMES = {
     "average_precision": "ops.metrics",
     "AveragePrecision": "ops.metrics",
     "backbone": "backbones.make",
-    "freeze_batch_statistics": "backbones.make",
-    "picture_format": "backbones.make",
+    "freeze_batch_statistics": "backbones.statistics",
+    "picture_format": "backbones.pictures",
     "load_dataset": "data.datasets",
     "Batches": "data.pipeline",
     "MultiLabelDataset": "data.pipeline",
@@ -69,10 +69,10 @@ if TYPE_CHECKING:
     from imcl_tf import methods as methods
     from imcl_tf import presets as presets
     from imcl_tf.backbones.make import backbone as backbone
-    from imcl_tf.backbones.make import (
+    from imcl_tf.backbones.pictures import picture_format as picture_format
+    from imcl_tf.backbones.statistics import (
         freeze_batch_statistics as freeze_batch_statistics,
     )
-    from imcl_tf.backbones.make import picture_format as picture_format
     from imcl_tf.data.datasets import load_dataset as load_dataset
     from imcl_tf.data.features import fixed_features as fixed_features
     from imcl_tf.data.pipeline import Batches as Batches

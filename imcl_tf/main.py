@@ -134,6 +134,7 @@ def main(argv: list[str]):
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
+    from imcl_tf.backbones.make import check
     from imcl_tf.data.datasets import load_dataset
     from imcl_tf.ops.metrics import Support
     from imcl_tf.training import search
@@ -148,10 +149,15 @@ def main(argv: list[str]):
         )
     try:
         Workdir(workdir).check_writable()
+        check(
+            FLAGS.backbone, FLAGS.backbone_weights, FLAGS.backbone_layer,
+            FLAGS.backbone_input,
+        )  # fmt: skip
         data = load_dataset(
             FLAGS.dataset, FLAGS.data_dir, FLAGS.on_bad_image,
             **program.values(settings.FOLDER),
         )  # fmt: skip
+        _warn_of_random_weights()
         chosen = current_settings()
         resume = FLAGS.resume
         if FLAGS.search:
@@ -160,7 +166,8 @@ def main(argv: list[str]):
             resume = _is_of_best(workdir, chosen, trials)
         results = run(data, chosen, workdir, resume=resume)
     except (
-        ValueError, OSError, FloatingPointError, tf.errors.OpError
+        ValueError, OSError, ImportError, FloatingPointError,
+        tf.errors.OpError,
     ) as error:  # fmt: skip
         logging.debug("Where it happened:", exc_info=True)
         fail(error)
@@ -170,6 +177,23 @@ def main(argv: list[str]):
         f"{results['mAP']:.2f}  ({workdir / 'results.json'})\n"
         f"over {Support(**results['mAP_support'])}"
     )
+
+
+def _warn_of_random_weights():
+    """A person's own pictures are too few to train a network from scratch."""
+    from imcl_tf.backbones.make import is_pretrained
+
+    if (
+        FLAGS.dataset == "folder"
+        and not FLAGS.init_from
+        and not is_pretrained(FLAGS.backbone, FLAGS.backbone_weights)
+    ):
+        logging.warning(
+            "backbone: %s begins with random weights; pretrained ones matter "
+            "more than the method: --backbone=keras:EfficientNetV2B0 "
+            "--backbone_weights=imagenet, or --backbone=FILE.keras",
+            FLAGS.backbone,
+        )  # fmt: skip
 
 
 def run(
@@ -213,6 +237,8 @@ def run(
                 str(chosen["backbone"]),
                 str(chosen["backbone_weights"]),
                 int(chosen["image_size"]),
+                str(chosen["backbone_layer"]),
+                str(chosen["backbone_input"]),
             ),
             method,
             workdir,

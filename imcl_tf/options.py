@@ -6,6 +6,7 @@ Free of TensorFlow, so that `--help` and presets answer at once.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ class Option(NamedTuple):
       default: its type is that of the option: bool, int, float or str.
       help: one sentence.
       choices: allowed values of a str, () = any.
+      forms: further ones, in which a word in capitals stands for any text, as
+        in "FILE.keras".
       minimum: smallest number allowed, None = any.
       maximum: largest number allowed, None = any.
       repeated: whether a program's flag may be given more than once; its value
@@ -39,6 +42,7 @@ class Option(NamedTuple):
     minimum: float | None = None
     maximum: float | None = None
     repeated: bool = False
+    forms: tuple[str, ...] = ()
 
     def checked(self, value: Any) -> Value:
         """Returns `value` in the type of the option.
@@ -52,10 +56,10 @@ class Option(NamedTuple):
             bounds.
         """
         value = self._typed(value)
-        if self.choices and value not in self.choices:
+        known = (*self.choices, *self.forms)
+        if known and value not in self.choices and not self._has_form(value):
             raise ValueError(
-                f"{self.name} must be one of {', '.join(self.choices)}, "
-                f"got {value!r}"
+                f"{self.name} must be one of {', '.join(known)}, got {value!r}"
             )
         for bound, sign, word in (
             (self.minimum, 1, ">="),
@@ -66,6 +70,12 @@ class Option(NamedTuple):
                     f"{self.name} must be {word} {bound:g}, got {value}"
                 )
         return value
+
+    def _has_form(self, value):
+        return any(
+            re.fullmatch(re.sub("[A-Z]+", ".+", re.escape(form)), value)
+            for form in self.forms
+        )
 
     def _typed(self, value):
         kind = type(self.default)

@@ -179,11 +179,28 @@ def define(options: Iterable[Option], into: flags.FlagValues = flags.FLAGS):
         _made.add(into[option.name])
 
 
+class _Checked(flags.ArgumentParser):
+    """Parses the flag of an option of several forms."""
+
+    def __init__(self, option: Option):
+        super().__init__()
+        self._option = option
+
+    def parse(self, argument: str) -> Value:
+        return self._option.checked(argument)
+
+
 def _make_flag(option: Option, into: flags.FlagValues):
     if option.repeated:
         flags.DEFINE_multi_string(
             option.name, [], option.help, flag_values=into
         )
+        return
+    if option.forms:
+        flags.DEFINE(
+            _Checked(option), option.name, option.default, option.help,
+            flag_values=into,
+        )  # fmt: skip
         return
     if option.choices:
         flags.DEFINE_enum(
@@ -261,7 +278,8 @@ def _entry(option: Option) -> str:
         flag = f"--[no]{option.name}"
         default = str(default).lower()
     elif option.choices:
-        flag = f"--{option.name}={'|'.join(option.choices)}"
+        values = "|".join((*option.choices, *option.forms))
+        flag = f"--{option.name}={values}"
     else:
         flag = f"--{option.name}={_KINDS[type(default)]}"
     known = " May be given more than once." if option.repeated else ""

@@ -14,6 +14,8 @@ DATASETS = ("scenes", "folder", *PAPER_DATASETS)
 SMALL_SCENES = "scenes/small"
 BACKBONE_NAMES = ("small_cnn", "resnet101", "vgg16", "resnet_v1_101", "vgg_16")
 HIDING_RULES = ("per_label", "per_image")
+BACKBONE_FORMS = ("FILE.keras", "keras:NAME", "kerashub:PRESET")
+BACKBONE_INPUTS = ("pixels", "unit", "signed", "caffe", "torch")
 REGIMES = ("end_to_end", "fixed_features")
 
 # Declared by the program: a library user has the objects instead.
@@ -98,19 +100,37 @@ DATA = (
         "Crop and mirror the training pictures at random.",
     ),
 )  # fmt: skip
+BACKBONE = Option(
+    "backbone", "small_cnn",
+    "Network that turns a picture into features. One of those named here; "
+    "FILE.keras, a saved Keras model; keras:NAME, a network of "
+    "keras.applications such as keras:EfficientNetV2B0; or kerashub:PRESET, a "
+    "preset of KerasHub such as kerashub:dinov2_small, or the directory of "
+    "one. resnet_v1_101 and vgg_16 are those of TF-Slim.",
+    choices=BACKBONE_NAMES, forms=BACKBONE_FORMS,
+)  # fmt: skip
+BACKBONE_INPUT = Option(
+    "backbone_input", "pixels",
+    "What the network of FILE.keras takes: pixels in [0, 255], unit "
+    "[0, 1], signed [-1, 1], caffe (BGR less ImageNet's mean) or torch "
+    "(RGB with ImageNet's mean 0 and deviation 1).",
+    choices=BACKBONE_INPUTS,
+)  # fmt: skip
 MODEL = (
-    Option(
-        "backbone", "small_cnn",
-        "Network that turns a picture into features; resnet_v1_101 and vgg_16 "
-        "are those of TF-Slim.",
-        choices=BACKBONE_NAMES,
-    ),
+    BACKBONE,
     Option(
         "backbone_weights", "none",
-        "Weights the network starts from: none (random), imagenet "
-        "(downloaded; resnet101 and vgg16), a Keras weights file, or for "
-        "resnet_v1_101 and vgg_16 a TF-Slim checkpoint.",
+        "Weights the network starts from: none (random, but for FILE.keras and "
+        "kerashub:PRESET their own), imagenet (downloaded; keras:NAME, "
+        "resnet101 and vgg16), a Keras weights file, or for resnet_v1_101 and "
+        "vgg_16 a TF-Slim checkpoint.",
     ),
+    Option(
+        "backbone_layer", "",
+        "Layer of the network, or of one within, whose output are the "
+        "features, averaged over positions or tokens; empty = the last one.",
+    ),
+    BACKBONE_INPUT,
     Option(
         "image_size", 0,
         "Side of the network's input in pixels (S); 0 = the network's own.",
@@ -590,7 +610,10 @@ NEIGHBORS = (
 )  # fmt: skip
 RUN = (*DATA, *MODEL, *METHOD, *TRAINING, *NEIGHBORS, JIT)
 # Arguments of `imcl_tf.run` that make the objects it takes.
-OBJECTS = ("backbone", "backbone_weights", "image_size", "method")
+OBJECTS = (
+    "backbone", "backbone_weights", "backbone_layer", "backbone_input",
+    "image_size", "method",
+)  # fmt: skip
 
 MACHINE = (
     JIT,

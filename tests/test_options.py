@@ -58,3 +58,21 @@ def test_options_of_imcl():
             check_all(options, wrong)
     for option in known_options().values():
         assert option.checked(option.default) == option.default
+
+
+@pytest.mark.parametrize(
+    ("value", "good"),
+    [("a", True), ("my dir/x.keras", True), ("keras:B0", True), ("b", False),
+     (".keras", False), ("keras:", False), ("x.keras.zip", False),
+     ("FILE_keras", False)],
+)  # fmt: skip
+def test_forms(value, good):
+    """Words in capitals stand for any text; the dot is one."""
+    option = Option(
+        "net", "a", "Help.", choices=("a",), forms=("FILE.keras", "keras:NAME")
+    )
+    if good:
+        assert option.checked(value) == value
+        return
+    with pytest.raises(ValueError, match="one of a, FILE.keras, keras:NAME, "):
+        option.checked(value)

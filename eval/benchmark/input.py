@@ -12,7 +12,7 @@ import scipy.sparse
 import tensorflow as tf
 
 from eval.benchmark.measure import BATCH, Figure, called
-from imcl_tf.backbones.make import SQUASHED, Resizing
+from imcl_tf.backbones.pictures import SQUASHED, Resizing
 from imcl_tf.data import records
 from imcl_tf.data.pipeline import Split, training_batches
 from imcl_tf.ops.labels import LabelTable

@@ -24,7 +24,8 @@ from eval.benchmark.measure import (
     called,
     print_ratios,
 )
-from imcl_tf.backbones.make import backbone, freeze_batch_statistics
+from imcl_tf.backbones.make import backbone
+from imcl_tf.backbones.statistics import freeze_batch_statistics
 from imcl_tf.data.pipeline import prefetched, with_labels
 from imcl_tf.methods import method as method_named
 from imcl_tf.methods.base import METHODS

@@ -10,6 +10,11 @@ resnet_v1_101, vgg_16: TF-Slim's networks and vgg_preprocessing.py, for its
   TF1's bilinear resizing. The checkpoint of Open Images wants the same at 299
   pixels: shorter side 341 (openimages/dataset, tools/classify_oidv2.py).
 small_cnn: no original; squashed to S x S, [-1, 1].
+FILE.keras: a saved Keras model (`files`); squashed.
+keras:NAME: any network of keras.applications (`applications`); squashed.
+kerashub:PRESET: a vision model of KerasHub (`hub`); squashed.
+
+Whole pictures are squashed: a crop may cut off what a label is about.
 
 Resized pixels are rounded to bytes, which the originals leave as fractions.
 """
@@ -21,27 +26,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import keras
-import tensorflow as tf
 
-from imcl_tf.backbones import slim
-
-
-class Resizing(NamedTuple):
-    """From a picture of any size to S x S.
-
-    Attributes:
-      shorter_side: where S is 224, in pixels, and in proportion where it is
-        not; the centre is cropped from this. 0 = the whole picture, its
-        aspect ratio not kept.
-      tf1: as TF1's resize_bilinear, which does not average where it shrinks
-        and keeps the first pixel, not the picture's border, in place.
-    """
-
-    shorter_side: int = 0
-    tf1: bool = False
-
-
-SQUASHED = Resizing()
+from imcl_tf.backbones import applications, files, graphs, hub, slim
+from imcl_tf.backbones.pictures import SQUASHED, PictureInput, Resizing
+from imcl_tf.backbones.preprocessing import (
+    ApplicationPreprocessing,
+    with_preprocessing,
+)
+from imcl_tf.backbones.statistics import freeze_batch_statistics
+from imcl_tf.settings import BACKBONE, BACKBONE_INPUT
 
 
 class BackboneSpec(NamedTuple):
@@ -56,86 +49,6 @@ class BackboneSpec(NamedTuple):
     make: Callable[[int, str, PictureInput], keras.Model]
     image_size: int
     resizing: Resizing
-
-
-@keras.saving.register_keras_serializable("imcl_tf")
-class PictureInput(keras.layers.Layer):
-    """Passes pictures on, and says how they are to be made.
-
-    The first layer of a backbone: what it says is saved with the model.
-
-    Args:
-      shorter_side: see `Resizing`.
-      tf1: see `Resizing`.
-      **kwargs: of `keras.layers.Layer`.
-    """
-
-    def __init__(self, shorter_side: int = 0, tf1: bool = False, **kwargs):
-        super().__init__(autocast=False, **kwargs)
-        self.resizing = Resizing(shorter_side, tf1)
-
-    def call(self, images: tf.Tensor) -> tf.Tensor:
-        return images
-
-    def compute_output_shape(self, input_shape: tuple) -> tuple:
-        return input_shape
-
-    def get_config(self) -> dict:
-        return super().get_config() | self.resizing._asdict()
-
-
-class PictureFormat(NamedTuple):
-    """The pictures that a network takes.
-
-    Attributes:
-      image_size: S, pixels.
-      resizing: from a picture of any size to S x S.
-    """
-
-    image_size: int
-    resizing: Resizing
-
-
-def picture_format(backbone: keras.Model) -> PictureFormat:
-    """Returns which pictures a network takes.
-
-    Args:
-      backbone: model on [B, S, S, 3]. Without a `PictureInput` its pictures
-        are squashed to S x S.
-
-    Raises:
-      ValueError: if the model does not take pictures of one size.
-
-    Example:
-      >>> import imcl_tf
-      >>> imcl_tf.picture_format(imcl_tf.backbone("small_cnn")).image_size
-      64
-    """
-    shape = tuple(getattr(backbone, "input_shape", ()))
-    if len(shape) != 4 or shape[1] is None or shape[1] != shape[2]:
-        raise ValueError(
-            "a backbone must take pictures [B, S, S, 3] of one size S, got "
-            f"one of {type(backbone).__name__} that takes {list(shape)}"
-        )
-    for layer in backbone.layers:
-        if isinstance(layer, PictureInput):
-            return PictureFormat(shape[1], layer.resizing)
-    return PictureFormat(shape[1], SQUASHED)
-
-
-@keras.saving.register_keras_serializable("imcl_tf")
-class CaffePreprocessing(keras.layers.Layer):
-    """RGB in [0, 255] -> BGR less the ImageNet mean, as the originals did."""
-
-    def call(self, images: tf.Tensor) -> tf.Tensor:
-        images = keras.ops.cast(images, self.compute_dtype)
-        mean = keras.ops.convert_to_tensor(
-            [103.939, 116.779, 123.68], self.compute_dtype
-        )
-        return keras.ops.flip(images, -1) - mean
-
-    def compute_output_shape(self, input_shape: tuple) -> tuple:
-        return input_shape
 
 
 def _small_cnn(image_size, weights, picture_input) -> keras.Model:
@@ -171,7 +84,9 @@ def _resnet101(image_size, weights, picture_input) -> keras.Model:
         input_shape=(image_size, image_size, 3),
         weights=None if weights == "none" else weights,
     )
-    return _with_caffe_preprocessing(network, network.output, picture_input)
+    return with_preprocessing(
+        network, ApplicationPreprocessing("resnet"), picture_input
+    )
 
 
 def _vgg16(image_size, weights, picture_input) -> keras.Model:
@@ -181,15 +96,11 @@ def _vgg16(image_size, weights, picture_input) -> keras.Model:
         input_shape=(image_size, image_size, 3),
         weights=None if weights == "none" else weights,
     )
-    fc7 = network.get_layer("fc2").output
-    return _with_caffe_preprocessing(network, fc7, picture_input)
-
-
-def _with_caffe_preprocessing(network, output, picture_input):
-    images = keras.Input(network.input_shape[1:])
-    body = keras.Model(network.input, output, name=network.name)
-    pixels = CaffePreprocessing()(picture_input(images))
-    return keras.Model(images, body(pixels), name=network.name)
+    return with_preprocessing(
+        graphs.up_to(network, "fc2"),
+        ApplicationPreprocessing("vgg16"),
+        picture_input,
+    )
 
 
 def _resnet_v1_101(image_size, weights, picture_input) -> keras.Model:
@@ -205,10 +116,8 @@ def _vgg_16(image_size, weights, picture_input) -> keras.Model:
 def _from_slim(network, weights, picture_input):
     if weights != "none":
         slim.load_checkpoint(network, weights)
-    images = keras.Input(network.input_shape[1:])
     centred = keras.layers.Rescaling(1.0, offset=[-123.68, -116.78, -103.94])
-    pixels = centred(picture_input(images))
-    return keras.Model(images, network(pixels), name=network.name)
+    return with_preprocessing(network, centred, picture_input)
 
 
 BACKBONES = {
@@ -218,6 +127,9 @@ BACKBONES = {
     "resnet_v1_101": BackboneSpec(_resnet_v1_101, 224, Resizing(256, tf1=True)),
     "vgg_16": BackboneSpec(_vgg_16, 224, Resizing(256, tf1=True)),
 }
+
+# How the names of other networks begin or end.
+_KERAS, _HUB, _FILE = "keras:", "kerashub:", ".keras"
 
 # What to say where keras.applications has nothing to download.
 _NO_IMAGENET = {
@@ -231,36 +143,124 @@ _NO_IMAGENET = {
 
 
 def backbone(
-    name: str, weights: str = "none", image_size: int = 0
+    name: str | Path,
+    weights: str = "none",
+    image_size: int = 0,
+    layer: str = "",
+    input: str = "pixels",
 ) -> keras.Model:
     """Builds a network and loads its weights.
 
     Args:
-      name: one of `BACKBONES`.
+      name: one of `BACKBONES`; the path of a .keras file; keras:NAME, such as
+        keras:EfficientNetV2B0, for a network of keras.applications; or
+        kerashub:PRESET, such as kerashub:vit_base_patch16_224_imagenet21k, for
+        a preset of KerasHub or the directory of one.
       weights: "none" (random), "imagenet" (downloaded by keras.applications;
-        resnet101 and vgg16 alone) or a file: for resnet_v1_101 and vgg_16 a
-        TF-Slim checkpoint (`imcl_tf.backbones.slim.load_checkpoint`), else a
-        Keras weights file of that very network. Batch normalisation keeps the
+        keras:NAME, resnet101 and vgg16) or a file: for resnet_v1_101 and vgg_16
+        a TF-Slim checkpoint (`imcl_tf.backbones.slim.load_checkpoint`), else a
+        Keras weights file of that very network. A .keras file and a preset
+        bring their own, so that "none" it is. Batch normalisation keeps the
         statistics that were loaded, see `freeze_batch_statistics`.
       image_size: S in pixels; 0 = the network's own.
+      layer: name of the layer, also of a network within, whose output are the
+        features; empty = the network's own. Positions [B, h, w, d] and tokens
+        [B, T, d] are averaged.
+      input: what the network of a .keras file takes: "pixels" in [0, 255],
+        "unit" [0, 1], "signed" [-1, 1], "caffe" (BGR less ImageNet's mean) or
+        "torch" (ImageNet's mean 0 and deviation 1). Others take pixels.
 
     Returns:
       keras.Model, [B, S, S, 3] in [0, 255] -> features [B, d] float32. Its
       attribute `pretrained` says whether weights were loaded.
 
     Raises:
-      ValueError: for an unknown name or weights that do not fit.
-      FileNotFoundError: if the weights file does not exist.
+      ValueError: for an unknown name, a file that holds no such network,
+        weights, a size or a layer that do not fit.
+      FileNotFoundError: if a file does not exist.
+      ImportError: if kerashub:PRESET is asked for without KerasHub.
 
     Example:
       >>> import imcl_tf
       >>> imcl_tf.backbone("small_cnn", image_size=32).output_shape
       (None, 256)
     """
-    if name not in BACKBONES:
+    name = str(name)
+    check(name, weights, layer, input)
+    _check_weights(name, weights)
+    try:
+        model = _make(name, weights, image_size, layer, input)
+    except Exception as error:
+        # Keras raises a plain Exception where a download fails, BadZipFile for
+        # a broken .keras file, and lists every layer that does not fit.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if len(reason) > 240:
+            reason = reason[:240] + " ..."
+        size = f" of {image_size} pixels" if image_size else ""
+        loaded = f" with weights {weights}" if weights != "none" else ""
         raise ValueError(
-            f"backbone must be one of {', '.join(BACKBONES)}, got {name!r}"
+            f"cannot make {name}{size}{loaded}: {reason}"
+        ) from error
+    model.pretrained = is_pretrained(name, weights)
+    if model.pretrained:
+        freeze_batch_statistics(model)
+    return model
+
+
+def is_pretrained(name: str, weights: str) -> bool:
+    """Whether a network of `backbone` has weights that are not random."""
+    return weights != "none" or _brings_weights(name)
+
+
+def source_files(name: str) -> list[Path]:
+    """Returns the files that a network of `backbone` is read from, sorted."""
+    place = Path(name.removeprefix(_HUB))
+    if name.endswith(_FILE):
+        return [place]
+    if name.startswith(_HUB) and place.is_dir():
+        return sorted(path for path in place.rglob("*") if path.is_file())
+    return []
+
+
+def _brings_weights(name) -> bool:
+    return name.startswith(_HUB) or name.endswith(_FILE)
+
+
+def check(name: str, weights: str, layer: str = "", input: str = "pixels"):
+    """Checks arguments of `backbone` before anything takes time.
+
+    All but whether a file of weights exists: who has no data yet learns first
+    where these are.
+
+    Raises:
+      ValueError, FileNotFoundError, ImportError: see `backbone`.
+    """
+    BACKBONE.checked(name)
+    BACKBONE_INPUT.checked(input)
+    if input != "pixels" and not name.endswith(_FILE):
+        raise ValueError(
+            f"backbone_input: {name} takes pixels, got {input}: it is for a "
+            ".keras file"
         )
+    if layer and name.startswith(_HUB):
+        raise ValueError(
+            f"backbone_layer: {name} has features of its own, expected none, "
+            f"got {layer}"
+        )
+    if _brings_weights(name) and weights != "none":
+        raise ValueError(
+            f"backbone_weights: {name} brings its own, expected none, got "
+            f"{weights}"
+        )
+    if name.startswith(_KERAS):
+        applications.check(name.removeprefix(_KERAS))
+    elif name.startswith(_HUB):
+        hub.check()
+    elif name.endswith(_FILE) and not Path(name).is_file():
+        raise FileNotFoundError(f"backbone: {name}: no such file")
+
+
+def _check_weights(name, weights):
     if weights == "imagenet":
         if name in _NO_IMAGENET:
             raise ValueError(_NO_IMAGENET[name])
@@ -270,115 +270,19 @@ def backbone(
         raise FileNotFoundError(
             f"backbone_weights must be imagenet, none or a file, got {weights}"
         )
-    spec = BACKBONES[name]
-    size = image_size or spec.image_size
-    try:
+
+
+def _make(name, weights, image_size, layer, input) -> keras.Model:
+    if name.endswith(_FILE):
+        return files.from_file(name, image_size, layer, input)
+    if name.startswith(_KERAS):
+        model = applications.make(
+            name.removeprefix(_KERAS), weights, image_size
+        )
+    elif name.startswith(_HUB):
+        model = hub.from_preset(name.removeprefix(_HUB), image_size)
+    else:
+        spec = BACKBONES[name]
+        size = image_size or spec.image_size
         model = spec.make(size, weights, PictureInput(*spec.resizing))
-    except Exception as error:
-        # Keras raises a plain Exception where a download fails, BadZipFile for
-        # a broken .keras file, and lists every layer that does not fit.
-        reason = " ".join(str(error).split())
-        if len(reason) > 240:
-            reason = reason[:240] + " ..."
-        raise ValueError(
-            f"cannot make {name} of {size} pixels with weights {weights}: "
-            f"{reason}"
-        ) from error
-    model.pretrained = weights != "none"
-    if model.pretrained:
-        freeze_batch_statistics(model)
-    return model
-
-
-def without_pooling(model: keras.Model) -> keras.Model:
-    """The same network up to its last feature map; the weights are shared.
-
-    Args:
-      model: a backbone, [B, S, S, 3] -> [B, d].
-
-    Returns:
-      [B, S, S, 3] -> [B, h, w, d], whose mean over h and w `model` returns.
-
-    Raises:
-      ValueError: if `model` does not end in a global average pooling.
-    """
-    *_, body, last = model.layers
-    if isinstance(last, keras.Model):  # after its preprocessing
-        return keras.Model(
-            model.inputs, without_pooling(last)(body.output), name=model.name
-        )
-    if not isinstance(last, keras.layers.GlobalAveragePooling2D):
-        raise ValueError(
-            f"boost: {model.name} has no feature map before its features"
-        )
-    return keras.Model(model.inputs, body.output, name=model.name)
-
-
-def freeze_batch_statistics(model: keras.Model):
-    """Makes every batch normalisation of `model` use its stored statistics.
-
-    Fine-tuning from trained weights on small batches does better so, and the
-    stored features of a dictionary stay comparable with the minibatch's. Scale
-    and shift are trained as before.
-
-    Args:
-      model: changed in place; networks within it too.
-
-    Example:
-      >>> import imcl_tf
-      >>> network = imcl_tf.backbone("small_cnn", image_size=32)
-      >>> before = len(network.trainable_variables)
-      >>> imcl_tf.freeze_batch_statistics(network)
-      >>> len(network.trainable_variables) == before
-      True
-    """
-    for layer in batch_normalizations(model):
-        _store_statistics(layer, [v for v in layer.variables if v.trainable])
-
-
-def _store_statistics(layer, learned):
-    # Keras then takes the stored statistics in training too.
-    layer.trainable = False
-    for variable in learned:
-        variable.trainable = True
-
-
-def frozen_statistics(model: keras.layers.Layer) -> list[str]:
-    """Returns the layers that `freeze_batch_statistics` has changed, by name.
-
-    Keras does not save that their scale and shift are trained.
-    """
-    return [
-        layer.name
-        for layer in batch_normalizations(model)
-        if not layer.trainable and any(v.trainable for v in layer.variables)
-    ]
-
-
-def restore_frozen_statistics(model: keras.layers.Layer, names: list[str]):
-    """Makes a loaded `model` one of which `frozen_statistics` says `names`."""
-    for layer in batch_normalizations(model):
-        if layer.name in names:
-            learned = layer.gamma, layer.beta
-            _store_statistics(layer, [v for v in learned if v is not None])
-
-
-def synchronize_batch_statistics(model: keras.layers.Layer):
-    """Makes every batch normalisation take its statistics over all devices.
-
-    Args:
-      model: changed in place; networks within it too.
-    """
-    for layer in batch_normalizations(model):
-        layer.synchronized = True
-
-
-def batch_normalizations(
-    model: keras.layers.Layer,
-) -> list[keras.layers.BatchNormalization]:
-    """Returns the batch normalisations of `model`, nested ones too."""
-    return [
-        layer
-        for layer in model._flatten_layers()
-        if isinstance(layer, keras.layers.BatchNormalization)
-    ]
+    return graphs.pooled(graphs.up_to(model, layer)) if layer else model

@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from imcl_tf.backbones.make import picture_format
+from imcl_tf.backbones.pictures import picture_format
 from imcl_tf.data import records
 from imcl_tf.data.pipeline import (
     MultiLabelDataset,

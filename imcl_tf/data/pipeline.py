@@ -16,7 +16,7 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
-from imcl_tf.backbones.make import SQUASHED, Resizing
+from imcl_tf.backbones.pictures import SQUASHED, Resizing
 from imcl_tf.data import records
 from imcl_tf.data.pixels import augmented, decode_and_resize
 from imcl_tf.files import locked

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from imcl_tf.backbones.make import SQUASHED, Resizing
+from imcl_tf.backbones.pictures import SQUASHED, Resizing
 from imcl_tf.data.decoding import decode_stored
 
 _LONGEST = 16  # times the shorter side

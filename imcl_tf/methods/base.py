@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from imcl_tf.backbones.make import (
+from imcl_tf.backbones.statistics import (
     frozen_statistics,
     restore_frozen_statistics,
     synchronize_batch_statistics,
@@ -201,7 +201,7 @@ class MultiLabelModel(PartialLabelFitting):
         if self.boost_factor > 1 and len(feature_shape) != 4:
             raise ValueError(
                 "boost_factor needs features [B, h, w, d], got "
-                f"{list(feature_shape)}: see imcl_tf.backbones.make."
+                f"{list(feature_shape)}: see imcl_tf.backbones.graphs."
                 "without_pooling"
             )
         if not self.classifier.built:

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
-from imcl_tf.backbones.make import picture_format
+from imcl_tf.backbones.pictures import picture_format
 from imcl_tf.data.pipeline import Batches, MultiLabelDataset, Split
 from imcl_tf.data.tensors import WRONG_VALUE, TensorBatches
 from imcl_tf.methods.batches import (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from imcl_tf.backbones.make import picture_format
+from imcl_tf.backbones.pictures import picture_format
 from imcl_tf.data.decoding import decode
 from imcl_tf.data.pixels import resized
 from imcl_tf.files import replacing

@@ -7,11 +7,10 @@ from types import SimpleNamespace
 
 import keras
 
-from imcl_tf.backbones.make import (
-    freeze_batch_statistics,
-    picture_format,
-    without_pooling,
-)
+from imcl_tf.backbones.graphs import without_pooling
+from imcl_tf.backbones.make import source_files
+from imcl_tf.backbones.pictures import picture_format
+from imcl_tf.backbones.statistics import freeze_batch_statistics
 from imcl_tf.data.features import architecture_digest, fixed_features
 from imcl_tf.data.label_updates import files_digest
 from imcl_tf.data.pipeline import MultiLabelDataset, reading
@@ -293,6 +292,8 @@ def _identity(data, backbone, cls, given, own, settings) -> Identity:
         path = Workdir(path).logistic if name == "init_from" else path
         if path.is_file():
             files[name] = files_digest([path])
+    if sources := source_files(str(options.get("backbone", ""))):
+        files["backbone_file"] = files_digest(sources)
     options.pop("init_from")
     return Identity(options, files, data.digests())
 

@@ -8,14 +8,16 @@ import pytest
 
 import imcl_tf
 from imcl_tf.backbones import make
-from imcl_tf.backbones.make import (
-    PictureInput,
-    Resizing,
-    backbone,
+from imcl_tf.backbones.make import backbone
+from imcl_tf.backbones.pictures import PictureInput, Resizing, picture_format
+from imcl_tf.backbones.preprocessing import (
+    ApplicationPreprocessing,
+    with_preprocessing,
+)
+from imcl_tf.backbones.statistics import (
     batch_normalizations,
     freeze_batch_statistics,
     frozen_statistics,
-    picture_format,
 )
 from imcl_tf.data import pipeline
 from imcl_tf.data.pixels import decode_and_resize
@@ -120,16 +122,19 @@ class TestArchitecture:
         )
 
 
+CAFFE = ApplicationPreprocessing("vgg16")
+
+
 class TestCaffePreprocessing:
     def test_by_hand(self):
         """BGR less (103.939, 116.779, 123.68): red is all in the last."""
-        layer = make.CaffePreprocessing()
+        layer = CAFFE
         image = np.array([[[[255, 0, 0], [1, 2, 3]]]], np.float32)
         expected = [[-103.939, -116.779, 131.32], [-100.939, -114.779, -122.68]]
         np.testing.assert_allclose(layer(image)[0, 0], expected, rtol=1e-5)
 
     def test_bytes_do_not_wrap_around(self):
-        layer = make.CaffePreprocessing()
+        layer = CAFFE
         image = np.zeros((1, 1, 1, 3), np.uint8)
         np.testing.assert_allclose(
             layer(image)[0, 0, 0], [-103.939, -116.779, -123.68], rtol=1e-5
@@ -138,12 +143,10 @@ class TestCaffePreprocessing:
     @pytest.mark.parametrize("name", APPLICATIONS)
     def test_as_keras_applications_does(self, name):
         expected = APPLICATIONS[name][2](pictures().copy())
-        np.testing.assert_allclose(
-            make.CaffePreprocessing()(pictures()), expected, rtol=1e-5
-        )
+        np.testing.assert_allclose(CAFFE(pictures()), expected, rtol=1e-5)
 
     def test_shape(self):
-        layer = make.CaffePreprocessing()
+        layer = CAFFE
         assert layer.compute_output_shape((None, 5, 4, 3)) == (None, 5, 4, 3)
 
 
@@ -331,9 +334,7 @@ def test_saves_with_its_preprocessing(tmp_path):
     x = keras.layers.BatchNormalization()(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
     network = keras.Model(inputs, x, name="network")
-    caffe = make._with_caffe_preprocessing(
-        network, network.output, PictureInput(256)
-    )
+    caffe = with_preprocessing(network, CAFFE, PictureInput(256))
     expected = network(keras.applications.vgg16.preprocess_input(pictures()))
     small = backbone("small_cnn", image_size=S)
     slim = make._from_slim(network, "none", PictureInput(256, True))

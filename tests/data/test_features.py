@@ -13,12 +13,8 @@ import scipy.sparse
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from imcl_tf.backbones.make import (
-    SQUASHED,
-    PictureInput,
-    Resizing,
-    synchronize_batch_statistics,
-)
+from imcl_tf.backbones.pictures import SQUASHED, PictureInput, Resizing
+from imcl_tf.backbones.statistics import synchronize_batch_statistics
 from imcl_tf.data import features, pipeline
 from imcl_tf.data.pixels import decode_and_resize
 from imcl_tf.ops.labels import LabelTable

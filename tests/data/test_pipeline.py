@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse
 import tensorflow as tf
 
-from imcl_tf.backbones.make import Resizing
+from imcl_tf.backbones.pictures import Resizing
 from imcl_tf.data import pipeline
 from imcl_tf.data.pixels import augmented, decode_and_resize
 from imcl_tf.ops.labels import LabelTable

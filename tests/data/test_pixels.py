@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from imcl_tf.backbones.make import Resizing
+from imcl_tf.backbones.pictures import Resizing
 from imcl_tf.data.pixels import augmented, decode_and_resize
 
 

@@ -11,7 +11,8 @@ import scipy.sparse
 import tensorflow as tf
 
 import imcl_tf
-from imcl_tf.backbones.make import PictureInput, Resizing, backbone
+from imcl_tf.backbones.make import backbone
+from imcl_tf.backbones.pictures import PictureInput, Resizing
 from imcl_tf.data.pixels import decode_and_resize
 from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.methods.dictionary import Dictionary
