@@ -26,7 +26,11 @@ from imcl_tf.training.evaluation import (
     write_average_precision,
 )
 from imcl_tf.training.export import export
-from imcl_tf.training.stages import fit_stage, initial_schedule
+from imcl_tf.training.stages import (
+    check_schedules,
+    fit_stage,
+    initial_schedule,
+)
 from imcl_tf.training.workdir import Identity, Workdir, describe
 
 OPTIONS = tuple(option for option in RUN if option.name not in OBJECTS)
@@ -92,6 +96,7 @@ def run(
     cls = method_named(method) if isinstance(method, str) else method
     _check_objects(data, backbone, cls)
     given, own = _split_options(options, cls)
+    check_schedules(given)
     _check_support(data)
     data = data.hide_labels(
         given["observed_fraction"], given["seed"], given["observed_rule"]
@@ -104,8 +109,9 @@ def run(
     if resume and (finished := directory.finished(identity, tuning)):
         return finished
     images = data.train.batches(
-        given["batch_size"], seed=given["seed"], augment=given["augment"]
-    ).sized(*picture_format(backbone))
+        given["batch_size"], seed=given["seed"], augment=given["augment"],
+        augment_level=given["augment_level"],
+    ).sized(*picture_format(backbone))  # fmt: skip
     logistic = MultiLabelModel(backbone, data.num_labels)
     logistic.build((None, *images.input_shape))
     model = _make_model(cls, backbone, data.num_labels, given, own)
@@ -116,9 +122,10 @@ def run(
         start.load_logistic(logistic, data)
 
     # Nothing is written before all that a user may have got wrong is checked.
-    # A checkpoint holds the weights and up to two numbers more of each.
+    # A checkpoint holds the weights and up to two numbers more of each, three
+    # with their average.
     size = sum(weight.numpy().nbytes for weight in model.weights)
-    directory.check_writable(3 * size)
+    directory.check_writable((3 + given["ema"]) * size)
     with directory.alone(), reading(data):
         directory.start(identity, settings, data, resume)
         return _train(
