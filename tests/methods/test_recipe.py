@@ -166,8 +166,10 @@ class TestAverage:
         features, labels = data
         labels = labels * np.random.default_rng(1).choice([0, 1], labels.shape)
         labels = labels.astype(np.int8)
-        graph = imcl_tf.LabelGraph.from_cooccurrence(labels, 3)
-        model = imcl_tf.IMCL(cnn, C, graph, num_neighbors=2)
+        graph = imcl_tf.LabelGraph.from_neighbors(
+            [[0, 1, 2], [1, 2, 0], [2, 0, 1]], [[0.6, 0.3, 0.1]] * C
+        )
+        model = imcl_tf.IMCL(cnn, C, graph, image_similarity="none")
         model.compile(
             keras.optimizers.SGD(0.5), keras.optimizers.SGD(5.0),
             ema_decay=0.15, layer_decay=0.9,
