@@ -159,7 +159,13 @@ class TestTrainingBatches:
 
         def batches(first):
             ds = pipeline.training_batches(
-                split, table, (S, S, 3), B, 1, True, first_step=first
+                split,
+                table,
+                (S, S, 3),
+                B,
+                1,
+                AUGMENTATIONS["strong"],
+                first_step=first,
             )
             return [x["inputs"] for x, _ in ds.take(7 - first)]
 
