@@ -115,7 +115,7 @@ class MultiLabelModel(PartialLabelFitting):
     OPTIONS: tuple[Option, ...] = ()
     TERMS: tuple[str, ...] = ("loss", "logistic_loss")
     boostable = True
-    # Of `compile`.
+    # Set by `compile`.
     clip_norm = 0.0
     layer_decay = 1.0
     ema_decay = 0.0

@@ -59,7 +59,7 @@ class TestClipped:
 
     @pytest.mark.parametrize("clip_norm", [0.0, 0.01, 100.0])
     def test_steps_of_several_optimizers_have_one_norm(self, clip_norm, data):
-        """Of SGD at rate 1 the step is the gradient: theta and w together."""
+        """At rate 1 the step of SGD is the gradient: theta and w together."""
         steps = []
         for norm in (0.0, clip_norm):
             model = imcl_tf.MultiLabelModel(network(5), C)
