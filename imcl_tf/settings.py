@@ -17,6 +17,7 @@ HIDING_RULES = ("per_label", "per_image")
 BACKBONE_FORMS = ("FILE.keras", "keras:NAME", "kerashub:PRESET")
 BACKBONE_INPUTS = ("pixels", "unit", "signed", "caffe", "torch")
 REGIMES = ("end_to_end", "fixed_features")
+AUGMENT_LEVELS = ("light", "medium", "strong")
 
 # Declared by the program: a library user has the objects instead.
 DATASET = Option(
@@ -97,7 +98,14 @@ DATA = (
     Option("batch_size", 32, "Pictures in a training step (B).", minimum=1),
     Option(
         "augment", True,
-        "Crop and mirror the training pictures at random.",
+        "Change the training pictures at random, as --augment_level says.",
+    ),
+    Option(
+        "augment_level", "light",
+        "How: crop to 80 % of the area or more and mirror (light); crop to "
+        "half, and vary the colours by a fifth (medium); crop to 30 %, vary "
+        "the colours by two fifths and gray out a part (strong).",
+        choices=AUGMENT_LEVELS,
     ),
 )  # fmt: skip
 BACKBONE = Option(
@@ -165,7 +173,8 @@ METHOD_STAGE = (
     ),
     Option(
         "rate_drop_epoch", 0,
-        "Divide all learning rates by 10 after this many epochs; 0 = never.",
+        "Divide all learning rates by 10 after this many epochs, for "
+        "--rate_schedule=plateau; 0 = never.",
         minimum=0,
     ),
 )  # fmt: skip
@@ -214,12 +223,54 @@ BOTH_STAGES = (
         "trained.",
         minimum=0,
     ),
-    Option("momentum", 0.9, "RMSProp momentum.", minimum=0, maximum=1),
+    Option(
+        "optimizer", "rmsprop",
+        "RMSProp, as in the paper, or AdamW with its usual epsilon.",
+        choices=("rmsprop", "adamw"),
+    ),
+    Option(
+        "momentum", 0.9, "RMSProp momentum; beta_1 of AdamW.",
+        minimum=0, maximum=1,
+    ),
+    Option(
+        "rate_schedule", "plateau",
+        "How the learning rates fall: when validation says so, see "
+        "--rate_decay (plateau), or along a cosine to 0 at the end (cosine).",
+        choices=("plateau", "cosine"),
+    ),
     Option(
         "rate_decay", 0.8,
         "Factor of all learning rates when the moving average of validation "
-        "mAP falls; 1 = no decay.",
+        "mAP falls, for --rate_schedule=plateau; 1 = no decay.",
         minimum=0, maximum=1,
+    ),
+    Option(
+        "warmup_epochs", 0.0,
+        "Epochs in which the learning rates rise to their full values; a "
+        "fraction is allowed.",
+        minimum=0,
+    ),
+    Option(
+        "clip_norm", 0.0,
+        "Largest norm of the gradient of all trained weights together; 0 = "
+        "not clipped.",
+        minimum=0,
+    ),
+    Option(
+        "layer_decay", 1.0,
+        "Factor of the network's learning rate from each of up to twelve "
+        "groups of layers to the next lower one; 1 = one rate for all.",
+        minimum=1e-3, maximum=1,
+    ),
+    Option(
+        "ema", False,
+        "Evaluate, keep and export the exponential moving average of the "
+        "weights.",
+    ),
+    Option(
+        "ema_decay", 0.999,
+        "Decay of --ema per step; lower in the first steps.",
+        minimum=0, maximum=0.999999,
     ),
     Option(
         "evaluate_every", 0,

@@ -15,6 +15,7 @@ from eval.benchmark.measure import BATCH, Figure, called
 from imcl_tf.backbones.pictures import SQUASHED, Resizing
 from imcl_tf.data import records
 from imcl_tf.data.pipeline import Split, training_batches
+from imcl_tf.data.pixels import AUGMENTATIONS
 from imcl_tf.ops.labels import LabelTable
 
 _HEIGHT, _WIDTH, _SIZE = 375, 500, 224
@@ -78,8 +79,8 @@ def time_batches(
     split = Split(files, lengths, labels, np.zeros(0, np.int32), names)
     resizing = Resizing(shorter_side) if shorter_side else SQUASHED
     run = training_batches(
-        split, LabelTable(labels), (_SIZE, _SIZE, 3), BATCH, 0, augment,
-        resizing,
+        split, LabelTable(labels), (_SIZE, _SIZE, 3), BATCH, 0,
+        AUGMENTATIONS["light"] if augment else None, resizing,
     )  # fmt: skip
     floor = _bare(pictures, shorter_side)
     print(

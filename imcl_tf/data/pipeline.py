@@ -18,7 +18,12 @@ import tensorflow as tf
 
 from imcl_tf.backbones.pictures import SQUASHED, Resizing
 from imcl_tf.data import records
-from imcl_tf.data.pixels import augmented, decode_and_resize
+from imcl_tf.data.pixels import (
+    AUGMENTATIONS,
+    Augmentation,
+    augmented,
+    decode_and_resize,
+)
 from imcl_tf.files import locked
 from imcl_tf.ops.labels import LabelTable, hide_labels
 
@@ -66,28 +71,40 @@ class Split(NamedTuple):
     digest: str = ""
 
     def batches(
-        self, batch_size: int = 32, *, seed: int = 0, augment: bool = True
+        self,
+        batch_size: int = 32,
+        *,
+        seed: int = 0,
+        augment: bool = True,
+        augment_level: str = "light",
     ) -> Batches:
         """The split in minibatches, for `MultiLabelModel.fit`.
 
         Args:
           batch_size: B >= 1; all images are one minibatch if they are fewer.
           seed: of the order and of the augmentation.
-          augment: crop and mirror pictures at random.
+          augment: change pictures at random.
+          augment_level: how, a name of `imcl_tf.data.pixels.AUGMENTATIONS`.
 
         Returns:
           `Batches` of a size that the model fitted to them decides.
 
         Raises:
-          ValueError: if `batch_size` is no positive whole number.
+          ValueError: if `batch_size` is no positive whole number, or
+            `augment_level` no such name.
         """
+        if augment_level not in AUGMENTATIONS:
+            raise ValueError(
+                f"augment_level must be one of {', '.join(AUGMENTATIONS)}, "
+                f"got {augment_level!r}"
+            )
         if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
             raise ValueError(
                 f"batch_size must be a whole number >= 1, got {batch_size!r}"
             )
         # TensorFlow reserves memory for as many images as it is asked for.
         size = min(int(batch_size), max(1, sum(self.lengths)))
-        return Batches(self, size, seed, augment)
+        return Batches(self, size, seed, augment, augment_level)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +115,8 @@ class Batches:
       split: the records.
       batch_size: B.
       seed: of the order and of the augmentation.
-      augment: crop and mirror pictures at random.
+      augment: change pictures at random.
+      augment_level: how, a name of `imcl_tf.data.pixels.AUGMENTATIONS`.
       input_shape: (S, S, 3), or (d,) of features; () = not decided yet.
       resizing: of pictures to S x S.
 
@@ -117,6 +135,7 @@ class Batches:
     batch_size: int
     seed: int = 0
     augment: bool = True
+    augment_level: str = "light"
     input_shape: tuple[int, ...] = ()
     resizing: Resizing = SQUASHED
 
@@ -170,10 +189,11 @@ class Batches:
 
     def training(self, first_step: int = 0) -> tf.data.Dataset:
         """Endless shuffled minibatches, see `training_batches`."""
+        augmented = self.augment and len(self.input_shape) == 3
         return training_batches(
             self.split, self.label_table, self.input_shape,
             self.batch_size, self.seed,
-            self.augment and len(self.input_shape) == 3,
+            AUGMENTATIONS[self.augment_level] if augmented else None,
             self.resizing, first_step,
         )  # fmt: skip
 
@@ -448,7 +468,7 @@ def training_batches(
     input_shape: tuple[int, ...],
     batch_size: int,
     seed: int,
-    augment: bool = False,
+    augmentation: Augmentation | None = None,
     resizing: Resizing = SQUASHED,
     first_step: int = 0,
 ) -> tf.data.Dataset:
@@ -462,7 +482,7 @@ def training_batches(
       input_shape: (S, S, 3) or (d,).
       batch_size: B.
       seed: of order and augmentation.
-      augment: crop and mirror images at random.
+      augmentation: random changes of the images, None = none.
       resizing: of images to S x S, before that.
       first_step: where to begin, in minibatches; what comes before is read,
         but not decoded.
@@ -489,8 +509,8 @@ def training_batches(
         return with_inputs(ds, input_shape, batch_size, resizing)
 
     ds = tf.data.Dataset.counter(first_epoch).flat_map(epoch)
-    if augment:
-        ds = augmented(ds, input_shape[0], seed, first_step)
+    if augmentation:
+        ds = augmented(ds, input_shape[0], seed, first_step, augmentation)
     return prefetched(with_labels(ds, labels))
 
 

@@ -1,6 +1,8 @@
-"""Encoded images -> pixels of one size, and random crops of those."""
+"""Encoded images -> pixels of one size, and random changes of those."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -63,50 +65,124 @@ def _without_far_ends(image):
     return tf.slice(image, start, size)
 
 
+class Augmentation(NamedTuple):
+    """How pictures are changed at random.
+
+    Attributes:
+      minimum_area: of a crop, as a share of the picture, in (0, 1].
+      colour: brightness, contrast and saturation are multiplied by factors of
+        1 - colour to 1 + colour; 0 = they stay.
+      erased: side of the square that is grayed out in every other picture, at
+        most, as a share of the picture's side; 0 = none.
+    """
+
+    minimum_area: float = 0.8
+    colour: float = 0.0
+    erased: float = 0.0
+
+
+# Values of --augment_level.
+AUGMENTATIONS = {
+    "light": Augmentation(),
+    "medium": Augmentation(0.5, colour=0.2),
+    "strong": Augmentation(0.3, colour=0.4, erased=0.5),
+}
+_MIDDLE_GRAY = 127.5
+
+
 def augmented(
     ds: tf.data.Dataset,
     image_size: int,
     seed: int,
     first_step: int = 0,
-    minimum_area: float = 0.8,
+    augmentation: Augmentation = AUGMENTATIONS["light"],
 ) -> tf.data.Dataset:
     """Crops each image at random, back to its size, and mirrors every other.
 
     Args:
       ds: (image_index [B], images [B, S, S, 3] uint8).
       image_size: S.
-      seed: of crops and mirroring, together with the step.
+      seed: of all that is random, together with the step.
       first_step: number of the first minibatch.
-      minimum_area: of a crop, as a share of the image, in (0, 1].
+      augmentation: how much is cropped, and what else is done.
 
     Returns:
       elements as those of `ds`.
     """
 
-    def crop(batch, step):
+    def change(batch, step):
         index, images = batch
-        size = tf.shape(images)[0]
-        u = tf.random.stateless_uniform([4, size], tf.stack([seed, step]))
-        side = tf.sqrt(minimum_area + (1.0 - minimum_area) * u[0])
-        top, left = u[1] * (1.0 - side), u[2] * (1.0 - side)
-        right = left + side
-        # A box from right to left is a mirror image.
-        mirror = u[3] < 0.5
-        boxes = tf.stack(
-            [
-                top,
-                tf.where(mirror, right, left),
-                top + side,
-                tf.where(mirror, left, right),
-            ],
-            1,
+        step_seed = tf.stack([seed, step])
+        images = _cropped(
+            images, image_size, step_seed, augmentation.minimum_area
         )
-        images = tf.image.crop_and_resize(
-            images, boxes, tf.range(size), [image_size, image_size]
-        )
+        if augmentation.colour:
+            images = _recoloured(
+                images, _folded(step_seed, 1), augmentation.colour
+            )
+        if augmentation.erased:
+            images = _erased(images, _folded(step_seed, 2), augmentation.erased)
         return index, tf.cast(tf.round(images), tf.uint8)
 
     steps = tf.data.Dataset.counter(first_step)
     return tf.data.Dataset.zip(ds, steps).map(
-        crop, num_parallel_calls=tf.data.AUTOTUNE
+        change, num_parallel_calls=tf.data.AUTOTUNE
     )
+
+
+def _folded(seed, purpose):
+    return tf.random.experimental.stateless_fold_in(seed, purpose)
+
+
+def _cropped(images, image_size, seed, minimum_area):
+    """Random squares of images [B, S, S, 3], in their size, some mirrored."""
+    size = tf.shape(images)[0]
+    u = tf.random.stateless_uniform([4, size], seed)
+    side = tf.sqrt(minimum_area + (1.0 - minimum_area) * u[0])
+    top, left = u[1] * (1.0 - side), u[2] * (1.0 - side)
+    right = left + side
+    # A box from right to left is a mirror image.
+    mirror = u[3] < 0.5
+    boxes = tf.stack(
+        [
+            top,
+            tf.where(mirror, right, left),
+            top + side,
+            tf.where(mirror, left, right),
+        ],
+        1,
+    )
+    return tf.image.crop_and_resize(
+        images, boxes, tf.range(size), [image_size, image_size]
+    )
+
+
+def _recoloured(images, seed, amount):
+    """Images [B, S, S, 3] of other brightness, contrast and saturation."""
+    size = tf.shape(images)[0]
+    factors = tf.random.stateless_uniform(
+        [3, size, 1, 1, 1], seed, 1.0 - amount, 1.0 + amount
+    )
+    images *= factors[0]
+    mean = tf.reduce_mean(images, [1, 2, 3], keepdims=True)
+    images = mean + factors[1] * (images - mean)
+    gray = tf.image.rgb_to_grayscale(images)
+    images = gray + factors[2] * (images - gray)
+    return tf.clip_by_value(images, 0.0, 255.0)
+
+
+def _erased(images, seed, largest):
+    """Images [B, S, S, 3], every other with a gray square within it."""
+    shape = tf.shape(images)
+    u = tf.random.stateless_uniform([4, shape[0], 1], seed)
+    side = tf.where(u[0] < 0.5, largest * u[1], 0.0)
+    # Middles of the pixels, as shares of the side.
+    place = (tf.range(tf.cast(shape[1], tf.float32)) + 0.5) / tf.cast(
+        shape[1], tf.float32
+    )
+    rows, columns = (
+        (place >= start) & (place < start + side)
+        for start in (u[2] * (1.0 - side), u[3] * (1.0 - side))
+    )
+    inside = rows[:, :, tf.newaxis] & columns[:, tf.newaxis]
+    return tf.where(inside[..., tf.newaxis], _MIDDLE_GRAY, images)

@@ -19,15 +19,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from imcl_tf.backbones.depth import layer_groups
 from imcl_tf.backbones.statistics import (
+    batch_normalizations,
     frozen_statistics,
     restore_frozen_statistics,
     synchronize_batch_statistics,
 )
+from imcl_tf.methods.averages import WeightAverage
 from imcl_tf.methods.batches import (
     KERAS_ARGUMENTS,
     Batch,
     TrainingData,
+    clipped,
     gradients_of,
     refuse,
     require_numbers,
@@ -95,6 +99,8 @@ class MultiLabelModel(PartialLabelFitting):
         Saved by `export` alone.
       pseudo_labels: `PseudoLabels` of the training images, for methods that
         make them in `prepare`, or None. Saved, but not exported.
+      average: `WeightAverage` of a model compiled with `ema_decay`, or None.
+        Saved, but not exported.
       TERMS: class attribute, names of the scalars of `loss_terms`; "loss" is
         what is minimised.
 
@@ -115,6 +121,10 @@ class MultiLabelModel(PartialLabelFitting):
     OPTIONS: tuple[Option, ...] = ()
     TERMS: tuple[str, ...] = ("loss", "logistic_loss")
     boostable = True
+    # Set by `compile`.
+    clip_norm = 0.0
+    layer_decay = 1.0
+    ema_decay = 0.0
 
     def __init__(
         self,
@@ -179,7 +189,9 @@ class MultiLabelModel(PartialLabelFitting):
         )
         self.pseudo_labels: PseudoLabels | None = None
         self._training_neighbors: TrainingNeighbors | None = None
+        self.average: WeightAverage | None = None
         self.backbone_optimizer = None
+        self._layer_optimizers: list = []
         self._xla_backbone = None
         self._term_means = [keras.metrics.Mean(name) for name in self.TERMS]
 
@@ -390,6 +402,9 @@ class MultiLabelModel(PartialLabelFitting):
         gradients = gradients_of(
             tape, loss, [variables for _, variables in groups]
         )
+        if self.clip_norm:
+            flat = clipped(tf.nest.flatten(gradients), self.clip_norm)
+            gradients = tf.nest.pack_sequence_as(gradients, flat)
         for (optimizer, variables), gradient in zip(
             groups, gradients, strict=True
         ):
@@ -399,6 +414,10 @@ class MultiLabelModel(PartialLabelFitting):
         """Returns [(optimizer, trainable variables)], each variable once."""
         theta = self.head_variables()
         w = [] if self.fixed_features else self.backbone.trainable_variables
+        if self.layer_decay < 1 and w:
+            groups = layer_groups(self.backbone)
+            by_depth = zip(self._layer_optimizers, groups, strict=True)
+            return [(self.optimizer, theta), *by_depth]
         if self.backbone_optimizer is None:
             return [(self.optimizer, theta + w)]
         return [(self.optimizer, theta)] + (
@@ -410,6 +429,37 @@ class MultiLabelModel(PartialLabelFitting):
         w = {id(variable) for variable in self.backbone.trainable_variables}
         return [v for v in self.trainable_variables if id(v) not in w]
 
+    def _make_layer_optimizers(self):
+        """One for each group of layers, the last layers' first."""
+        first = self.backbone_optimizer or self.optimizer
+        config = first.get_config()
+        rates = [
+            config["learning_rate"] * self.layer_decay ** (level + 1)
+            for level, _ in enumerate(layer_groups(self.backbone))
+        ]
+        self._layer_optimizers = [
+            type(first).from_config(config | {"learning_rate": rate})
+            for rate in rates
+        ]
+
+    def build_optimizers(self):
+        by_depth = self.layer_decay < 1 and not self.fixed_features
+        if by_depth and not self._layer_optimizers:
+            self._make_layer_optimizers()
+        super().build_optimizers()
+        if self.ema_decay and self.average is None:
+            self.average = WeightAverage(self._averaged(), self.ema_decay)
+
+    def _averaged(self) -> list:
+        """The trained weights, and the statistics that move with them."""
+        trained = [v for _, group in self.variable_groups() for v in group]
+        if self.fixed_features:
+            return trained
+        layers = batch_normalizations(self.backbone)
+        return trained + [
+            v for layer in layers for v in layer.variables if not v.trainable
+        ]
+
     @property
     def optimizers(self) -> list:
         """Every optimizer in use."""
@@ -420,6 +470,9 @@ class MultiLabelModel(PartialLabelFitting):
         optimizer: str | keras.optimizers.Optimizer = "rmsprop",
         backbone_optimizer: str | keras.optimizers.Optimizer | None = None,
         jit_compile: bool = False,
+        clip_norm: float = 0.0,
+        layer_decay: float = 1.0,
+        ema_decay: float = 0.0,
         **kwargs,
     ):
         """Sets the optimizers.
@@ -429,6 +482,15 @@ class MultiLabelModel(PartialLabelFitting):
           backbone_optimizer: of w.
           jit_compile: compile the CNN with XLA. What comes after it never is:
             XLA has no sparse product, which A needs.
+          clip_norm: largest norm of the gradient of all variables that step
+            together, on all devices; 0 = not clipped.
+          layer_decay: factor in (0, 1] of the rate of w from the head to the
+            last layers, and from each group of layers to the one below it, see
+            `imcl_tf.backbones.depth.layer_groups`; 1 = one rate for all. The
+            optimizer's rate is then a number, not a schedule.
+          ema_decay: in [0, 1), of the moving average of the weights per step,
+            see `imcl_tf.methods.averages.WeightAverage`; 0 = no average. What
+            is evaluated, and what `fit` leaves, is the average.
           **kwargs: of `keras.Model.compile`. The loss is the model's own:
             loss, metrics and their weights must not be given.
 
@@ -440,7 +502,15 @@ class MultiLabelModel(PartialLabelFitting):
             raise ValueError(
                 "steps_per_execution must be 1: methods act between steps"
             )
+        _check_range("clip_norm", clip_norm, clip_norm >= 0)
+        _check_range("layer_decay", layer_decay, 0 < layer_decay <= 1)
+        _check_range("ema_decay", ema_decay, 0 <= ema_decay < 1)
         super().compile(optimizer=optimizer, jit_compile=False, **kwargs)
+        self.clip_norm = float(clip_norm)
+        self.layer_decay = float(layer_decay)
+        self.ema_decay = float(ema_decay)
+        self.average = None
+        self._layer_optimizers = []
         self.backbone_optimizer = _optimizer(backbone_optimizer)
         several = self.distribute_strategy.num_replicas_in_sync > 1
         for name in ("optimizer", "backbone_optimizer"):
@@ -461,6 +531,9 @@ class MultiLabelModel(PartialLabelFitting):
             name: keras.saving.serialize_keras_object(getattr(self, name))
             for name in self._optimizer_names()
             if getattr(self, name) is not None
+        } | {
+            name: getattr(self, name)
+            for name in ("clip_norm", "layer_decay", "ema_decay")
         }
 
     def compile_from_config(self, config: dict):
@@ -496,9 +569,10 @@ class MultiLabelModel(PartialLabelFitting):
         It is saved with the weights and loaded where a model has it; it is not
         exported.
         """
+        state = {} if self.average is None else self.average.state()
         if self.pseudo_labels is None:
-            return {}
-        return {"pseudo_labels": self.pseudo_labels.packed}
+            return state
+        return state | {"pseudo_labels": self.pseudo_labels.packed}
 
     def save_own_variables(self, store: MutableMapping[str, Any]):
         super().save_own_variables(store)
@@ -558,7 +632,7 @@ def _refuse_optimizer(name, optimizer, several_devices):
     if getattr(optimizer, "use_ema", False):
         raise ValueError(
             f"{name}: use_ema cannot be honoured, for an optimizer here has "
-            "some of the model's variables"
+            "some of the model's variables; give compile an ema_decay"
         )
     if several_devices and any(
         getattr(optimizer, clip, None)
@@ -566,8 +640,13 @@ def _refuse_optimizer(name, optimizer, several_devices):
     ):
         raise ValueError(
             f"{name}: gradients cannot be clipped on several devices, for "
-            "Keras clips each device's part of them"
+            "Keras clips each device's part of them; give compile a clip_norm"
         )
+
+
+def _check_range(name, value, inside):
+    if not inside or not math.isfinite(value):
+        raise ValueError(f"{name} is out of range, got {value}")
 
 
 def _optimizer(identifier):

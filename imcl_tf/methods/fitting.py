@@ -16,6 +16,7 @@ import tensorflow as tf
 from imcl_tf.backbones.pictures import picture_format
 from imcl_tf.data.pipeline import Batches, MultiLabelDataset, Split
 from imcl_tf.data.tensors import WRONG_VALUE, TensorBatches
+from imcl_tf.methods.averages import AverageWeights, WeightAverage
 from imcl_tf.methods.batches import (
     Batch,
     TrainingData,
@@ -44,6 +45,7 @@ class PartialLabelFitting(keras.Model):
     backbone: Any
     num_labels: int
     fixed_features: bool
+    average: WeightAverage | None
     variable_groups: Callable[[], list]
     callbacks: Callable[..., list]
     evaluation_step: Any  # tf.function, `Batch` -> (scores, loss terms)
@@ -163,7 +165,8 @@ class PartialLabelFitting(keras.Model):
                 epochs=epochs,
                 validation_data=validation_data,
                 callbacks=[
-                    *self.callbacks(data, _log_dir(callbacks)), *callbacks
+                    *([AverageWeights(self.average)] if self.average else []),
+                    *self.callbacks(data, _log_dir(callbacks)), *callbacks,
                 ],
                 steps_per_epoch=steps_per_epoch,
                 **kwargs,
@@ -291,6 +294,12 @@ class PartialLabelFitting(keras.Model):
           FloatingPointError: if a score is not a finite number.
           ValueError: if there is no image.
         """
+        if self.average is None:
+            return self._run_over(batches)
+        with self.average.in_place():
+            return self._run_over(batches)
+
+    def _run_over(self, batches):
         precision = AveragePrecision(self.num_labels)
         sums, images = dict.fromkeys(self.TERMS, 0.0), 0
         step = None
@@ -313,6 +322,18 @@ class PartialLabelFitting(keras.Model):
         if not images:
             raise ValueError("the data to evaluate on hold no image")
         return precision, {name: x / images for name, x in sums.items()}
+
+    def train_on_batch(self, *arguments, **kwargs) -> list | dict | float:
+        """One step, as that of Keras.
+
+        Raises:
+          ValueError: for a model compiled with `ema_decay`.
+        """
+        if self.average is not None:
+            raise ValueError(
+                "train_on_batch: fit alone keeps the average of ema_decay"
+            )
+        return super().train_on_batch(*arguments, **kwargs)
 
     def predict(self, x: Any, *arguments, **kwargs) -> np.ndarray:
         """Returns the logits [N, C] of inputs, as `keras.Model.predict`.

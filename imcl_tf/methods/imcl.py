@@ -21,7 +21,6 @@ from imcl_tf.methods.base import (
 from imcl_tf.methods.batches import (
     Batch,
     TrainingData,
-    gradients_of,
     require_numbers,
     whole_minibatch,
 )
@@ -397,8 +396,7 @@ class IMCL(MultiLabelModel):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([edge.value for edge in edges])
             terms = self.loss_terms(*state)
-        gradients = gradients_of(tape, terms["loss"], edges)
-        self.graph_optimizer.apply(gradients, edges)
+        self.minimize(tape, terms["loss"], [(self.graph_optimizer, edges)])
 
     def loss_terms(
         self,

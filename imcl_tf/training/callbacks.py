@@ -250,6 +250,55 @@ class RateDrop(StepCallback):
         self.step += 1
 
 
+class RateSchedule(StepCallback):
+    """Sets the rates before each step: warm-up, then a cosine to 0.
+
+    Step t of a warm-up of n steps has (t + 1) / n of the full rates, step t
+    after it (1 + cos(pi (t - n) / (total - n))) / 2.
+
+    Args:
+      rates: full ones, of `model.optimizers` in their order.
+      warmup_steps: n >= 0.
+      total_steps: after which the cosine would be 0; 0 = no cosine, after the
+        warm-up the rates are left to others.
+
+    Example:
+      >>> from imcl_tf.training.callbacks import RateSchedule
+      >>> schedule = RateSchedule([0.1], warmup_steps=2, total_steps=6)
+      >>> [schedule.factor(step) for step in range(5)]
+      [0.5, 1.0, 1.0, 0.8535533905932737, 0.5]
+    """
+
+    def __init__(
+        self, rates: Sequence[float], warmup_steps: int, total_steps: int = 0
+    ):
+        super().__init__()
+        self._rates = rates
+        self._warmup, self._total = warmup_steps, total_steps
+
+    def factor(self, step: int) -> float | None:
+        """The share of the full rates that a step has; None = not set here."""
+        if step < self._warmup:
+            return (step + 1) / self._warmup
+        if not self._total:
+            return None
+        done = (step - self._warmup) / (self._total - self._warmup)
+        return (1 + math.cos(math.pi * done)) / 2
+
+    def on_train_begin(self, logs: dict | None = None):
+        super().on_train_begin(logs)
+        self._optimizers = self.model.optimizers
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None):
+        factor = self.factor(self.step)
+        if factor is not None:
+            for optimizer, rate in zip(
+                self._optimizers, self._rates, strict=True
+            ):
+                optimizer.learning_rate = rate * factor
+        self.step += 1
+
+
 class StopAfter(StepCallback):
     """Ends training after a number of steps, amid a round too.
 

@@ -29,6 +29,7 @@ from imcl_tf.training.export import export
 from imcl_tf.training.heads import fits_in_memory, solve_head, write_path
 from imcl_tf.training.mixing import choose_mixing, neighbors_of
 from imcl_tf.training.stages import (
+    check_schedules,
     fit_stage,
     initial_schedule,
     record_solved,
@@ -99,6 +100,7 @@ def run(
     cls = method_named(method) if isinstance(method, str) else method
     _check_objects(data, backbone, cls)
     given, own = _split_options(options, cls)
+    check_schedules(given)
     _check_support(data)
     data = data.hide_labels(
         given["observed_fraction"], given["seed"], given["observed_rule"]
@@ -111,8 +113,9 @@ def run(
     if resume and (finished := directory.finished(identity, tuning)):
         return finished
     images = data.train.batches(
-        given["batch_size"], seed=given["seed"], augment=given["augment"]
-    ).sized(*picture_format(backbone))
+        given["batch_size"], seed=given["seed"], augment=given["augment"],
+        augment_level=given["augment_level"],
+    ).sized(*picture_format(backbone))  # fmt: skip
     logistic = MultiLabelModel(backbone, data.num_labels)
     logistic.build((None, *images.input_shape))
     model = _make_model(cls, backbone, data.num_labels, given, own)
@@ -123,9 +126,10 @@ def run(
         start.load_logistic(logistic, data)
 
     # Nothing is written before all that a user may have got wrong is checked.
-    # A checkpoint holds the weights and up to two numbers more of each.
+    # A checkpoint holds the weights and up to two numbers more of each, three
+    # with their average.
     size = sum(weight.numpy().nbytes for weight in model.weights)
-    directory.check_writable(3 * size)
+    directory.check_writable((3 + given["ema"]) * size)
     with directory.alone(), reading(data):
         directory.start(identity, settings, data, resume)
         return _train(

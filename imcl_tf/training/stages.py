@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from imcl_tf.training.callbacks import (
     Evaluation,
     RateDecay,
     RateDrop,
+    RateSchedule,
     StopAfter,
 )
 
@@ -32,6 +34,24 @@ def initial_schedule(given: dict) -> SimpleNamespace:
             for option in INITIAL_STAGE
         }
     )
+
+
+def check_schedules(given: dict):
+    """Raises ValueError for options of a run's schedules that contradict."""
+    cosine = given["rate_schedule"] == "cosine"
+    if cosine and given["rate_drop_epoch"]:
+        raise ValueError(
+            f"rate_drop_epoch={given['rate_drop_epoch']} is of "
+            "rate_schedule=plateau, got rate_schedule=cosine; set one of them"
+        )
+    warmup = given["warmup_epochs"]
+    stages = ["epochs"] if given["init_from"] else ["initial_epochs", "epochs"]
+    for name in stages:
+        if 0 < given[name] <= warmup:
+            raise ValueError(
+                f"warmup_epochs must be less than {name}={given[name]}, got "
+                f"{warmup:g}"
+            )
 
 
 def fit_stage(
@@ -51,6 +71,7 @@ def fit_stage(
     total = schedule.epochs * batches.steps_per_epoch
     steps = min(schedule.evaluate_every or batches.steps_per_epoch, total)
     latest = directory / "checkpoints" / LATEST
+    rates = [float(optimizer.learning_rate) for optimizer in model.optimizers]
     first_step = 0
     if latest.is_file():  # the run is resumed
         model.load_weights(latest)
@@ -60,14 +81,11 @@ def fit_stage(
         directory / "metrics.csv", batches.steps_per_epoch, first_step,
     )  # fmt: skip
     checkpoint = BestCheckpoint(directory / "checkpoints", evaluation.past)
-    callbacks = [evaluation]
-    if schedule.rate_decay < 1:
-        callbacks.append(RateDecay(schedule.rate_decay, past=evaluation.past))
-    callbacks.append(checkpoint)  # with the rates of the next round
-    if schedule.rate_drop_epoch:
-        callbacks.append(
-            RateDrop(schedule.rate_drop_epoch, batches.steps_per_epoch)
-        )
+    # Before the checkpoint, which holds the rates of the next round.
+    rate_callbacks = _rate_callbacks(
+        schedule, rates, total, batches.steps_per_epoch, evaluation.past
+    )
+    callbacks = [evaluation, *rate_callbacks, checkpoint]
     board = keras.callbacks.TensorBoard(
         directory / "tensorboard", write_graph=False
     )
@@ -107,21 +125,42 @@ def record_solved(
     callbacks.on_train_begin({})
 
 
-def _compile(model, schedule):
-    def rmsprop(rate):
-        return keras.optimizers.RMSprop(
-            rate, rho=0.9, momentum=schedule.momentum,
-            epsilon=schedule.epsilon,
-            weight_decay=schedule.weight_decay or None,
-        )  # fmt: skip
+def _rate_callbacks(schedule, rates, total, steps_per_epoch, past):
+    """What changes the learning rates during a stage of `total` steps."""
+    cosine = schedule.rate_schedule == "cosine"
+    warmup = math.ceil(schedule.warmup_epochs * steps_per_epoch)
+    callbacks = []
+    if cosine or warmup:
+        callbacks.append(RateSchedule(rates, warmup, total if cosine else 0))
+    if not cosine and schedule.rate_decay < 1:
+        callbacks.append(RateDecay(schedule.rate_decay, past=past))
+    if schedule.rate_drop_epoch:
+        callbacks.append(RateDrop(schedule.rate_drop_epoch, steps_per_epoch))
+    return callbacks
 
+
+def _compile(model, schedule):
     backbone = None
     if schedule.backbone_learning_rate and not model.fixed_features:
-        backbone = rmsprop(schedule.backbone_learning_rate)
+        backbone = _optimizer(schedule, schedule.backbone_learning_rate)
     model.compile(
-        rmsprop(schedule.learning_rate),
+        _optimizer(schedule, schedule.learning_rate),
         backbone_optimizer=backbone,
         jit_compile=schedule.jit,
+        clip_norm=schedule.clip_norm,
+        layer_decay=schedule.layer_decay,
+        ema_decay=schedule.ema_decay if schedule.ema else 0.0,
     )
     # Built now, so that a checkpoint of the untrained model has their state.
     model.build_optimizers()
+
+
+def _optimizer(schedule, rate):
+    if schedule.optimizer == "adamw":
+        return keras.optimizers.AdamW(
+            rate, beta_1=schedule.momentum, weight_decay=schedule.weight_decay
+        )
+    return keras.optimizers.RMSprop(
+        rate, rho=0.9, momentum=schedule.momentum, epsilon=schedule.epsilon,
+        weight_decay=schedule.weight_decay or None,
+    )  # fmt: skip

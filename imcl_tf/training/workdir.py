@@ -208,7 +208,12 @@ class Workdir:
                 for value in values
                 if value is not None
             )
-            why = "; only more epochs can follow" if "epochs" in changed else ""
+            why = ""
+            if "epochs" in changed:
+                why = (
+                    "; only more epochs can follow, and none with "
+                    "--rate_schedule=cosine"
+                )
             raise ValueError(
                 f"resume: {self.path} has other settings: {', '.join(pairs)}"
                 f"{why}; {_ELSE}"
@@ -394,8 +399,13 @@ def _is_there(path: Path) -> bool:
 
 
 def _is_fewer(before: Identity, now: Identity) -> bool:
-    """Whether a run was of fewer epochs."""
+    """Whether a run was of fewer epochs, and can be trained further.
+
+    A cosine has ended with its epochs.
+    """
     epochs = before.settings.get("epochs")
+    if now.settings["rate_schedule"] == "cosine":
+        return False
     return type(epochs) is int and epochs < now.settings["epochs"]
 
 

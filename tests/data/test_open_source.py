@@ -10,6 +10,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from imcl_tf.data import builders, pipeline
+from imcl_tf.data.pixels import AUGMENTATIONS
 from imcl_tf.ops.labels import LabelTable
 from tests.data.common import image_ids
 
@@ -45,7 +46,12 @@ class TestOpenSource:
     def test_real_images_become_batches(self, folder, prepared):
         split = pipeline.open_source(prepared).splits["train"]
         ds = pipeline.training_batches(
-            split, LabelTable(split.labels), (16, 16, 3), 8, 0, augment=True
+            split,
+            LabelTable(split.labels),
+            (16, 16, 3),
+            8,
+            0,
+            AUGMENTATIONS["strong"],
         )
         x, labels = next(ds.as_numpy_iterator())
         assert x["inputs"].shape == (8, 16, 16, 3)

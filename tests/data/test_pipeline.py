@@ -11,7 +11,12 @@ import tensorflow as tf
 
 from imcl_tf.backbones.pictures import Resizing
 from imcl_tf.data import pipeline
-from imcl_tf.data.pixels import augmented, decode_and_resize
+from imcl_tf.data.pixels import (
+    AUGMENTATIONS,
+    Augmentation,
+    augmented,
+    decode_and_resize,
+)
 from imcl_tf.ops.labels import LabelTable
 
 LENGTHS = (4, 1, 6, 2)
@@ -154,7 +159,13 @@ class TestTrainingBatches:
 
         def batches(first):
             ds = pipeline.training_batches(
-                split, table, (S, S, 3), B, 1, True, first_step=first
+                split,
+                table,
+                (S, S, 3),
+                B,
+                1,
+                AUGMENTATIONS["strong"],
+                first_step=first,
             )
             return [x["inputs"] for x, _ in ds.take(7 - first)]
 
@@ -192,12 +203,13 @@ class TestTrainingBatches:
 
 
 class TestAugmentation:
-    def test_belongs_to_the_image_and_is_reproduced(self, made, split):
+    @pytest.mark.parametrize("level", AUGMENTATIONS)
+    def test_belongs_to_the_image_and_is_reproduced(self, level, made, split):
         table = LabelTable(split.labels)
 
         def batches(seed):
             ds = pipeline.training_batches(
-                split, table, (S, S, 3), B, seed, augment=True
+                split, table, (S, S, 3), B, seed, AUGMENTATIONS[level]
             )
             return sum(epochs(ds, 2), [])
 
@@ -223,7 +235,7 @@ class TestAugmentation:
         ds = tf.data.Dataset.from_tensor_slices((index, images)).batch(52)
         mirrored = np.zeros((2, 520), bool)
         for first_step, epoch in zip((0, 10), mirrored, strict=True):
-            made_anew = augmented(ds, S, 1, first_step, minimum_area=1.0)
+            made_anew = augmented(ds, S, 1, first_step, Augmentation(1.0))
             for numbers, crops in made_anew.as_numpy_iterator():
                 for i, crop in zip(numbers, crops, strict=True):
                     epoch[i] = np.array_equal(crop, images[i][:, ::-1])

@@ -7,7 +7,13 @@ import pytest
 import tensorflow as tf
 
 from imcl_tf.backbones.pictures import Resizing
-from imcl_tf.data.pixels import augmented, decode_and_resize
+from imcl_tf.data.pixels import (
+    AUGMENTATIONS,
+    Augmentation,
+    augmented,
+    decode_and_resize,
+)
+from imcl_tf.settings import AUGMENT_LEVELS
 
 
 def cropped(pixels, size, shorter_side, tf1):
@@ -216,3 +222,81 @@ def test_crops_are_upright_squares_within_the_image():
     left = np.minimum(x0, x1)
     assert left.max() > 4 and y0.max() > 4
     assert abs(np.corrcoef(left, y0)[0, 1]) < 0.7
+
+
+def changed(images, augmentation, seed=0):
+    """`augmented` images of one minibatch, whole ones where nothing crops."""
+    number = np.arange(len(images), dtype=np.int32)
+    ds = tf.data.Dataset.from_tensors((number, images))
+    ds = augmented(ds, images.shape[1], seed, augmentation=augmentation)
+    return next(ds.as_numpy_iterator())[1].astype(float)
+
+
+def test_every_level_has_its_augmentation():
+    assert tuple(AUGMENTATIONS) == AUGMENT_LEVELS
+    assert AUGMENTATIONS["light"] == (0.8, 0, 0)
+
+
+def test_colours_are_scaled_about_black_the_mean_and_gray():
+    """A gray picture is made brighter alone, by 1 - c to 1 + c."""
+    images = np.full((400, 2, 2, 3), 100, np.uint8)
+    found = changed(images, Augmentation(1.0, colour=0.2))
+    assert (found == found[:, :1, :1, :1]).all()
+    factor = found[:, 0, 0, 0] / 100
+    assert factor.min() == pytest.approx(0.8, abs=0.01)
+    assert factor.max() == pytest.approx(1.2, abs=0.01)
+    assert factor.mean() == pytest.approx(1, abs=0.03)
+
+    # Two gray pixels: their distance to the mean is scaled twice, by
+    # brightness and by contrast.
+    images[:, 0] = 140
+    found = changed(images, Augmentation(1.0, colour=0.2))[..., 0]
+    bright, dark = found[:, 0, 0], found[:, 1, 0]
+    contrast = (bright - dark) / (bright + dark) * (240 / 40)
+    assert contrast.min() == pytest.approx(0.8, abs=0.03)
+    assert contrast.max() == pytest.approx(1.2, abs=0.03)
+
+    # Equal channel means: saturation alone changes how far channels differ.
+    images = np.zeros((400, 1, 3, 3), np.uint8)
+    images[:, 0] = 60 + 60 * np.eye(3, dtype=np.uint8)
+    found = changed(images, Augmentation(1.0, colour=0.2))
+    gray = found @ [0.2989, 0.587, 0.114]
+    spread = (found.max(-1) - found.min(-1)).mean((1, 2))
+    assert np.std(spread / gray.mean((1, 2))) > 0.05
+
+
+def test_colours_stay_within_bytes():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (50, 4, 4, 3)).astype(np.uint8)
+    found = changed(images, Augmentation(1.0, colour=0.9))
+    assert found.min() == 0 and found.max() == 255
+    # Nothing wraps: what was white in a brighter picture is not black.
+    white = changed(np.full((50, 2, 2, 3), 255, np.uint8), Augmentation(1, 0.4))
+    assert white.min() >= 152
+
+
+def test_a_gray_square_lies_within_every_other_picture():
+    size = 20
+    images = np.full((600, size, size, 3), 7, np.uint8)
+    gray = changed(images, Augmentation(1.0, erased=0.5)) == 128
+    assert (gray == gray[..., :1]).all()
+    gray = gray[..., 0]
+    rows, columns = gray.any(2).sum(1), gray.any(1).sum(1)
+    # A square: as many rows as columns, but for rounding at its border.
+    np.testing.assert_array_equal(gray.sum((1, 2)), rows * columns)
+    assert abs(rows - columns).max() <= 1
+    assert rows.max() in (9, 10, 11)
+    # Half of the pictures, less those whose square holds no pixel's middle.
+    assert 0.38 < (rows > 0).mean() < 0.55
+    # Anywhere, up to the borders.
+    assert gray.any((0, 1)).all() and gray.any((0, 2)).all()
+
+
+def test_levels_draw_the_crops_of_light():
+    """Other draws follow the crop's: they do not change it."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(100, 156, (20, 8, 8, 3)).astype(np.uint8)
+    light = changed(images, Augmentation())
+    erased = changed(images, Augmentation(erased=0.5))
+    same = erased == light
+    assert (same | (erased == 128)).all() and not same.all()

@@ -41,6 +41,9 @@ _IMCL = {
     "imcl_fixed": {"dictionary_size": 7, "image_similarity": "fixed"},
 }  # fmt: skip
 # Name -> method and its options.
+_COMPILED = {
+    "recipe": {"clip_norm": 0.05, "layer_decay": 0.5, "ema_decay": 0.9},
+}
 CASES = {
     name: (name, _OPTIONS.get(name, {}))
     for name in METHODS
@@ -49,6 +52,7 @@ CASES = {
     name: ("imcl", {"num_neighbors": 2, "dictionary_refresh": 3, **options})
     for name, options in _IMCL.items()
 }
+CASES["recipe"] = CASES["imcl"]
 
 
 def minibatches():
@@ -71,14 +75,15 @@ def small_network():
     )
 
 
-def trained(cls, strategy, options):
+def trained(cls, strategy, options, compiled):
     """Losses of the epochs, and everything that training changed, by name."""
     keras.backend.clear_session()  # the same names of variables
     keras.utils.set_random_seed(1)
     with strategy.scope():
         model = cls(small_network(), C, **options)
         model.build((None, PIXELS))
-        model.compile(keras.optimizers.RMSprop(0.01, momentum=0.9, epsilon=1))
+        rmsprop = keras.optimizers.RMSprop(0.01, momentum=0.9, epsilon=1)
+        model.compile(rmsprop, **compiled)
     history = model.fit(minibatches(), epochs=EPOCHS, verbose=0).history
     left = {v.path: v.numpy() for v in model.variables}
     for name, state in model.training_state().items():
@@ -90,8 +95,10 @@ def trained(cls, strategy, options):
 
 def compare(name, strategy):
     method, options = CASES[name]
-    one = trained(METHODS[method], tf.distribute.get_strategy(), options)
-    several = trained(METHODS[method], strategy, options)
+    one, several = (
+        trained(METHODS[method], devices, options, _COMPILED.get(name, {}))
+        for devices in (tf.distribute.get_strategy(), strategy)
+    )
     for expected, found in zip(one, several, strict=True):
         assert expected.keys() == found.keys()
         for key, value in expected.items():
