@@ -86,6 +86,7 @@ class MultiLabelModel(PartialLabelFitting):
 
     Attributes:
       boostable: class attribute, whether `boost_factor` may be more than 1.
+      feature_shape: (d,), or (h, w, d), once it is built.
       epoch: [] int32, passes over the training set that are complete.
       pseudo_labels: `PseudoLabels` of the training images, for methods that
         make them in `prepare`, or None. Saved, but not exported.
@@ -161,6 +162,7 @@ class MultiLabelModel(PartialLabelFitting):
             dtype="int32",
             trainable=False,
         )
+        self.feature_shape: tuple[int, ...] = ()
         self.pseudo_labels: PseudoLabels | None = None
         self.backbone_optimizer = None
         self._xla_backbone = None
@@ -172,7 +174,9 @@ class MultiLabelModel(PartialLabelFitting):
             shape = input_shape["inputs"]
         if not self.backbone.built:
             self.backbone.build(shape)
-        self.build_head(self.backbone.compute_output_shape(shape))
+        feature_shape = self.backbone.compute_output_shape(shape)
+        self.build_head(feature_shape)
+        self.feature_shape = tuple(feature_shape[1:])
         self.built = True
 
     def build_head(self, feature_shape: tuple):

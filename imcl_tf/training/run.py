@@ -34,7 +34,7 @@ OPTIONS = tuple(option for option in RUN if option.name not in OBJECTS)
 
 def run(
     data: MultiLabelDataset,
-    backbone: keras.Model,
+    backbone: keras.Model | None,
     method: str | type[MultiLabelModel],
     workdir: str | Path,
     *,
@@ -55,7 +55,8 @@ def run(
     Args:
       data: of `load_dataset`.
       backbone: of `imcl_tf.backbone`, or any keras.Model [B, S, S, 3] ->
-        [B, d]. It is trained in place.
+        [B, d]. It is trained in place. None for data of features; the regime
+        is then fixed_features.
       method: a name of `imcl_tf.methods()`, or a class.
       workdir: gets every file of the run.
       resume: continue a run of the same settings on the same data from its
@@ -91,7 +92,14 @@ def run(
     directory = Workdir(workdir)
     cls = method_named(method) if isinstance(method, str) else method
     _check_objects(data, backbone, cls)
+    if backbone is None:
+        options = {"regime": "fixed_features"} | options
     given, own = _split_options(options, cls)
+    if backbone is None and given["regime"] != "fixed_features":
+        raise ValueError(
+            f"regime must be fixed_features for data of features, got "
+            f"{given['regime']!r}: they have no network to train"
+        )
     _check_support(data)
     data = data.hide_labels(
         given["observed_fraction"], given["seed"], given["observed_rule"]
@@ -105,7 +113,9 @@ def run(
         return finished
     images = data.train.batches(
         given["batch_size"], seed=given["seed"], augment=given["augment"]
-    ).sized(*picture_format(backbone))
+    )
+    if backbone is not None:
+        images = images.sized(*picture_format(backbone))
     logistic = MultiLabelModel(backbone, data.num_labels)
     logistic.build((None, *images.input_shape))
     model = _make_model(cls, backbone, data.num_labels, given, own)
@@ -141,14 +151,14 @@ def _train(
         schedule = initial_schedule(given)
         stage = data
         if fixed and trained:
-            stage = fixed_features(data, backbone, used_by=user)
+            stage = _features(data, backbone, user)
         fit_stage(logistic, stage, images, schedule, directory.initial)
         if schedule.epochs:
             freeze_batch_statistics(backbone)
     directory.save_logistic(logistic, start)
     model.start_from(logistic)
 
-    stage = fixed_features(data, backbone, used_by=user) if fixed else data
+    stage = _features(data, backbone, user) if fixed else data
     logistic.fixed_features = fixed
     if not tuning:  # now, for w may change
         initial = evaluate(logistic, stage.test, given["batch_size"])
@@ -180,6 +190,13 @@ def _train(
     return results
 
 
+def _features(data, backbone, user) -> MultiLabelDataset:
+    """The features of pictures; those that came from a file as they are."""
+    if data.train.num_features:
+        return data
+    return fixed_features(data, backbone, used_by=user)
+
+
 def _name(cls: type[MultiLabelModel]) -> str:
     """What a method is registered as."""
     names = (name for name, known in METHODS.items() if known is cls)
@@ -187,11 +204,16 @@ def _name(cls: type[MultiLabelModel]) -> str:
 
 
 def _check_objects(data, backbone, cls):
-    if not isinstance(data, MultiLabelDataset) or data.train.num_features:
+    if not isinstance(data, MultiLabelDataset) or data.train.pictures:
         raise ValueError(
             f"run takes the data of imcl_tf.load_dataset, got {data!r:.100}"
         )
-    if not isinstance(backbone, keras.Model):
+    if data.train.num_features and backbone is not None:
+        raise ValueError(
+            f"the data are features already, so the backbone must be None, got "
+            f"{backbone!r:.100}"
+        )
+    if not data.train.num_features and not isinstance(backbone, keras.Model):
         raise ValueError(
             f"run takes a backbone of imcl_tf.backbone, got {backbone!r:.100}"
         )
@@ -225,11 +247,13 @@ def _identity(data, backbone, cls, given, own, settings) -> Identity:
     flags = dict(
         line.lstrip("-").partition("=")[::2] for line in settings.splitlines()
     )
-    places = {"workdir", DATA_DIR.name, "init_from"}
+    places = {"workdir", DATA_DIR.name, "features", "init_from"}
     known = {*options, *(f"no{name}" for name in options), *places}
     options |= {name: text for name, text in flags.items() if name not in known}
     options["method"] = _name(cls)
-    files = {"backbone": architecture_digest(backbone)}
+    files = {}
+    if backbone is not None:
+        files["backbone"] = architecture_digest(backbone)
     for name in (
         "init_from", "label_graph", "label_vectors", "backbone_weights"
     ):  # fmt: skip
