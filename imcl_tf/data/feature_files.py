@@ -7,8 +7,8 @@
     NAME.tfrecord   records with image_id and feature, as this package's own
 
 Of the last two also a directory or a pattern of such files. Nothing here
-unpickles. The rows may be more than memory holds: they are mapped where they
-lie, or unpacked to a temporary file where they are packed.
+unpickles. The rows may be more than memory holds: they are read where they lie,
+or unpacked to a temporary file where they are packed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import glob
-import mmap
 import os
 import re
 import struct
@@ -51,9 +50,10 @@ class _Wrong(ValueError):
 
 
 class Matrix(NamedTuple):
-    """Numbers [N, d] within an open file, mapped anew for each read.
+    """Numbers [N, d] within an open file.
 
-    What is mapped counts as the program's memory until it is given back.
+    They are read, not mapped: what is mapped of a file counts as the program's
+    memory, and a row may bring two megabytes of its surroundings.
     """
 
     file: BinaryIO
@@ -63,30 +63,37 @@ class Matrix(NamedTuple):
     is_fortran: bool = False
 
     def read(self, chosen: np.ndarray | slice) -> np.ndarray:
-        """The rows [n, d] float32 of indices [n] or of a slice."""
-        with mmap.mmap(
-            self.file.fileno(), 0, access=mmap.ACCESS_READ
-        ) as memory:
-            if not isinstance(chosen, slice):
-                # Else each row brings its surroundings from the disk.
-                memory.madvise(mmap.MADV_RANDOM)
-            return self._copied(memory, chosen)
-
-    def _copied(self, memory: mmap.mmap, chosen) -> np.ndarray:
-        """What remains when the mapping is closed."""
-        everything: np.ndarray = np.ndarray(
-            self.shape, self.dtype, memory, self.offset,
-            order="F" if self.is_fortran else "C",
-        )  # fmt: skip
-        # What is too large for float32 becomes infinite, and is refused.
-        with np.errstate(over="ignore"):
-            return everything[chosen].astype(np.float32, "C")
+        """The rows [n, d] float32 of indices [n] >= 0 or of a slice."""
+        number, width = self.shape
+        if isinstance(chosen, slice):
+            start, stop, _ = chosen.indices(number)
+            values = self._values(start * width, (stop - start) * width)
+            return values.reshape(-1, width)
+        rows = np.empty((len(chosen), width), np.float32)
+        for row, place in zip(rows, chosen.tolist(), strict=True):
+            row[:] = self._values(place * width, width)
+        return rows
 
     def blocks(self) -> Iterator[np.ndarray]:
         """All rows, some at a time: [n, d] float32."""
-        step = max(1, _BLOCK // self.shape[1])
-        for start in range(0, self.shape[0], step):
-            yield self.read(slice(start, start + step))
+        number, width = self.shape
+        step = max(1, _BLOCK // width)
+        for start in range(0, number, step):
+            size = min(step, number - start)
+            if not self.is_fortran:
+                yield self.read(slice(start, start + size))
+                continue
+            columns = range(start, start + width * number, number)
+            yield np.stack([self._values(x, size) for x in columns], axis=1)
+
+    def _values(self, first: int, number: int) -> np.ndarray:
+        """So many values [number] float32, in the order of the file."""
+        size = self.dtype.itemsize
+        self.file.seek(self.offset + first * size)
+        content = self.file.read(number * size)
+        # What is too large for float32 becomes infinite, and is refused.
+        with np.errstate(over="ignore"):
+            return np.frombuffer(content, self.dtype, number).astype(np.float32)
 
 
 class FeatureFile:

@@ -115,7 +115,7 @@ class FeatureRows(Names):
         # In the order of the file: a disk reads it once.
         order = np.argsort(places)
         rows = np.empty((len(names), self.num_features), np.float32)
-        rows[order] = self.file.rows(places[order])
+        rows[order] = self.file.rows(np.maximum(places[order], 0))
         return rows, self._problems(places)
 
     def _problems(self, places: np.ndarray) -> list[str | None]:
