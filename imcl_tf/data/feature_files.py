@@ -42,6 +42,8 @@ _INDEX = "__index_level_0__"  # where pandas writes the index of a table
 _EXPECTED = (
     "expected .npz, .npy or .parquet, or records with .tfrecord in their name"
 )
+# Where in its graph TensorFlow was.
+_PLACES = re.compile(r"\{\{.*?\}\}|\[(?:\[|Op:).*", re.DOTALL)
 _SAVE_TEXT = "holds Python objects, which are not read; save it as text"
 
 
@@ -168,8 +170,10 @@ def _named(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
     # Whatever NumPy, zipfile, PyArrow and TensorFlow stumble over.
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ValueError(f"{path}: damaged: {reason}") from error
+        reason = " ".join(_PLACES.sub("", str(error)).split())[:300]
+        raise _Wrong(
+            f"{path}: damaged: {reason or type(error).__name__}"
+        ) from error
 
 
 def _kind(path: Path):

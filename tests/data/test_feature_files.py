@@ -260,4 +260,5 @@ def check_refused(path, message):
         assert file.ids and [*file.blocks()]
     text = str(caught.value)
     assert text.startswith(str(path.parent)) and "\n" not in text
+    assert text.count("damaged: ") <= 1 and "{{" not in text
     assert re.search(message, text), text
