@@ -16,6 +16,7 @@ if __name__ == "__main__":  # before TensorFlow, which takes seconds
 
     ARGUMENTS = program.start(__doc__, options.CLEAN)
 
+import glob
 import json
 import re
 import shutil
@@ -125,14 +126,19 @@ def _number(records: Path) -> tuple[int, ...]:
     return tuple(map(int, records.name.split(".")))
 
 
-def _why_stale(source: str, on_bad_image: str, digest: str) -> str:
-    if not Path(source).is_dir():
-        return f"{source} is gone"
+def _why_stale(source: str | list[str], on_bad_image: str, digest: str) -> str:
+    """Why records no longer are those of a folder, or of it and features."""
+    directory, features = source if isinstance(source, list) else (source, "")
+    if not Path(directory).is_dir():
+        return f"{directory} is gone"
+    if features and not (Path(features).exists() or glob.glob(features)):
+        return f"{features} is gone"
     try:
-        current = folder_digest(source, on_bad_image) == digest
+        current = folder_digest(directory, on_bad_image, features) == digest
     except (ValueError, OSError):
         return ""  # maybe it is being edited
-    return "" if current else f"{source} holds other pictures or splits now"
+    what = "features" if features else "pictures"
+    return "" if current else f"{directory} holds other {what} or splits now"
 
 
 def _unfinished(directory: Path) -> Iterator[Remains]:

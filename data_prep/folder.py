@@ -22,15 +22,24 @@ from imcl_tf.data.folder import folder_builder
 FLAGS = flags.FLAGS
 
 
+def _builder():
+    if FLAGS.features and FLAGS.beam_runner:
+        raise ValueError(
+            "--beam_runner is for pictures; this program writes --features "
+            "itself"
+        )
+    return folder_builder(
+        FLAGS.raw_dir,
+        FLAGS.data_dir or None,
+        FLAGS.on_bad_image,
+        **program.values(settings.FOLDER),
+    )
+
+
 def main(argv: list[str]):
     preparation.run(
         argv,
-        lambda: folder_builder(
-            FLAGS.raw_dir,
-            FLAGS.data_dir or None,
-            FLAGS.on_bad_image,
-            **program.values(settings.FOLDER),
-        ),
+        _builder,
         FLAGS.raw_dir,
         FLAGS.beam_runner,
         FLAGS.beam_option,

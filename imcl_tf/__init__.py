@@ -54,6 +54,7 @@ _HOMES = {
     "run": "training.run",
     "evaluate": "training.evaluation",
     "export": "training.export",
+    "predict_features": "training.prediction",
     "predict_images": "training.prediction",
     "BestCheckpoint": "training.callbacks",
     "Evaluation": "training.callbacks",
@@ -110,6 +111,7 @@ if TYPE_CHECKING:
     from imcl_tf.training.callbacks import RateDrop as RateDrop
     from imcl_tf.training.evaluation import evaluate as evaluate
     from imcl_tf.training.export import export as export
+    from imcl_tf.training.prediction import predict_features as predict_features
     from imcl_tf.training.prediction import predict_images as predict_images
     from imcl_tf.training.run import run as run
 

@@ -24,6 +24,7 @@ Trains a multi-label model from partial labels, evaluates it on the test split
 and exports it. The settings of flags/NAME.cfg are read first; the command line
 wins over them. --flagfile=FILE reads further flags from a file.
 """
+_FIXED = "fixed_features"
 GROUPS = {
     "data": (*settings.PROGRAM_DATA, *settings.DATA),
     "model": settings.MODEL,
@@ -48,6 +49,11 @@ _NOT_SEARCHED = {
     *(option.name for option in settings.MACHINE),
     "seed",
 }
+# What data of features have no use for.
+_OF_PICTURES = {
+    "augment", "backbone", "backbone_learning_rate", "backbone_weights",
+    "boost", "boost_factor", "image_size",
+}  # fmt: skip
 # What changes the initial logistic model.
 _OF_INITIAL = {
     option.name
@@ -89,7 +95,32 @@ def parse_flags(argv: list[str]) -> list[str]:
             raise flags.ValidationError(f"--{name} must be given")
     if rest[1:]:
         raise flags.Error(f"unexpected argument {rest[1]!r}")
+    if FLAGS.features:
+        _refuse_flags_of_pictures(given[2:])
     return rest
+
+
+def _refuse_flags_of_pictures(given: list[str]):
+    """Refuses what a user gave beside --features without any effect.
+
+    Args:
+      given: the command line, without what the preset says.
+    """
+    names = {x.lstrip("-").partition("=")[0] for x in given if x[:1] == "-"}
+    wrong = sorted(
+        name
+        for name in names & _OF_PICTURES
+        if FLAGS[name].value not in (False, 0, "none")
+    )
+    if wrong:
+        raise flags.ValidationError(
+            f"--{wrong[0]} is for pictures; with --features there is no network"
+        )
+    if "regime" in names and FLAGS.regime != _FIXED:
+        raise flags.ValidationError(
+            f"--regime={FLAGS.regime} trains a network; with --features there "
+            f"is none, expected --regime={_FIXED}"
+        )
 
 
 def _define_flags_of(method: str | None):
@@ -123,7 +154,8 @@ def current_settings() -> dict[str, Value]:
         *settings.PROGRAM_DATA, *settings.RUN, *settings.MACHINE,
         *named(FLAGS.method).OPTIONS,
     )  # fmt: skip
-    return {"workdir": FLAGS.workdir, **program.values(options)}
+    chosen = {"workdir": FLAGS.workdir, **program.values(options)}
+    return chosen | ({"regime": _FIXED} if FLAGS.features else {})
 
 
 def main(argv: list[str]):
@@ -233,7 +265,9 @@ def run(
     with strategy.scope():
         return run_objects(
             data,
-            backbone(
+            None
+            if data.train.num_features
+            else backbone(
                 str(chosen["backbone"]),
                 str(chosen["backbone_weights"]),
                 int(chosen["image_size"]),
@@ -258,7 +292,7 @@ def _mirrored():
 
 
 def _replayed(chosen, workdir):
-    """The settings that flags.cfg keeps: none of other methods."""
+    """The settings that flags.cfg keeps: none without effect."""
     from imcl_tf.methods import method as named
 
     own = {option.name for option in named(chosen["method"]).OPTIONS}
@@ -267,6 +301,8 @@ def _replayed(chosen, workdir):
         for options in settings.METHOD_OPTIONS.values()
         for option in options
     } - own
+    if chosen.get("features"):
+        other |= _OF_PICTURES
     kept = {name: x for name, x in chosen.items() if name not in other}
     return kept | {"workdir": str(workdir)}
 
@@ -313,6 +349,8 @@ def tune(
     for name in trials[0]:
         if name in _NOT_SEARCHED or name not in settings.known_options():
             raise ValueError(f"search: {name} is no option to search")
+        if chosen.get("features") and name in {*_OF_PICTURES, "regime"}:
+            raise ValueError(f"search: with features, {name} has no effect")
     for trial in trials:  # wrong values now, not after hours
         changed(chosen, trial)
     shared = {}

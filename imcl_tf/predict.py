@@ -1,6 +1,7 @@
 """Labels images: `python -m imcl_tf.predict --model=DIR/saved_model IMAGE...`.
 
-Prints the likeliest labels of each image; `--csv=FILE` writes all of them.
+Prints the likeliest labels of each image; `--csv=FILE` writes all of them. With
+`--features=FILE` the images are the ids of that file.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from imcl_tf.options import Option
 
 USAGE = """
 usage: python -m imcl_tf.predict --model=DIR/saved_model [--FLAG=VALUE] IMAGE...
+       python -m imcl_tf.predict --model=DIR/saved_model --features=FILE
 
 Prints the likeliest labels of each image with their probabilities. Images that
 cannot be read are named; the exit status is then 1.
@@ -26,6 +28,11 @@ cannot be read are named; the exit status is then 1.
 OPTIONS = (
     Option(
         "model", "", "Directory of an exported model: saved_model of a run."
+    ),
+    Option(
+        "features", "",
+        "File of features of images, in the place of their pictures, as for "
+        "imcl_tf.main.",
     ),
     Option("top", 10, "Number of labels to print for each image.", minimum=1),
     Option(
@@ -81,8 +88,12 @@ def _check(files):
     """What can be known to fail before the work begins."""
     if not FLAGS.model:
         raise ValueError("--model must name the directory of an exported model")
-    if not files:
+    if not files and not FLAGS.features:
         raise ValueError("no image given")
+    if files and FLAGS.features:
+        raise ValueError(
+            f"--features is given in the place of images, got {files[0]} too"
+        )
     if not FLAGS.csv:
         return
     path = Path(FLAGS.csv)
@@ -109,11 +120,7 @@ def _labelled(
     """
     import numpy as np
 
-    from imcl_tf.training.prediction import predict_each
-
-    for file, labels, probabilities, error in predict_each(
-        FLAGS.model, files, FLAGS.batch_size
-    ):
+    for file, labels, probabilities, error in _predictions(files):
         if FLAGS.csv and not error and not _is_text(str(file)):
             error = ValueError(f"{file}: its name is not UTF-8, as --csv is")
         if error:
@@ -125,6 +132,18 @@ def _labelled(
             print(f"  {probabilities[j]:.3f}  {labels[j]}")
         for label, p in zip(labels, probabilities, strict=True):
             yield str(file), label, f"{p:.6f}"
+
+
+def _predictions(files: list[str]) -> Iterator:
+    """`Prediction` of each image, or of each id of the features."""
+    from imcl_tf.data.feature_files import FeatureFile
+    from imcl_tf.training import prediction
+
+    if FLAGS.features:
+        return prediction.predict_each_feature(
+            FLAGS.model, FeatureFile(FLAGS.features), FLAGS.batch_size
+        )
+    return prediction.predict_each(FLAGS.model, files, FLAGS.batch_size)
 
 
 def _is_text(name: str) -> bool:

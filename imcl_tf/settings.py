@@ -29,9 +29,10 @@ DATASET = Option(
 )  # fmt: skip
 DATA_DIR = Option(
     "data_dir", "",
-    "Directory of the data: for folder the one with images/, labels.csv and, "
-    "if you have it, splits.csv; for other sets the one with their prepared "
-    "records; empty = the default directory of TensorFlow Datasets.",
+    "Directory of the data: for folder the one with images/ (or --features), "
+    "labels.csv and, if you have it, splits.csv; for other sets the one with "
+    "their prepared records; empty = the default directory of TensorFlow "
+    "Datasets.",
 )  # fmt: skip
 ON_BAD_IMAGE = Option(
     "on_bad_image", "error",
@@ -41,6 +42,13 @@ ON_BAD_IMAGE = Option(
 )  # fmt: skip
 # How --dataset=folder is read.
 FOLDER = (
+    Option(
+        "features", "",
+        "File of features in the place of images/ of --dataset=folder: .npz "
+        "(arrays ids and features), .npy (ids beside it, in NAME.ids.txt), "
+        ".parquet or TFRecords. The classifiers are then trained on these: "
+        "there is no network, and --regime is fixed_features.",
+    ),
     Option(
         "label_table", "",
         "Table of the labels of --dataset=folder; empty = the only one of "

@@ -58,6 +58,8 @@ FIXED = f"{SHORT} --regime=fixed_features"
 SHORTER = {
     "python -m imcl_tf.main --dataset=folder --data_dir=pictures "
     "--workdir=runs/mine": FIXED,
+    "python -m imcl_tf.main --dataset=folder --data_dir=pictures "
+    "--features": "--initial_epochs=1 --epochs=1 --num_neighbors=2",
     # What follows `mine` need not train: tests/training/test_search.py does.
     "python -m imcl_tf.main --dataset=folder": f"{FIXED} --epochs=0 "
     "--init_from=runs/mine",
@@ -299,7 +301,9 @@ def sites(tmp_path_factory):
 def place(tmp_path_factory, make_folder):
     """Where commands run, with what the pages say that a reader has."""
     path = tmp_path_factory.mktemp("docs")
-    make_folder(path / "pictures", names=("0001.jpg",))
+    made = make_folder(path / "pictures", names=("0001.jpg",))
+    features = np.random.default_rng(0).normal(size=(len(made.encoded), 8))
+    np.savez(path / "features.npz", ids=[*made.encoded], features=features)
     shutil.copy(path / "pictures" / "images" / "0001.jpg", path / "new.jpg")
     (path / "flags").symlink_to(ROOT / "flags")
     small = backbone("small_cnn", image_size=32)

@@ -245,6 +245,35 @@ def test_one_of_several_variants_must_be_named(fail, prepared, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--backbone=vgg16", "--backbone is for pictures; with --features"),
+        ("--image_size=32", "--image_size is for pictures"),
+        ("--boost", "--boost is for pictures"),
+        ("--augment", "--augment is for pictures"),
+        ("--regime=end_to_end", "trains a network; with --features there is"),
+        ("--noaugment", None),
+        ("--image_size=0", None),
+        ("--regime=fixed_features", None),
+    ],
+)
+def test_flags_that_features_give_no_meaning(fail, parse, flag, message):
+    arguments = ["--dataset=folder", "--features=f.npz", flag]
+    if message:
+        assert message in fail(*arguments)
+        return
+    parse("--workdir=x", *arguments)
+    assert main.current_settings()["regime"] == "fixed_features"
+
+
+def test_features_are_searched_for_no_flag_of_pictures(parse, tmp_path):
+    parse("--workdir=x", "--dataset=folder", "--features=f.npz")
+    trials = [{"image_size": "32"}]
+    with pytest.raises(ValueError, match="with features, image_size has no"):
+        main.tune(None, main.current_settings(), tmp_path, trials)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "dataset=folder needs data_dir"),

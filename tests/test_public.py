@@ -27,7 +27,8 @@ SOURCE = r"[Ee]qs?\. \(|Algorithm \d|sec\. \d|released|CVPR|table \d"
 SHAPE = r"\[[BNMCdknpS\d., ]+[\]*]"
 TAKES_TENSORS = OF_PAPERS - {"RateDecay", "RateDrop", "run"} | {
     "Batch", "Batches", "Split", "Dictionary", "PseudoLabels", "check_labels",
-    "predict_images", "export", "backbone", "fixed_features",
+    "predict_images", "predict_features", "export", "backbone",
+    "fixed_features",
 }  # fmt: skip
 
 

@@ -74,6 +74,7 @@ class MultiLabelBuilder(
     LICENSE: str | None = None
 
     _source_digest = ""
+    _num_features = 0  # d of feature records
 
     def __init__(self, **kwargs):
         try:
@@ -88,7 +89,7 @@ class MultiLabelBuilder(
             homepage=self.HOMEPAGE,
             citation=self.CITATION,
             license=self.LICENSE,
-            features=records.tfds_features(),
+            features=records.tfds_features(self._num_features),
             metadata=tfds.core.MetadataDict(),
         )
 
@@ -218,6 +219,10 @@ class ImageFilesBuilder(
         """The files that labels and splits come from, always in one order."""
         raise NotImplementedError
 
+    def _source(self, raw_dir: Path) -> str | list[str]:
+        """What `data_prep.clean` is to find again."""
+        return str(raw_dir.resolve())
+
     def _labels_digest(self, raw_dir: Path) -> str:
         """A digest of all that the label tables are made from."""
         return files_digest(self._tables(raw_dir))
@@ -228,7 +233,7 @@ class ImageFilesBuilder(
         contents = self._contents(raw_dir)
         self.info.metadata["labels"] = list(contents.label_names)
         self.info.metadata["counts"] = contents.counts
-        self.info.metadata["sources"] = [str(raw_dir.resolve())]
+        self.info.metadata["sources"] = [self._source(raw_dir)]
         self.info.metadata["on_bad_image"] = self.on_bad_image
         return {
             split: self._shard_generators(files, split)
@@ -261,9 +266,9 @@ class ImageFilesBuilder(
                 # Another run may have made them in the meantime.
                 if not self._is_up_to_date():
                     self._write_tables(self._contents(raw_dir), raw_dir)
-        self._add_source(str(raw_dir.resolve()))
+        self._add_source(self._source(raw_dir))
 
-    def _add_source(self, source: str):
+    def _add_source(self, source: str | list[str]):
         """Keeps `data_prep.clean` from records that `source` shares."""
         if source in self.info.metadata.get("sources", []):
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import random
 from pathlib import Path
 
@@ -33,21 +34,22 @@ def load_dataset(
     name: str,
     data_dir: str | None = None,
     on_bad_image: str = "error",
-    **options: Value,
+    **options: Value | os.PathLike,
 ) -> MultiLabelDataset:
     """Opens the records of a data set; makes those of small sets first.
 
     Args:
       name: "scenes", "scenes/small", "folder", "coco", "cub", "open_images" or
         "tfds:NAME"; a variant follows a slash, as in "coco/2017".
-      data_dir: of a folder, the directory that holds images/, labels.csv and
-        perhaps splits.csv; of other sets, where their records lie. None =
-        TFDS's default directory.
+      data_dir: of a folder, the directory that holds images/ (unless there are
+        `features`), labels.csv and perhaps splits.csv; of other sets, where
+        their records lie. None = TFDS's default directory.
       on_bad_image: for a folder or a set of TFDS: "error", or "skip" to leave
         out pictures that cannot be used.
-      **options: how a folder is read: label_table, unlisted, zero,
+      **options: how a folder is read: features, label_table, unlisted, zero,
         label_separator, split_seed and split_shares, as the flags of these
-        names.
+        names. With `features` the splits are of features, and models have no
+        backbone.
 
     Returns:
       `MultiLabelDataset`: its splits train, validation and test, label_names
@@ -68,8 +70,12 @@ def load_dataset(
     # Keras draws the seeds of initial weights from this generator, which TFDS
     # uses too: weights must not depend on whether records exist already.
     state = random.getstate()
+    given = {
+        option: os.fspath(value) if isinstance(value, os.PathLike) else value
+        for option, value in options.items()
+    }
     try:
-        builder = _builder(name, data_dir or None, on_bad_image, options)
+        builder = _builder(name, data_dir or None, on_bad_image, given)
     finally:
         random.setstate(state)
     for what, number in builder.info.metadata.get("counts", {}).items():

@@ -2,7 +2,8 @@
 
 DIR/labels.csv       labels, in a form of `imcl_tf.data.label_tables`
 DIR/splits.csv       image,split         train, validation or test; optional
-DIR/images/          the images
+DIR/images/          the images; or a file of features in their place, see
+                     `imcl_tf.data.feature_files`
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,9 @@ from imcl_tf import settings
 from imcl_tf.data import splitting
 from imcl_tf.data.builders import Contents, ImageFilesBuilder
 from imcl_tf.data.cells import Table, clean, listed
-from imcl_tf.data.image_names import ImageNames
+from imcl_tf.data.feature_files import FeatureFile
+from imcl_tf.data.feature_rows import FeatureRows
+from imcl_tf.data.image_names import ImageNames, Names
 from imcl_tf.data.label_json import read_label_json
 from imcl_tf.data.label_tables import (
     LabelRows,
@@ -36,7 +38,7 @@ from imcl_tf.data.label_tables import (
 from imcl_tf.data.look_alikes import look_alikes
 from imcl_tf.data.picture_digests import PictureDigests
 from imcl_tf.data.records import SPLITS
-from imcl_tf.data.shards import ImageFiles, read_file
+from imcl_tf.data.shards import ImageFiles, cut, labelled_features, read_file
 from imcl_tf.files import existing_file
 from imcl_tf.options import Value, check_all
 
@@ -66,6 +68,7 @@ class FolderOptions(NamedTuple):
     unlisted: str = "unset"
     zero: str = "unset"
     label_separator: str = "unset"
+    features: str = ""
     split_seed: int = 0
     split_shares: str = "80/10/10"
 
@@ -81,6 +84,7 @@ class Folder(ImageFilesBuilder):
     Args:
       options: how it is read.
       splits: file of its splits, None = that of the directory.
+      images: the images' names, None = those of images/.
       digests: to be saved when the records are there, None = none.
       **kwargs: of `ImageFilesBuilder`.
     """
@@ -93,10 +97,14 @@ class Folder(ImageFilesBuilder):
         *,
         options: FolderOptions = FolderOptions(),  # noqa: B008 (immutable)
         splits: Path | None = None,
-        digests: PictureDigests | None = None,
+        images: Names | None = None,
+        digests: PictureDigests | FeatureRows | None = None,
         **kwargs,
     ):
         self._options, self._splits, self._digests = options, splits, digests
+        self._images = images
+        if isinstance(images, FeatureRows):
+            self._num_features = images.num_features
         super().__init__(**kwargs)
 
     def download_and_prepare(self, **kwargs):
@@ -113,8 +121,29 @@ class Folder(ImageFilesBuilder):
 
     def _contents(self, raw_dir):
         return read_folder(
-            raw_dir, self._options, self._splits, self.on_bad_image
-        )
+            raw_dir, self._options, self._splits, self.on_bad_image,
+            self._images,
+        )  # fmt: skip
+
+    def _shard_generators(self, files, split):
+        images = self._images
+        if not isinstance(images, FeatureRows):
+            return super()._shard_generators(files, split)
+        return [
+            functools.partial(
+                labelled_features,
+                files.rows(rows),
+                images.read,
+                self.on_bad_image == "skip",
+            )
+            for rows in cut(files.names, split)
+        ]
+
+    def _source(self, raw_dir):
+        source = super()._source(raw_dir)
+        if not isinstance(self._images, FeatureRows):
+            return source
+        return [source, str(self._images.place.absolute())]
 
     def _tables(self, raw_dir):
         return [
@@ -137,7 +166,8 @@ def folder_builder(
     """The builder of a directory's records.
 
     Args:
-      directory: holds the labels, the splits and images/.
+      directory: holds the labels, the splits and, without the option
+        `features`, images/.
       records_dir: where the records go, None = TFDS's default place; either
         way below `folder_digest`. Beside them are the digests of the pictures
         and, where `directory` holds no splits, the split that is made.
@@ -154,8 +184,7 @@ def folder_builder(
         raise FileNotFoundError(f"{directory}: no such directory")
     place = Path(records_dir or tfds.core.constants.DATA_DIR).expanduser()
     place = place / Folder.name
-    images = ImageNames(directory / "images")
-    digests = PictureDigests(images.directory, _digests_file(place, directory))
+    images, digests = _images(directory, chosen.features, place)
     splits = find_table(directory, "splits")
     splitting.read_shares(chosen.split_shares)
     if splits:
@@ -168,12 +197,13 @@ def folder_builder(
     others = images.num_others([*table["image"]])
     if others:
         logging.warning(
-            "%s: %d files are in no table and left out", images.directory,
-            others,
+            "%s: %d %ss are in no table and left out", images.place, others,
+            images.kind,
         )  # fmt: skip
     return Folder(
         options=chosen,
         splits=splits,
+        images=images,
         digests=digests,
         on_bad_image=on_bad_image,
         config=tfds.core.BuilderConfig(
@@ -191,18 +221,44 @@ def _warn_of_unused(options: FolderOptions, splits: Path):
         )
 
 
-def _digests_file(place: Path, directory: Path) -> Path:
-    """The file, below the folder records, of a directory's picture digests."""
-    name = hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:16]
-    return place / "pictures" / f"{name}.npz"
+def _images(
+    directory: Path, features: str, place: Path | None = None
+) -> tuple[Names, PictureDigests | FeatureRows]:
+    """The names of a folder's images, and what gives their digests.
+
+    Args:
+      directory: holds images/.
+      features: file in the place of that, "" = none.
+      place: of the records of folders, where digests are remembered; None =
+        nowhere.
+    """
+    if features:
+        file = FeatureFile(features)
+        rows = FeatureRows(file, _digests_file(place, file.path.absolute()))
+        return rows, rows
+    images = ImageNames(directory / "images")
+    return images, PictureDigests(
+        images.place, _digests_file(place, directory.resolve())
+    )
 
 
-def folder_digest(directory: str | os.PathLike, on_bad_image: str) -> str:
+def _digests_file(place: Path | None, source: Path) -> Path | None:
+    """The file, below the folder records, of the digests of what is there."""
+    name = hashlib.sha256(os.fsencode(source)).hexdigest()[:16]
+    return place and place / "pictures" / f"{name}.npz"
+
+
+def folder_digest(
+    directory: str | os.PathLike,
+    on_bad_image: str,
+    features: str = "",
+) -> str:
     """A digest of what the records hold: the splits and the images.
 
     Args:
       directory: holds images/ and the splits.
       on_bad_image: see `folder_builder`.
+      features: see there.
 
     Returns:
       16 hexadecimal digits that depend on each listed image's name, split and
@@ -213,9 +269,9 @@ def folder_digest(directory: str | os.PathLike, on_bad_image: str) -> str:
       FileNotFoundError: for a missing file.
     """
     directory = Path(directory)
-    images = ImageNames(directory / "images")
+    images, digests = _images(directory, features)
     table = read_splits(table_file(directory, "splits"), images)
-    return _digest(table, PictureDigests(images.directory), on_bad_image)
+    return _digest(table, digests, on_bad_image)
 
 
 def _digest(splits: pd.DataFrame, digests, on_bad_image: str) -> str:
@@ -294,6 +350,7 @@ def read_folder(
     options: FolderOptions = FolderOptions(),  # noqa: B008 (immutable)
     splits: Path | None = None,
     on_bad_image: str = "error",
+    images: Names | None = None,
 ) -> Contents:
     """Reads and checks the tables of a folder data set.
 
@@ -302,6 +359,7 @@ def read_folder(
       options: how it is read.
       splits: file of the splits, None = that of `directory`.
       on_bad_image: "skip" to let images be missing.
+      images: their names, None = those of images/.
 
     Returns:
       `Contents`, label names and images sorted; images are not read yet.
@@ -313,7 +371,7 @@ def read_folder(
       FileNotFoundError: for a missing file.
     """
     directory = Path(directory)
-    images = ImageNames(directory / "images")
+    images = images or ImageNames(directory / "images")
     labels = _read_labels(labels_file(directory, options), options, images)
     splits = splits or table_file(directory, "splits")
     table = read_splits(splits, images)
@@ -338,19 +396,19 @@ def read_folder(
         )
         matrix = _label_matrix(labels, names, absent)
         files[split] = ImageFiles(
-            names, matrix, functools.partial(read_file, images.directory)
+            names, matrix, functools.partial(read_file, images.place)
         )
     return Contents(
         labels.label_names, files, {x: n for x, n in counts.items() if n}
     )
 
 
-def read_splits(path: Path, images: ImageNames) -> pd.DataFrame:
+def read_splits(path: Path, images: Names) -> pd.DataFrame:
     """Reads a table of splits.
 
     Args:
       path: of the table, with columns image and split.
-      images: the files that it names.
+      images: those that it names.
 
     Returns:
       columns image, distinct image ids, and split, an index in `SPLITS`.
@@ -396,7 +454,7 @@ def read_splits(path: Path, images: ImageNames) -> pd.DataFrame:
 
 
 def _read_labels(
-    path: Path, options: FolderOptions, images: ImageNames
+    path: Path, options: FolderOptions, images: Names
 ) -> LabelRows:
     """A table, images by file, label names sorted and each pair there once."""
     is_json = path.name.lower().removesuffix(".gz").endswith(".json")
@@ -453,7 +511,8 @@ def _check_listed(labels, image_ids, splits: Path, images, on_bad_image: str):
     if without:
         gone = images.missing(without)
         nor = (
-            f"; {len(gone)} of these are no file of {images.directory} either"
+            f"; {len(gone)} of these are no {images.kind} of {images.place} "
+            "either"
             f"{images.hint(gone)}"
         )
         raise ValueError(
@@ -462,18 +521,7 @@ def _check_listed(labels, image_ids, splits: Path, images, on_bad_image: str):
             f"{nor if gone else ''}"
         )
     if on_bad_image != "skip":
-        _refuse_missing(image_ids, images)
-
-
-def _refuse_missing(image_ids: Sequence[str], images: ImageNames):
-    missing = sorted(images.missing(image_ids))
-    if missing:
-        raise ValueError(
-            f"{images.directory}: {listed(missing)}: no such image file "
-            f"({len(missing)} of {len(image_ids)} images)"
-            f"{images.hint(missing)}; --on_bad_image=skip leaves such images "
-            "out"
-        )
+        images.check(image_ids)
 
 
 def _label_matrix(labels: LabelRows, images: list[str], absent: bool):
@@ -507,11 +555,18 @@ def _label_matrix(labels: LabelRows, images: list[str], absent: bool):
     )
 
 
+def _alike(images: Names, names: list[str], contents) -> np.ndarray:
+    """[n] int: groups of images that a split must not part."""
+    if isinstance(images, FeatureRows):
+        return images.groups(names)
+    return look_alikes([images.place / name for name in names], contents)
+
+
 def _made_splits(
     directory: Path,
     options: FolderOptions,
-    images: ImageNames,
-    digests: PictureDigests,
+    images: Names,
+    digests: PictureDigests | FeatureRows,
     place: Path,
     on_bad_image: str,
 ) -> Path:
@@ -531,7 +586,7 @@ def _made_splits(
             f"into {directory / 'splits.csv'}, with columns image,split"
         )
     if on_bad_image != "skip":
-        _refuse_missing(labels.images, images)
+        images.check(labels.images)
     names = sorted(labels.images)
     contents = digests(names)
     key = hashlib.sha256(f"{seed} {shares}".encode())
@@ -540,7 +595,7 @@ def _made_splits(
     path = place / "splits" / f"{key.hexdigest()[:16]}.csv"
     splits = splitting.read_kept(path, names)
     if splits is None:
-        groups = look_alikes([*map(images.path, names)], contents)
+        groups = _alike(images, names, contents)
         matrix = _label_matrix(labels, names, absent=False)
         splits = splitting.made_splits(names, matrix, groups, shares, seed)
         splitting.keep(path, names, splits)

@@ -1,11 +1,11 @@
-"""Which file of images/ a name in a table means."""
+"""What an image's name in a table means: a file of images/, or an id."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from imcl_tf.data.cells import clean, listed, shown
@@ -16,7 +16,87 @@ _ZEROS = re.compile(r"(?<!\d)0+(?=\d)")  # which spreadsheets drop
 _NOT_IMAGES = {".ds_store", "thumbs.db", "desktop.ini"}
 
 
-class ImageNames:
+class Names:
+    """The images that there are, found by the names that tables use.
+
+    Differences in Unicode's NFC and NFD and in blanks around a name do not
+    matter.
+
+    Args:
+      place: of the images, for messages.
+      names: distinct ones, cleaned too.
+
+    Attributes:
+      place: as above.
+      kind: what an image is there, for messages.
+    """
+
+    kind = "id"
+
+    def __init__(self, place: Path, names: Iterable[str]):
+        self.place = place
+        self._names = {name: clean(name) for name in names}
+        self._by_clean = {key: name for name, key in self._names.items()}
+        self._by_stem: dict[str, str] | None = None
+
+    def find(self, names: Sequence[str], table: Path) -> dict[str, str]:
+        """The image ids that names mean.
+
+        Args:
+          names: distinct, as they stand in a table.
+          table: the file that they stand in.
+
+        Returns:
+          name -> image id; of an image that is not there, the name itself
+          without blanks around it.
+
+        Raises:
+          ValueError: for a name that may mean several images, or none.
+        """
+        del table
+        return {
+            name: self._by_clean.get(clean(name), clean(name)) for name in names
+        }
+
+    def missing(self, image_ids: Sequence[str]) -> list[str]:
+        """Those that are not there."""
+        return [name for name in image_ids if name not in self._names]
+
+    def num_others(self, image_ids: Sequence[str]) -> int:
+        """The number of images beside these distinct ones."""
+        return len(self._names.keys() - set(image_ids))
+
+    def hint(self, image_ids: Sequence[str]) -> str:
+        """For messages about missing images: what the first may mean.
+
+        Returns:
+          "; for IMG_7.png there is a/img_0007.jpg", if there is.
+        """
+        if self._by_stem is None:
+            self._by_stem = {_stem(name): name for name in self._names}
+        for image_id in image_ids:
+            name = self._by_stem.get(_stem(image_id))
+            if name:
+                return f"; for {shown(image_id)} there is {shown(name)}"
+        return ""
+
+    def check(self, image_ids: Sequence[str]):
+        """Refuses images that are not there.
+
+        Raises:
+          ValueError: with the names of some of them.
+        """
+        missing = sorted(self.missing(image_ids))
+        if missing:
+            raise ValueError(
+                f"{self.place}: {listed(missing)}: no such {self.kind} "
+                f"({len(missing)} of {len(image_ids)} images)"
+                f"{self.hint(missing)}; --on_bad_image=skip leaves such images "
+                "out"
+            )
+
+
+class ImageNames(Names):
     """The files below a directory, found by the names that tables use.
 
     A name is the file's path below the directory. These differences do not
@@ -32,17 +112,17 @@ class ImageNames:
       FileNotFoundError: if there is no such directory.
     """
 
+    kind = "image file"
+
     def __init__(self, directory: Path):
         if not directory.is_dir():
             raise FileNotFoundError(f"{directory}: no such directory of images")
-        self.directory = directory
-        self._paths = {path: clean(path) for path in _files(directory)}
-        self._by_stem: dict[str, str] | None = None
+        super().__init__(directory, _files(directory))
         # From the strictest reading of a name to the loosest.
         self._by_key: list[dict[str, list[str]]] = []
         for key in (clean, _with_lower_extension, _without_extension):
             found = defaultdict(list)
-            for path in self._paths:
+            for path in self._names:
                 found[key(path)].append(path)
             self._by_key.append(found)
 
@@ -68,38 +148,20 @@ class ImageNames:
         if outside:
             raise ValueError(
                 f"{table}: an image is named by its path below "
-                f"{self.directory}, neither absolute nor with ..; got "
+                f"{self.place}, neither absolute nor with ..; got "
                 f"{listed(outside)}"
             )
         return {name: self._found(name, table) for name in names}
-
-    def path(self, image_id: str) -> Path:
-        """The path of an image, whether or not there is such a file."""
-        return self.directory / image_id
 
     def missing(self, image_ids: Sequence[str]) -> list[str]:
         """Those that are not there."""
         return [
             image_id
             for image_id in image_ids
-            if image_id not in self._paths
+            if image_id not in self._names
             # True of a directory: to read it says what it is.
-            and not os.path.exists(self.path(image_id))
+            and not os.path.exists(self.place / image_id)
         ]
-
-    def hint(self, image_ids: Sequence[str]) -> str:
-        """For messages about missing images: what the first may mean.
-
-        Returns:
-          "; for IMG_7.png there is a/img_0007.jpg", if there is.
-        """
-        if self._by_stem is None:
-            self._by_stem = {_stem(path): path for path in self._paths}
-        for image_id in image_ids:
-            path = self._by_stem.get(_stem(image_id))
-            if path:
-                return f"; for {shown(image_id)} there is {shown(path)}"
-        return ""
 
     def num_others(self, image_ids: Sequence[str]) -> int:
         """The number of files, but for those that systems leave, beside them.
@@ -107,11 +169,11 @@ class ImageNames:
         Args:
           image_ids: distinct ones, as `find` returns.
         """
-        others = self._paths.keys() - set(image_ids)
+        others = self._names.keys() - set(image_ids)
         return sum(not _left_by_system(path) for path in others)
 
     def _found(self, name, table):
-        if name in self._paths:
+        if name in self._names:
             return name
         slashed = _slashed(name)
         for reading in (name, slashed, _below_images(slashed)):
@@ -124,7 +186,7 @@ class ImageNames:
                 if found:
                     raise ValueError(
                         f"{table}: image {shown(name)} may be any of "
-                        f"{listed(sorted(found))} in {self.directory}"
+                        f"{listed(sorted(found))} in {self.place}"
                     )
         return _below_images(slashed)
 

@@ -24,7 +24,7 @@ import pandas as pd
 from imcl_tf.data.kept import read_arrays
 
 _SIZE = 32
-_SETTLED = 2 * 10**9  # ns
+SETTLED = 2 * 10**9  # ns
 
 
 class _Known(NamedTuple):
@@ -66,7 +66,7 @@ class PictureDigests:
         """
         paths = [os.path.join(self._directory, name) for name in names]
         encoded = np.array([os.fsencode(name) for name in names], bytes)
-        states = np.array([*map(_state, paths)], np.int64).reshape(-1, 4)
+        states = np.array([*map(file_state, paths)], np.int64).reshape(-1, 4)
         digests, found = self._remembered(encoded, states)
         new = np.flatnonzero(~found & states.any(axis=1))
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -74,7 +74,7 @@ class PictureDigests:
             for i, digest in zip(new, contents, strict=True):
                 digests[i] = np.frombuffer(digest, np.uint8)
         settled = digests.any(axis=1) & (
-            states[:, 1:3].max(axis=1) < self._now - _SETTLED
+            states[:, 1:3].max(axis=1) < self._now - SETTLED
         )
         self._known = _Known(
             encoded[settled], states[settled], digests[settled]
@@ -100,10 +100,11 @@ class PictureDigests:
     def save(self):
         """Writes what is known to the cache, if it can be written."""
         if self._cache and self._new:
-            _write(self._cache, self._known)
+            keep_arrays(self._cache, **self._known._asdict())
 
 
-def _state(path: str) -> tuple[int, int, int, int]:
+def file_state(path: str | os.PathLike) -> tuple[int, int, int, int]:
+    """Size, times and inode of a file, zeros if there is none."""
     try:
         stat = os.stat(path)
     except OSError:
@@ -136,14 +137,17 @@ def _read(cache: Path) -> _Known:
     return known if fits else _NOTHING
 
 
-def _write(cache: Path, known: _Known):
-    """Whole or not at all, whoever else may write it at the same time."""
+def keep_arrays(cache: Path, **arrays: np.ndarray):
+    """Writes a .npz if that is possible, whole or not at all.
+
+    Whoever else may write it at the same time.
+    """
     with contextlib.suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
         handle, new = tempfile.mkstemp(".npz", dir=cache.parent)
         try:
             with open(handle, "wb") as file:
-                np.savez(file, **known._asdict())
+                np.savez(file, **arrays)  # type: ignore[arg-type]
             os.replace(new, cache)
         except BaseException:
             os.unlink(new)

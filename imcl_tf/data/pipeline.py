@@ -49,7 +49,8 @@ class Split(NamedTuple):
       classes: [N] int32, the images' classes; [0] where they have none.
       label_names: C names.
       num_features: d of feature records, 0 = records of pictures.
-      pictures: of feature records, those of the pictures they came from.
+      pictures: of feature records, those of the pictures they came from;
+        None where the features came from a file.
       image_ids: [N] bytes, the images' names; [0] where they are not known.
       digest: of the pictures' records, "" = not known.
 
@@ -104,7 +105,8 @@ class Split(NamedTuple):
             )
         # TensorFlow reserves memory for as many images as it is asked for.
         size = min(int(batch_size), max(1, sum(self.lengths)))
-        return Batches(self, size, seed, augment, augment_level)
+        shape = (self.num_features,) if self.num_features else ()
+        return Batches(self, size, seed, augment, augment_level, shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +161,11 @@ class Batches:
         return math.ceil(sum(self.split.lengths) / self.batch_size)
 
     numbered = True  # records have an `image_index`
-    has_pictures = True
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether there are pictures to show."""
+        return self.split.pictures is not None or not self.split.num_features
 
     @property
     def labels(self) -> scipy.sparse.csr_array:
@@ -331,6 +337,7 @@ def open_source(builder: tfds.core.DatasetBuilder) -> MultiLabelDataset:
             "prepare the data set again"
         )
     splits = {}
+    num_features = records.num_features(builder.info.features)
     for split, info in builder.info.splits.items():
         pairs = zip(info.filepaths, info.shard_lengths, strict=True)
         full = [(str(file), length) for file, length in pairs if length]
@@ -338,6 +345,7 @@ def open_source(builder: tfds.core.DatasetBuilder) -> MultiLabelDataset:
         table = tables[split]
         splits[split] = Split(
             files, lengths, table.labels, table.classes, names,
+            num_features=num_features,
             image_ids=table.image_ids, digest=_digest(*table.file_digests),
         )  # fmt: skip
     return MultiLabelDataset(builder.name, str(directory), names, **splits)

@@ -243,16 +243,34 @@ def from_bytes(names: np.ndarray) -> tuple[str, ...]:
     return tuple(name.decode() for name in names.tolist())
 
 
-def tfds_features() -> tfds.features.FeaturesDict:
-    """The image schema as TFDS features, to read the records with TFDS."""
+def tfds_features(num_features: int = 0) -> tfds.features.FeaturesDict:
+    """The schema of records as TFDS features, to read them with TFDS.
+
+    Args:
+      num_features: d of feature records, 0 = image records.
+    """
     import tensorflow_datasets as tfds
 
+    if num_features:
+        return tfds.features.FeaturesDict(
+            {
+                "image_id": tfds.features.Text(),
+                "feature": tfds.features.Tensor(
+                    shape=(num_features,), dtype=np.float32
+                ),
+            }
+        )
     return tfds.features.FeaturesDict(
         {
             "image_id": tfds.features.Text(),
             "image": tfds.features.Image(shape=(None, None, 3)),
         }
     )
+
+
+def num_features(schema: tfds.features.FeaturesDict) -> int:
+    """Returns d of records of such a schema, 0 for image records."""
+    return schema["feature"].shape[0] if "feature" in schema else 0
 
 
 def encode_image(image_id: str, encoded: bytes) -> bytes:
@@ -278,10 +296,28 @@ def encode_feature(image_id: bytes, feature: np.ndarray) -> bytes:
     Returns:
       a serialized tf.train.Example.
     """
+    # Packed floats are the bytes that NumPy has: a list of Python's numbers
+    # takes eight times as long.
+    content = np.ascontiguousarray(feature, "<f4").tobytes()
+    packed = _FLOATS + _varint(len(content)) + content
     return _example(
         image_id=_bytes(image_id),
-        feature=tf.train.Feature(float_list=tf.train.FloatList(value=feature)),
+        feature=tf.train.Feature(
+            float_list=tf.train.FloatList.FromString(packed)
+        ),
     )
+
+
+_FLOATS = b"\x0a"  # field 1, its length and then its bytes
+
+
+def _varint(number: int) -> bytes:
+    """A number as protocol buffers write it."""
+    found = bytearray()
+    while number > 127:
+        found.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*found, number])
 
 
 def _example(**feature: tf.train.Feature) -> bytes:

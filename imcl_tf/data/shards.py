@@ -72,6 +72,7 @@ class LabelledImage(NamedTuple):
       columns: [P] int32, label indices, ascending.
       values: [P] int8, -1 or +1.
       extras: further integers by name, [P] or [].
+      feature: [d] float32 in the place of `encoded`, or None.
     """
 
     image_id: str
@@ -79,6 +80,13 @@ class LabelledImage(NamedTuple):
     columns: np.ndarray
     values: np.ndarray
     extras: dict[str, Any] = {}
+    feature: np.ndarray | None = None
+
+    def record(self) -> bytes:
+        """What is written of it."""
+        if self.feature is None:
+            return records.encode_image(self.image_id, self.encoded)
+        return records.encode_feature(self.image_id.encode(), self.feature)
 
 
 class Findings(NamedTuple):
@@ -210,6 +218,30 @@ class ListedImages(NamedTuple):
         return labelled_images(*self, findings)
 
 
+def labelled_features(
+    files: ImageFiles,
+    read: Callable[[Sequence[str]], tuple[np.ndarray, list[str | None]]],
+    skip: bool,
+    findings: Findings,
+) -> Iterator[LabelledImage]:
+    """Reads the features of images; see `Shard.images`.
+
+    Args:
+      files: the images, labels sorted.
+      read: of `FeatureRows`.
+      skip: see `labelled_images`.
+      findings: gets what was met.
+
+    Raises:
+      ValueError: for features that cannot be used, without `skip`.
+    """
+    rows, problems = read([*files.names])
+    for i, problem in enumerate(problems):
+        found = images.Inspection(problem, "RGB")
+        if findings.accept(files.names[i], found, skip):
+            yield _with_labels(files, i, b"")._replace(feature=rows[i])
+
+
 def _with_labels(files: ImageFiles, i: int, encoded: bytes) -> LabelledImage:
     row = slice(*files.labels.indptr[i : i + 2])
     return LabelledImage(
@@ -271,11 +303,11 @@ def write(shard: Shard):
     written, size, digest = [], 0, hashlib.sha256()
     with tf.io.TFRecordWriter(shard.path) as writer:
         for image in shard.images(findings):
-            record = records.encode_image(image.image_id, image.encoded)
+            record = image.record()
             writer.write(record)
             digest.update(record)
             size += len(record)
-            written.append(image._replace(encoded=b""))
+            written.append(image._replace(encoded=b"", feature=None))
     report = {
         "bytes": size,
         "digest": digest.hexdigest(),

@@ -92,6 +92,7 @@ class MultiLabelModel(PartialLabelFitting):
 
     Attributes:
       boostable: class attribute, whether `boost_factor` may be more than 1.
+      feature_shape: (d,), or (h, w, d), once it is built.
       epoch: [] int32, passes over the training set that are complete.
       penalty: [] float32 >= 0; the loss gets penalty/2 times the mean over
         labels of ||theta_j||^2.
@@ -187,6 +188,7 @@ class MultiLabelModel(PartialLabelFitting):
             dtype="float32",
             trainable=False,
         )
+        self.feature_shape: tuple[int, ...] = ()
         self.pseudo_labels: PseudoLabels | None = None
         self._training_neighbors: TrainingNeighbors | None = None
         self.average: WeightAverage | None = None
@@ -201,7 +203,9 @@ class MultiLabelModel(PartialLabelFitting):
             shape = input_shape["inputs"]
         if not self.backbone.built:
             self.backbone.build(shape)
-        self.build_head(self.backbone.compute_output_shape(shape))
+        feature_shape = self.backbone.compute_output_shape(shape)
+        self.build_head(feature_shape)
+        self.feature_shape = tuple(feature_shape[1:])
         self.built = True
 
     def build_head(self, feature_shape: tuple):

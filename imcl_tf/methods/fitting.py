@@ -207,11 +207,13 @@ class PartialLabelFitting(keras.Model):
           ValueError: if the model takes features and these are pictures, or
             the other way round.
         """
-        if self.fixed_features != bool(batches.split.num_features):
+        without = isinstance(self.backbone, keras.layers.Identity)
+        takes_features = self.fixed_features or without
+        if takes_features != bool(batches.split.num_features):
             raise ValueError(
                 "fixed_features: the model takes features, the data are "
                 "pictures: make them by imcl_tf.fixed_features(data, backbone)"
-                if self.fixed_features
+                if takes_features
                 else "the data are features: the model needs "
                 "fixed_features=True"
             )

@@ -1,10 +1,12 @@
-"""SavedModel for inference: encoded images in, probabilities out."""
+"""SavedModel for inference: images or features in, probabilities out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import keras
 import tensorflow as tf
 
 from imcl_tf.backbones.pictures import picture_format
@@ -12,6 +14,9 @@ from imcl_tf.data.decoding import decode
 from imcl_tf.data.pixels import resized
 from imcl_tf.files import replacing
 from imcl_tf.methods.base import MultiLabelModel
+
+# The signatures of an exported model.
+SERVING, FEATURES = "serving_default", "features"
 
 
 def export(
@@ -22,17 +27,19 @@ def export(
     Its signature `serving_default` takes `images` [B] string (the bytes of
     JPEG, PNG, WebP, BMP or GIF files, which it decodes as training did: turned
     by their EXIF orientation, alpha over white) and returns `probabilities`
-    [B, C] float32 and `labels` [C] string.
+    [B, C] float32 and `labels` [C] string. Its signature `features` returns the
+    same for `features` [B, d] float32 of the backbone; of a model without
+    backbone, `serving_default` is that one.
 
     Args:
-      model: with a backbone on pictures [B, S, S, 3], built.
+      model: with a backbone on pictures [B, S, S, 3] or none, built.
       path: directory to write; its parent is made. An earlier export there,
         or an empty directory, is replaced.
       label_names: C names.
 
     Raises:
-      ValueError: if the names are not C distinct ones, or the model takes no
-        pictures.
+      ValueError: if the names are not C distinct ones, or the model takes
+        neither pictures nor features, or is not built.
       OSError: if the directory cannot be written, or something else is there.
 
     Example:
@@ -46,6 +53,32 @@ def export(
       True
     """
     path = Path(path)
+    _check_names(model, label_names)
+    if path.is_file() or (
+        path.is_dir()
+        and any(path.iterdir())
+        and not (path / "saved_model.pb").is_file()
+    ):
+        raise FileExistsError(
+            f"{path}: exists and is no exported model; a new directory expected"
+        )
+    # Not the model itself, with its optimizers and what training remembers.
+    module = tf.Module()
+    module.functions = {
+        name: serve.get_concrete_function()
+        for name, serve in _signatures(model, [*label_names]).items()
+    }
+    module.weights = [
+        function.graph.variables for function in module.functions.values()
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as unfinished:
+        tf.saved_model.save(
+            module, str(unfinished), signatures=module.functions
+        )
+
+
+def _check_names(model, label_names):
     if len(label_names) != model.num_labels:
         raise ValueError(
             f"label_names must be {model.num_labels} names, got "
@@ -57,21 +90,26 @@ def export(
         raise ValueError(
             f"label_names must be distinct names, got {label_names!r}"
         )
-    if path.is_file() or (
-        path.is_dir()
-        and any(path.iterdir())
-        and not (path / "saved_model.pb").is_file()
-    ):
-        raise FileExistsError(
-            f"{path}: exists and is no exported model; a new directory expected"
+
+
+def _signatures(model, label_names) -> dict[str, Any]:
+    """Name -> tf.function of one tensor."""
+
+    def of_features(features):
+        scores = model.predictions(model.represent(features))
+        return _outputs(scores, label_names)
+
+    served = {}
+    if len(model.feature_shape) == 1:
+        spec = tf.TensorSpec(
+            [None, *model.feature_shape], tf.float32, name="features"
         )
+        served[FEATURES] = _function(of_features, spec)
+    if isinstance(model.backbone, keras.layers.Identity) and served:
+        return {SERVING: served[FEATURES], **served}
     image_size, resizing = picture_format(model.backbone)
 
-    @tf.function(
-        input_signature=[tf.TensorSpec([None], tf.string, name="images")],
-        autograph=False,
-    )
-    def serve(images):
+    def of_images(images):
         pixels = tf.map_fn(
             lambda encoded: resized(decode(encoded), image_size, resizing),
             images,
@@ -79,17 +117,18 @@ def export(
                 [image_size, image_size, 3], tf.uint8
             ),
         )
-        return {
-            "probabilities": tf.sigmoid(model(pixels, training=False)),
-            "labels": tf.constant(label_names),
-        }
+        return _outputs(model(pixels, training=False), label_names)
 
-    # Not the model itself, with its optimizers and what training remembers.
-    module = tf.Module()
-    module.serving_default = serve.get_concrete_function()
-    module.weights = module.serving_default.graph.variables
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as unfinished:
-        tf.saved_model.save(
-            module, str(unfinished), signatures=module.serving_default
-        )
+    spec = tf.TensorSpec([None], tf.string, name="images")
+    return {SERVING: _function(of_images, spec), **served}
+
+
+def _function(serve: Callable, spec: tf.TensorSpec):
+    return tf.function(serve, input_signature=[spec], autograph=False)
+
+
+def _outputs(scores: tf.Tensor, label_names: list[str]) -> dict:
+    return {
+        "probabilities": tf.sigmoid(scores),
+        "labels": tf.constant(label_names),
+    }

@@ -41,7 +41,7 @@ OPTIONS = tuple(option for option in RUN if option.name not in OBJECTS)
 
 def run(
     data: MultiLabelDataset,
-    backbone: keras.Model,
+    backbone: keras.Model | None,
     method: str | type[MultiLabelModel],
     workdir: str | Path,
     *,
@@ -63,7 +63,8 @@ def run(
     Args:
       data: of `load_dataset`.
       backbone: of `imcl_tf.backbone`, or any keras.Model [B, S, S, 3] ->
-        [B, d]. It is trained in place.
+        [B, d]. It is trained in place. None for data of features; the regime
+        is then fixed_features.
       method: a name of `imcl_tf.methods()`, or a class.
       workdir: gets every file of the run.
       resume: continue a run of the same settings on the same data from its
@@ -99,8 +100,15 @@ def run(
     directory = Workdir(workdir)
     cls = method_named(method) if isinstance(method, str) else method
     _check_objects(data, backbone, cls)
+    if backbone is None:
+        options = {"regime": "fixed_features"} | options
     given, own = _split_options(options, cls)
     check_schedules(given)
+    if backbone is None and given["regime"] != "fixed_features":
+        raise ValueError(
+            f"regime must be fixed_features for data of features, got "
+            f"{given['regime']!r}: they have no network to train"
+        )
     _check_support(data)
     data = data.hide_labels(
         given["observed_fraction"], given["seed"], given["observed_rule"]
@@ -115,7 +123,9 @@ def run(
     images = data.train.batches(
         given["batch_size"], seed=given["seed"], augment=given["augment"],
         augment_level=given["augment_level"],
-    ).sized(*picture_format(backbone))  # fmt: skip
+    )  # fmt: skip
+    if backbone is not None:
+        images = images.sized(*picture_format(backbone))
     logistic = MultiLabelModel(backbone, data.num_labels)
     logistic.build((None, *images.input_shape))
     model = _make_model(cls, backbone, data.num_labels, given, own)
@@ -157,7 +167,7 @@ def _train(
         fit_stage(logistic, data, images, schedule, directory.initial)
         if schedule.epochs:
             freeze_batch_statistics(backbone)
-    stage = fixed_features(data, backbone, used_by=user) if fixed else data
+    stage = _features(data, backbone, user) if fixed else data
     logistic.set_inputs(fixed, unit_norm)
     if directory.logistic.is_file():  # the run is resumed
         logistic.load_weights(directory.logistic)
@@ -188,8 +198,7 @@ def _train(
         "validation_mAP": 100 * validation.mean(),
         "validation_mAP_support": validation.support()._asdict(),
         "penalty": float(str(model.penalty.numpy())),
-        "neighbors": model.training_neighbors
-        and model.training_neighbors.mixing._asdict(),
+        "neighbors": neighbors and neighbors.mixing._asdict(),
         "settings": settings.splitlines(),
     }
     if tuning:
@@ -239,6 +248,13 @@ def _neighbors(model, stage, given) -> TrainingNeighbors | None:
     return neighbors_of(model, stage, mixing, most, seed)
 
 
+def _features(data, backbone, user) -> MultiLabelDataset:
+    """The features of pictures; those that came from a file as they are."""
+    if data.train.num_features:
+        return data
+    return fixed_features(data, backbone, used_by=user)
+
+
 def _name(cls: type[MultiLabelModel]) -> str:
     """What a method is registered as."""
     names = (name for name, known in METHODS.items() if known is cls)
@@ -246,11 +262,16 @@ def _name(cls: type[MultiLabelModel]) -> str:
 
 
 def _check_objects(data, backbone, cls):
-    if not isinstance(data, MultiLabelDataset) or data.train.num_features:
+    if not isinstance(data, MultiLabelDataset) or data.train.pictures:
         raise ValueError(
             f"run takes the data of imcl_tf.load_dataset, got {data!r:.100}"
         )
-    if not isinstance(backbone, keras.Model):
+    if data.train.num_features and backbone is not None:
+        raise ValueError(
+            f"the data are features already, so the backbone must be None, got "
+            f"{backbone!r:.100}"
+        )
+    if not data.train.num_features and not isinstance(backbone, keras.Model):
         raise ValueError(
             f"run takes a backbone of imcl_tf.backbone, got {backbone!r:.100}"
         )
@@ -284,11 +305,13 @@ def _identity(data, backbone, cls, given, own, settings) -> Identity:
     flags = dict(
         line.lstrip("-").partition("=")[::2] for line in settings.splitlines()
     )
-    places = {"workdir", DATA_DIR.name, "init_from"}
+    places = {"workdir", DATA_DIR.name, "features", "init_from"}
     known = {*options, *(f"no{name}" for name in options), *places}
     options |= {name: text for name, text in flags.items() if name not in known}
     options["method"] = _name(cls)
-    files = {"backbone": architecture_digest(backbone)}
+    files = {}
+    if backbone is not None:
+        files["backbone"] = architecture_digest(backbone)
     for name in (
         "init_from", "label_graph", "label_vectors", "backbone_weights"
     ):  # fmt: skip

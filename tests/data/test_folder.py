@@ -128,7 +128,10 @@ class TestReadFolder:
         check(read_folder(small.path), small)
         with caplog.at_level("WARNING", "absl"):
             folder_builder(small.path)
-        assert f"{images}: 2 files are in no table and left out" in caplog.text
+        assert (
+            f"{images}: 2 image files are in no table and left out"
+            in caplog.text
+        )
 
     def test_images_without_labels_need_no_row(self, small):
         image = small.splits["test"][0]

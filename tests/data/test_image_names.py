@@ -74,7 +74,7 @@ def test_several_are_not_guessed(names, name, files):
 
 def test_missing(names):
     found = names("a.jpg", "b/c.jpg")
-    (found.directory / "gone.jpg").symlink_to("nowhere")
+    (found.place / "gone.jpg").symlink_to("nowhere")
     given = ["a.png", "images\\c.jpg", "b", "gone.jpg", "x" * 300, "a.jpg"]
     ids = [*found.find(given, TABLE).values()]
     assert ids == ["a.png", "c.jpg", "b", "gone.jpg", "x" * 300, "a.jpg"]
@@ -102,10 +102,10 @@ def test_up_to_five_are_named(names):
 def test_linked_directories(names, tmp_path):
     """Twice by two names; but not for ever where one leads back."""
     found = names("a.jpg", "b/c.jpg")
-    (found.directory / "link").symlink_to("b")
-    (found.directory / "b" / "up").symlink_to("..")
-    (found.directory / "b" / "self").symlink_to(".")
-    found = ImageNames(found.directory)
+    (found.place / "link").symlink_to("b")
+    (found.place / "b" / "up").symlink_to("..")
+    (found.place / "b" / "self").symlink_to(".")
+    found = ImageNames(found.place)
     given = ["a.jpg", "b/c.jpg", "link/c.jpg"]
     assert found.find(given, TABLE) == {name: name for name in given}
     assert found.num_others(given) == 0

@@ -1,0 +1,543 @@
+"""Features that were computed before: files of ids and rows.
+
+    NAME.npz        arrays ids [N] and features [N, d]
+    NAME.npy        features [N, d]; beside it the ids in NAME.ids.txt or
+                    ids.txt, one a line, or in NAME.ids.npy or ids.npy
+    NAME.parquet    a column of ids, and a column of lists or d of numbers
+    NAME.tfrecord   records with image_id and feature, as this package's own
+
+Of the last two also a directory or a pattern of such files. Nothing here
+unpickles. The rows may be more than memory holds: they are read where they lie,
+or unpacked to a temporary file where they are packed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import glob
+import os
+import re
+import struct
+import tempfile
+import weakref
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from imcl_tf.data.cells import clean, listed, read_text, with_control
+from imcl_tf.data.kept import read_array, read_arrays
+from imcl_tf.files import existing_file
+
+_BLOCK = 2**22  # numbers at a time
+_COPIED = 2**20  # bytes at a time
+_BATCH = 1024  # rows at a time
+_ID_COLUMNS = ("id", "ids", "image_id", "image")
+_FEATURE_COLUMNS = ("feature", "features", "embedding", "embeddings")
+_INDEX = "__index_level_0__"  # where pandas writes the index of a table
+_EXPECTED = (
+    "expected .npz, .npy or .parquet, or records with .tfrecord in their name"
+)
+# Where in its graph TensorFlow was.
+_PLACES = re.compile(r"\{\{.*?\}\}|\[(?:\[|Op:).*", re.DOTALL)
+_SAVE_TEXT = "holds Python objects, which are not read; save it as text"
+
+
+class _Wrong(ValueError):
+    """Says in one line what is wrong with a file."""
+
+
+class Matrix(NamedTuple):
+    """Numbers [N, d] within an open file.
+
+    They are read, not mapped: what is mapped of a file counts as the program's
+    memory, and a row may bring two megabytes of its surroundings.
+    """
+
+    file: BinaryIO
+    offset: int
+    shape: tuple[int, int]
+    dtype: np.dtype
+    is_fortran: bool = False
+
+    def read(self, chosen: np.ndarray | slice) -> np.ndarray:
+        """The rows [n, d] float32 of indices [n] >= 0 or of a slice."""
+        number, width = self.shape
+        if isinstance(chosen, slice):
+            start, stop, _ = chosen.indices(number)
+            values = self._values(start * width, (stop - start) * width)
+            return values.reshape(-1, width)
+        rows = np.empty((len(chosen), width), np.float32)
+        for row, place in zip(rows, chosen.tolist(), strict=True):
+            row[:] = self._values(place * width, width)
+        return rows
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All rows, some at a time: [n, d] float32."""
+        number, width = self.shape
+        step = max(1, _BLOCK // width)
+        for start in range(0, number, step):
+            size = min(step, number - start)
+            if not self.is_fortran:
+                yield self.read(slice(start, start + size))
+                continue
+            columns = range(start, start + width * number, number)
+            yield np.stack([self._values(x, size) for x in columns], axis=1)
+
+    def _values(self, first: int, number: int) -> np.ndarray:
+        """So many values [number] float32, in the order of the file."""
+        size = self.dtype.itemsize
+        self.file.seek(self.offset + first * size)
+        content = self.file.read(number * size)
+        # What is too large for float32 becomes infinite, and is refused.
+        with np.errstate(over="ignore"):
+            return np.frombuffer(content, self.dtype, number).astype(np.float32)
+
+
+class FeatureFile:
+    """The rows of a file of features, by their ids; opened when first used.
+
+    Args:
+      path: of the file, or of a directory or a pattern, see the module.
+
+    Attributes:
+      path: as it was given.
+      files: those that are read.
+
+    Raises:
+      ValueError: if it is none of the kinds that are read. So do the
+        properties and `rows` for what is damaged or not as it should be.
+      FileNotFoundError: if there is no such file.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path).expanduser()
+        self._read, self.files = _kind(self.path)
+
+    @functools.cached_property
+    def _content(self) -> tuple[list[str], Matrix]:
+        with _named(self.path):
+            ids, matrix = self._read(self.path, self.files)
+            if matrix.is_fortran:  # of a column, rows are far apart
+                with matrix.file:
+                    matrix = _unpacked(matrix.blocks(), self.path)
+        weakref.finalize(self, matrix.file.close)
+        _check_ids(ids, matrix.shape[0], self.path)
+        return ids, matrix
+
+    @property
+    def ids(self) -> list[str]:
+        """N distinct ids, in the order of the rows."""
+        return self._content[0]
+
+    @property
+    def num_features(self) -> int:
+        """d."""
+        return self._content[1].shape[1]
+
+    def rows(self, chosen: np.ndarray | slice) -> np.ndarray:
+        """The features [n, d] float32 of rows [n] int or of a slice."""
+        with _named(self.path):
+            return self._content[1].read(chosen)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All features, some rows at a time: [n, d] float32."""
+        yield from self._content[1].blocks()
+
+
+def first_not_finite(rows: np.ndarray) -> np.ndarray:
+    """[n] int32: a row's first column that is not finite, -1 = all are."""
+    wrong = ~np.isfinite(rows)
+    return np.where(
+        wrong.any(axis=1), wrong.argmax(axis=1), -1
+    ).astype(np.int32)  # fmt: skip
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Names the file in what is raised within."""
+    try:
+        yield
+    except _Wrong:
+        raise
+    except OSError as error:
+        if error.filename or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    # Whatever NumPy, zipfile, PyArrow and TensorFlow stumble over.
+    except Exception as error:
+        reason = " ".join(_PLACES.sub("", str(error)).split())[:300]
+        raise _Wrong(
+            f"{path}: damaged: {reason or type(error).__name__}"
+        ) from error
+
+
+def _kind(path: Path):
+    """What reads a file, and the files that it reads."""
+    if path.suffix == ".npz":
+        return _read_npz, [existing_file(path)]
+    if path.suffix == ".npy":
+        return _read_npy, [existing_file(path), _ids_file(path)]
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if _is_part(p))
+    elif path.is_file():
+        files = [path] if _is_part(path) else []
+    else:
+        files = sorted(Path(p) for p in glob.glob(str(path)))
+        if not files:
+            raise FileNotFoundError(f"{path}: no such file")
+        files = [p for p in files if _is_part(p)]
+    kinds = {p.suffix == ".parquet" for p in files}
+    if len(kinds) != 1:
+        both = " and both .parquet and .tfrecord are there" if kinds else ""
+        raise ValueError(f"{path}: no file of features: {_EXPECTED}{both}")
+    return (_read_parquet if kinds == {True} else _read_records), files
+
+
+def _is_part(path: Path) -> bool:
+    return path.is_file() and (
+        path.suffix == ".parquet" or ".tfrecord" in path.name
+    )
+
+
+def _ids_file(path: Path) -> Path:
+    names = [f"{path.stem}.ids.txt", f"{path.stem}.ids.npy"]
+    names += ["ids.txt", "ids.npy"]
+    found = [name for name in names if path.with_name(name).is_file()]
+    if len(found) != 1:
+        what = f"holds {' and '.join(found)}" if found else "holds no ids"
+        raise ValueError(
+            f"{path.parent} {what}; expected one of {', '.join(names)} with "
+            f"the ids of {path.name}"
+        )
+    return path.with_name(found[0])
+
+
+def _check_ids(ids: Sequence[str], number: int, path: Path):
+    if len(ids) != number:
+        raise ValueError(
+            f"{path}: {len(ids)} ids and {number} rows of features; expected "
+            "as many of both"
+        )
+    wrong = with_control(ids)
+    if wrong:
+        raise ValueError(
+            f"{path}: ids hold line breaks or other control characters: "
+            f"{listed([ids[i] for i in wrong])}"
+        )
+    names = pd.Series([*map(clean, ids)], dtype=object)
+    if (names == "").any():
+        raise ValueError(f"{path}: the id of row {(names == '').argmax()} is "
+                         "empty")  # fmt: skip
+    twice = names[names.duplicated()].unique()
+    if len(twice):
+        raise ValueError(
+            f"{path}: ids that are there more than once: {listed([*twice])}"
+        )
+
+
+# NumPy's files.
+
+
+class _Header(NamedTuple):
+    shape: tuple[int, ...]
+    is_fortran: bool
+    dtype: np.dtype
+
+
+def _header(file) -> _Header:
+    """Reads the header of a .npy, up to where the numbers begin."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return _Header(*np.lib.format.read_array_header_1_0(file))
+    if version == (2, 0):
+        return _Header(*np.lib.format.read_array_header_2_0(file))
+    raise ValueError(f"format {version}; numbers expected")
+
+
+def _matrix(file: BinaryIO, path: Path, header: _Header, offset: int) -> Matrix:
+    """The numbers after `offset`, if they are as they should be."""
+    shape = header.shape
+    if header.dtype.kind not in "biuf":
+        raise _Wrong(
+            f"{path}: features are of type {header.dtype}; numbers expected"
+        )
+    if len(shape) != 2 or 0 in shape:
+        raise _Wrong(
+            f"{path}: features are {[*shape]}; expected [N, d], a row of d "
+            "numbers for each of N ids, neither of them 0"
+        )
+    size = shape[0] * shape[1] * header.dtype.itemsize
+    found = os.fstat(file.fileno()).st_size - offset
+    if found < size:
+        raise _Wrong(
+            f"{path}: not a whole file: {found} bytes of features where "
+            f"{[*shape]} {header.dtype} take {size}"
+        )
+    is_fortran = header.is_fortran and 1 not in shape
+    return Matrix(file, offset, (shape[0], shape[1]), header.dtype, is_fortran)
+
+
+def _texts(ids: np.ndarray, path: Path) -> list[str]:
+    """Ids as texts, of an array of texts, bytes or whole numbers."""
+    if ids.ndim != 1 or ids.dtype.kind not in "USiu":
+        raise _Wrong(
+            f"{path}: ids are {[*ids.shape]} of type {ids.dtype}; expected "
+            "[N] texts"
+        )
+    if ids.dtype.kind == "S":
+        return [name.decode() for name in ids.tolist()]
+    return [str(name) for name in ids.tolist()]
+
+
+def _read_npy(path: Path, files: list[Path]) -> tuple[list[str], Matrix]:
+    ids_file = files[1]
+    with _named(ids_file):
+        if ids_file.suffix == ".npy":
+            ids = _texts(read_array(ids_file), ids_file)
+        else:
+            lines = re.split(r"\r\n|\r|\n", read_text(ids_file).rstrip("\r\n"))
+            ids = [line.strip() for line in lines]
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(path.open("rb"))
+        matrix = _matrix(file, path, _header(file), file.tell())
+        stack.pop_all()  # it stays open
+    return ids, matrix
+
+
+def _read_npz(path: Path, files: list[Path]) -> tuple[list[str], Matrix]:
+    del files
+    with zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        if not {"ids", "features"} <= {*names}:
+            raise _Wrong(
+                f"{path}: expected arrays ids and features, got "
+                f"{listed(names) or 'none'}"
+            )
+        with archive.open("ids.npy") as member:
+            if _header(member).dtype.hasobject:
+                raise _Wrong(f"{path}: ids {_SAVE_TEXT}: ids.astype(str)")
+        ids = _texts(read_arrays(path, "ids")["ids"], path)
+        info = archive.getinfo("features.npy")
+        if info.compress_type == zipfile.ZIP_STORED:
+            return ids, _stored(path, info.header_offset)
+        with archive.open(info) as member:
+            return ids, _unzipped(member, path)
+
+
+def _stored(path: Path, start: int) -> Matrix:
+    """The numbers of a .npy that lies uncompressed in a .npz."""
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(path.open("rb"))
+        file.seek(start + 26)  # of the member's header, whose size these are
+        file.seek(sum(struct.unpack("<HH", file.read(4))), os.SEEK_CUR)
+        matrix = _matrix(file, path, _header(file), file.tell())
+        stack.pop_all()
+    return matrix
+
+
+def _unzipped(member, path: Path) -> Matrix:
+    header = _header(member)
+    parts = iter(functools.partial(member.read, _COPIED), b"")
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(_temporary(parts))
+        matrix = _matrix(file, path, header, 0)
+        stack.pop_all()
+    return matrix
+
+
+# Temporary files.
+
+
+def _temporary(parts: Iterable[bytes]) -> BinaryIO:
+    """A file without a name that holds these bytes."""
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(tempfile.TemporaryFile())
+        try:
+            for part in parts:
+                file.write(part)
+            file.flush()
+        except OSError as error:
+            raise OSError(
+                f"{tempfile.gettempdir()}: cannot unpack features there: "
+                f"{error.strerror or error}; TMPDIR names another directory"
+            ) from error
+        stack.pop_all()
+    return file  # type: ignore[return-value]
+
+
+def _unpacked(blocks: Iterable[np.ndarray], path: Path) -> Matrix:
+    """Rows [n, d] float32, some at a time, in a temporary file."""
+    width, number = 0, 0
+
+    def parts():
+        nonlocal width, number
+        for block in blocks:
+            if number and block.shape[1] != width:
+                raise _Wrong(
+                    f"{path}: rows of {width} features and of "
+                    f"{block.shape[1]}; expected as many in all"
+                )
+            width, number = block.shape[1], number + len(block)
+            yield block.tobytes()
+
+    file = _temporary(parts())
+    header = _Header((number, width), False, np.dtype(np.float32))
+    try:
+        return _matrix(file, path, header, 0)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _even(counts: np.ndarray, ids: Sequence[str], path: Path):
+    """Refuses rows without features or of different lengths, `counts` [n]."""
+    wrong = np.flatnonzero(counts == 0).tolist()
+    if wrong:
+        raise _Wrong(
+            f"{path}: {listed([ids[i] for i in wrong])}: no features; expected "
+            "a list of numbers for each id"
+        )
+    wrong = np.flatnonzero(counts != counts[0]).tolist()
+    if wrong:
+        raise _Wrong(
+            f"{path}: {listed([ids[i] for i in wrong])}: rows of "
+            f"{counts[wrong[0]]} features, and of {counts[0]} before; expected "
+            "as many in all"
+        )
+
+
+# Parquet.
+
+
+def _read_parquet(path: Path, files: list[Path]) -> tuple[list[str], Matrix]:
+    import pyarrow.parquet
+
+    ids: list[str] = []
+
+    def blocks():
+        for name in files:
+            with (
+                _named(name),
+                pyarrow.parquet.ParquetFile(name, buffer_size=_COPIED) as file,
+            ):
+                key, columns = _columns(file.schema_arrow, name)
+                for batch in file.iter_batches(_BATCH, columns=[key, *columns]):
+                    new = _parquet_ids(batch.column(key), name)
+                    ids.extend(new)
+                    yield _parquet_rows(batch, columns, new, name)
+
+    return ids, _unpacked(blocks(), path)
+
+
+def _columns(schema, path: Path) -> tuple[str, list[str]]:
+    """The column of ids, and the one of lists or those of numbers."""
+    import pyarrow.types as types
+
+    keys = [name for name in schema.names if name in _ID_COLUMNS]
+    keys = keys or [name for name in schema.names if name == _INDEX]
+    if len(keys) != 1:
+        raise _Wrong(
+            f"{path}: expected one column of ids, called "
+            f"{', '.join(_ID_COLUMNS)}, got {listed(schema.names)}"
+        )
+    others = [n for n in schema.names if n not in (*keys, _INDEX)]
+    lists = [n for n in others if n in _FEATURE_COLUMNS]
+    if len(lists) > 1 or not others:
+        raise _Wrong(
+            f"{path}: expected one column of lists called "
+            f"{', '.join(_FEATURE_COLUMNS)}, or columns of numbers, got "
+            f"{listed(schema.names)}"
+        )
+    for name in lists or others:
+        kind = schema.field(name).type
+        kind = (
+            kind.value_type if lists and hasattr(kind, "value_type") else kind
+        )
+        if not (
+            types.is_floating(kind)
+            or types.is_integer(kind)
+            or types.is_boolean(kind)
+        ):
+            raise _Wrong(
+                f"{path}: column {name} is {kind}; expected a column features "
+                "of lists of numbers, or numbers in all columns but the ids"
+            )
+    return keys[0], lists or others
+
+
+def _parquet_ids(column, path: Path) -> list[str]:
+    import pyarrow.types as types
+
+    if types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    is_text = types.is_string(column.type) or types.is_large_string(column.type)
+    if column.null_count or not (is_text or types.is_integer(column.type)):
+        raise _Wrong(
+            f"{path}: ids are {column.type}, {column.null_count} of them null; "
+            "expected text"
+        )
+    return [str(value) for value in column.to_pylist()]
+
+
+def _parquet_rows(batch, columns, ids, path: Path) -> np.ndarray:
+    """[n, d] float32; NaN for what is null."""
+    first = batch.column(columns[0])
+    if not hasattr(first.type, "value_type"):
+        return np.column_stack([_numbers(batch.column(n)) for n in columns])
+    counts = first.value_lengths().fill_null(0).to_numpy()
+    _even(counts, ids, path)
+    return _numbers(first.flatten()).reshape(len(ids), counts[0])
+
+
+def _numbers(column) -> np.ndarray:
+    import pyarrow
+
+    if pyarrow.types.is_boolean(column.type):
+        column = column.cast(pyarrow.uint8())
+    with np.errstate(over="ignore"):
+        return column.to_numpy(zero_copy_only=False).astype(np.float32)
+
+
+# TFRecords.
+
+
+def _read_records(path: Path, files: list[Path]) -> tuple[list[str], Matrix]:
+    import tensorflow as tf
+
+    ids: list[str] = []
+
+    def blocks():
+        for name in files:
+            records = tf.data.TFRecordDataset(str(name)).batch(_BATCH)
+            with _named(name):
+                for batch in records.map(_parsed).prefetch(2):
+                    found, counts, values = (part.numpy() for part in batch)
+                    new = [image_id.decode() for image_id in found]
+                    ids.extend(new)
+                    _even(counts, new, name)
+                    yield values.reshape(len(new), counts[0])
+
+    return ids, _unpacked(blocks(), path)
+
+
+def _parsed(records):
+    """Ids [n], numbers of features [n] and all features of records [n]."""
+    import tensorflow as tf
+
+    found = tf.io.parse_example(
+        records,
+        {
+            "image_id": tf.io.FixedLenFeature([], tf.string, ""),
+            "id": tf.io.FixedLenFeature([], tf.string, ""),
+            "feature": tf.io.RaggedFeature(tf.float32),
+            "features": tf.io.RaggedFeature(tf.float32),
+        },
+    )
+    ids = tf.where(found["image_id"] == "", found["id"], found["image_id"])
+    features = tf.concat([found["feature"], found["features"]], axis=1)
+    return ids, features.row_lengths(), features.values
