@@ -46,7 +46,7 @@ def solve_head(
     model: MultiLabelModel,
     data: MultiLabelDataset,
     penalty: float = 0.0,
-    most_numbers: int = _MOST_NUMBERS,
+    most_numbers: int | None = None,
     seed: int = 0,
 ) -> SolvedHead:
     """Solves the classifier on fixed features.
@@ -55,7 +55,8 @@ def solve_head(
       model: how it represents features counts, its weights do not.
       data: of feature records.
       penalty: 0 = the best of `PENALTIES` on validation.
-      most_numbers: N times d at most; a random part of more images is taken.
+      most_numbers: N times d at most, None = 2^28; of more images a random part
+        is taken.
       seed: of that part.
 
     Returns:
@@ -66,7 +67,7 @@ def solve_head(
     """
     train, size = data.train, data.train.num_features
     number = train.labels.shape[0]
-    most = max(1, most_numbers // size)
+    most = max(1, (most_numbers or _MOST_NUMBERS) // size)
     rows = np.arange(number)
     if number > most:
         rows = np.random.default_rng(seed).choice(number, most, replace=False)

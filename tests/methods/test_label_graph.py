@@ -326,3 +326,30 @@ def test_targets_of_other_labels_are_refused(columns):
     graph = LabelGraph.identity(4)
     with pytest.raises(ValueError, match=r"must be \[B, 4\], got"):
         graph(np.ones((2, columns), np.float32))
+
+
+def test_the_weight_of_a_label_itself():
+    """The others of a row share the rest in their proportions."""
+    graph = LabelGraph.from_neighbors(
+        [[0, 1, 2], [1, -1, -1], [2, 0, -1]],
+        [[0.2, 0.6, 0.2], [0.4, 0.0, 0.0], [0.5, 0.5, 0.0]],
+    )
+    found = graph.with_self_weight(0.6).to_scipy().toarray()
+    np.testing.assert_allclose(
+        found, [[0.6, 0.3, 0.1], [0, 1, 0], [0.4, 0, 0.6]], rtol=1e-6
+    )
+    with pytest.raises(ValueError, match=r"self_weight must be in \(0, 1\]"):
+        graph.with_self_weight(1.5)
+    labels = [[1, 1, -1], [1, 1, 1]]
+    graph = LabelGraph.from_cooccurrence(labels, 3, self_weight=0.5)
+    found = graph.to_scipy().toarray()
+    np.testing.assert_allclose(found.diagonal(), 0.5)
+    np.testing.assert_allclose(found.sum(1), 1, rtol=1e-6)
+
+
+def test_propagation_is_the_call():
+    graph = LabelGraph.from_cooccurrence(
+        np.random.default_rng(0).choice([-1, 1], (20, 6)), 3
+    )
+    y = np.random.default_rng(1).normal(size=(5, 6)).astype(np.float32)
+    np.testing.assert_allclose(graph.propagate(tf.constant(y)), graph(y))
