@@ -226,9 +226,8 @@ BOTH_STAGES = (
     ),
     Option(
         "penalty", 0.0,
-        "L2 penalty of the classifiers on fixed features; 0 = the best on "
-        "validation where the initial model is solved, none where it is "
-        "trained.",
+        "L2 penalty of the classifiers; 0 = the best on validation where the "
+        "initial model is solved, none where it is trained.",
         minimum=0,
     ),
     Option(

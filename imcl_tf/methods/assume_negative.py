@@ -29,13 +29,12 @@ class AssumeNegative(MultiLabelModel):
     """Logistic regression with every unobserved label as a negative.
 
     The naive AN of Kim et al., "Large Loss Matters in Weakly Supervised
-    Multi-Label Classification", CVPR 2022, sec. 3.1. The loss is summed over
-    labels and averaged over images, as eq. (1) of the IMCL paper; theirs is
-    also averaged over labels, so a rate of theirs is C times one here.
+    Multi-Label Classification", CVPR 2022, sec. 3.1. The loss is averaged
+    over labels and images, as theirs.
     """
 
     TERMS = ("loss",)
 
     def loss_terms(self, features: tf.Tensor, batch: Batch) -> dict:
         entropy = entropy_assuming_negative(batch.labels, self.scores(features))
-        return {"loss": tf.reduce_mean(tf.reduce_sum(entropy, 1))}
+        return {"loss": tf.reduce_mean(entropy)}

@@ -73,8 +73,8 @@ class Asymmetric(MultiLabelModel):
     asymmetric_gamma_negative = 3. Their code for partial labels has no margin
     and weighs the three kinds of labels alike, so weights are left out; it does
     not differentiate the focal weights, nor does this. It cuts logarithms at
-    log(1e-8), where the gradient ends; here they are exact. The loss is summed
-    over labels, as theirs, and averaged over images.
+    log(1e-8), where the gradient ends; here they are exact. The loss is a mean
+    over labels and images, theirs a sum.
     """
 
     TERMS = ("loss",)
@@ -93,4 +93,4 @@ class Asymmetric(MultiLabelModel):
 
     def loss_terms(self, features: tf.Tensor, batch: Batch) -> dict:
         entropy = self.entropy(batch.labels, self.scores(features))
-        return {"loss": tf.reduce_mean(tf.reduce_sum(entropy, 1))}
+        return {"loss": tf.reduce_mean(entropy)}

@@ -90,14 +90,13 @@ class EntropyMaximisation(MultiLabelModel):
     none yet, get a negative pseudo-label for good. The paper trains 10 epochs,
     5 of them before the first marks; alpha and beta are the authors' for COCO.
 
-    Differences: the loss is summed over labels and averaged over images, as
-    eq. (1) of the IMCL paper, not averaged over labels. The paper has a single
-    positive per image; here observed negatives count, with the weight of
-    positives. The released code keeps p of the time of marking as each
-    pseudo-label's soft value, which takes a byte or more per pair; here a label
-    has one, the mean of these, so marked images of a label are drawn to one
-    score where theirs stay apart. Scores are ranked to 1/32, so that two passes
-    over the training set without its score matrix are enough.
+    Differences: the paper has a single positive per image; here observed
+    negatives count, with the weight of positives. The released code keeps p of
+    the time of marking as each pseudo-label's soft value, which takes a byte or
+    more per pair; here a label has one, the mean of these, so marked images of
+    a label are drawn to one score where theirs stay apart. Scores are ranked to
+    1/32, so that two passes over the training set without its score matrix are
+    enough.
 
     Attributes:
       soft_labels: [C] float32, mean p of each label's marked images.
@@ -171,4 +170,4 @@ class EntropyMaximisation(MultiLabelModel):
             self.entropy_maximisation_alpha,
             self.entropy_maximisation_beta,
         )
-        return {"loss": tf.reduce_mean(tf.reduce_sum(entropy, 1))}
+        return {"loss": tf.reduce_mean(entropy)}

@@ -62,7 +62,7 @@ class Hill(MultiLabelModel):
     Missing Labels", 2021 (arXiv 2112.07368), the Hill loss with the authors'
     values for all data sets. An unobserved label is a negative here, with the
     same loss as an observed one: the paper has no observed negatives. The loss
-    is summed over labels, as the authors', and averaged over images.
+    is averaged over labels and images; the authors' is summed over labels.
     """
 
     TERMS = ("loss",)
@@ -76,4 +76,4 @@ class Hill(MultiLabelModel):
             self.hill_margin,
             self.hill_gamma,
         )
-        return {"loss": tf.reduce_mean(tf.reduce_sum(loss, 1))}
+        return {"loss": tf.reduce_mean(loss)}

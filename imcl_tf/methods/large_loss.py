@@ -52,11 +52,10 @@ class LargeLoss(MultiLabelModel):
     NUS-WIDE; of LL-Ct and LL-Cp theirs is 0.2 there, and with BoostLU 0.5,
     0.2 and 0.1.
 
-    Differences: the loss is summed over labels and averaged over images, as eq.
-    (1) of the IMCL paper, not averaged over labels. The share is of the
-    unobserved labels, rounded up, as in the paper; the released code takes it
-    of all labels. A label that is flipped for good is no longer unobserved.
-    Observed negatives count, and stay.
+    Differences: the share is of the unobserved labels, rounded up, as in the
+    paper; the released code takes it of all labels. A label
+    that is flipped for good is no longer unobserved. Observed negatives count,
+    and stay.
     """
 
     TERMS = ("loss",)
@@ -80,7 +79,7 @@ class LargeLoss(MultiLabelModel):
         if self.pseudo_labels is not None:
             flipped = tf.where(batch.labels == 0, labels, 0)
             self.pseudo_labels.update(batch.image_index, flipped)
-        return {"loss": tf.reduce_mean(tf.reduce_sum(entropy, 1))}
+        return {"loss": tf.reduce_mean(entropy)}
 
     def _share(self):
         """Share of the unobserved labels, [] float64."""

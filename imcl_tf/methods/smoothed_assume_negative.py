@@ -16,8 +16,7 @@ class SmoothedAssumeNegative(MultiLabelModel):
     The "assume negative loss with label smoothing" L_AN-LS of Cole et al.,
     "Multi-Label Learning from Single Positive Labels", CVPR 2021, with the
     coefficient as in the authors' code. An unobserved label is a negative
-    here. The loss is summed over labels and averaged over images, as eq. (1)
-    of the IMCL paper; theirs is also averaged over labels.
+    here. The loss is averaged over labels and images, as theirs.
     """
 
     TERMS = ("loss",)
@@ -28,4 +27,4 @@ class SmoothedAssumeNegative(MultiLabelModel):
         entropy = tf.nn.sigmoid_cross_entropy_with_logits(
             targets, self.scores(features)
         )
-        return {"loss": tf.reduce_mean(tf.reduce_sum(entropy, 1))}
+        return {"loss": tf.reduce_mean(entropy)}

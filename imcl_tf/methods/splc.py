@@ -43,8 +43,8 @@ class SPLC(MultiLabelModel):
     label is a negative here, but after the first passes over the training set a
     positive wherever the model itself says p > tau at that step. The paper has
     no observed negatives; such are never corrected. As in the authors' code a
-    corrected label has no margin. The loss is summed over labels, as theirs,
-    and averaged over images.
+    corrected label has no margin. The loss is averaged over labels and
+    images; theirs is summed over labels.
     """
 
     TERMS = ("loss",)
@@ -66,4 +66,4 @@ class SPLC(MultiLabelModel):
             self.splc_margin,
             self.splc_gamma,
         )
-        return {"loss": tf.reduce_mean(tf.reduce_sum(loss, 1))}
+        return {"loss": tf.reduce_mean(loss)}

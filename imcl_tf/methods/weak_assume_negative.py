@@ -16,9 +16,8 @@ class WeakAssumeNegative(MultiLabelModel):
     The "weak assume negative" loss L_WAN of Cole et al., "Multi-Label Learning
     from Single Positive Labels", CVPR 2021. An unobserved label is a negative
     here. The paper has one observed positive per image and no observed
-    negatives; such count in full, as observed positives do. The loss is summed
-    over labels and averaged over images, as eq. (1) of the IMCL paper; theirs
-    is also averaged over labels.
+    negatives; such count in full, as observed positives do. The loss is a
+    mean over labels and images, as theirs.
     """
 
     TERMS = ("loss",)
@@ -27,4 +26,4 @@ class WeakAssumeNegative(MultiLabelModel):
         entropy = entropy_assuming_negative(batch.labels, self.scores(features))
         weight = 1 / max(self.num_labels - 1, 1)
         entropy = tf.where(batch.labels == 0, weight * entropy, entropy)
-        return {"loss": tf.reduce_mean(tf.reduce_sum(entropy, 1))}
+        return {"loss": tf.reduce_mean(entropy)}

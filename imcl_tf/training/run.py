@@ -152,36 +152,13 @@ def _train(
     data, images, model, logistic, given, directory, start, settings, tuning
 ) -> dict:
     """The run itself, once all is checked."""
-    backbone, user = logistic.backbone, directory.user
-    fixed = given["regime"] == "fixed_features"
-    # Whether w is worth keeping: a network of unknown make comes with weights.
-    trained = bool(start) or getattr(backbone, "pretrained", True)
-    if trained:
-        freeze_batch_statistics(backbone)
-    unit_norm = fixed and given["unit_norm"]
-    solved = fixed and given["initial_head"] == "solved"
-    if not start and not (fixed and trained):
-        # A head that is solved afterwards is one of other features.
-        logistic.set_inputs(False, unit_norm and not solved)
-        schedule = initial_schedule(given)
-        fit_stage(logistic, data, images, schedule, directory.initial)
-        if schedule.epochs:
-            freeze_batch_statistics(backbone)
-    stage = _features(data, backbone, user) if fixed else data
-    logistic.set_inputs(fixed, unit_norm)
-    if directory.logistic.is_file():  # the run is resumed
-        logistic.load_weights(directory.logistic)
-    elif solved and not (start and start.unit_norm == unit_norm):
-        _solve(logistic, stage, images, given, directory.initial)
-    elif fixed and trained and not start:
-        schedule = initial_schedule(given)
-        fit_stage(logistic, stage, images, schedule, directory.initial)
+    stage = _fit_logistic(logistic, data, images, given, directory, start)
     directory.save_logistic(logistic, start)
     model.start_from(logistic)
 
     if not tuning:  # now, for w may change
         initial = evaluate(logistic, stage.test, given["batch_size"])
-    if solved and type(model) is MultiLabelModel and fits_in_memory(stage):
+    if type(model) is MultiLabelModel and _is_solved(stage, given):
         record_solved(model, stage, images, directory.path)
     else:
         schedule = SimpleNamespace(**given)
@@ -217,6 +194,50 @@ def _train(
     return results
 
 
+def _fit_logistic(
+    logistic, data, images, given, directory, start
+) -> MultiLabelDataset:
+    """Fits the initial logistic model; returns the data of the method."""
+    backbone, fixed = logistic.backbone, given["regime"] == "fixed_features"
+    unit_norm = fixed and given["unit_norm"]
+    solved = fixed and given["initial_head"] == "solved"
+    # Whether w is worth keeping: a network of unknown make comes with weights.
+    trained = bool(start) or getattr(backbone, "pretrained", True)
+    if trained:
+        freeze_batch_statistics(backbone)
+    schedule = initial_schedule(given)
+    if not solved:
+        logistic.penalty.assign(given["penalty"])
+    if not (start or (fixed and trained)):
+        # A head that is solved afterwards is one of other features.
+        logistic.set_inputs(False, unit_norm and not solved)
+        fit_stage(logistic, data, images, schedule, directory.initial)
+        if schedule.epochs:
+            freeze_batch_statistics(backbone)
+    stage = data
+    if fixed and not data.train.num_features:
+        stage = fixed_features(data, backbone, used_by=directory.user)
+    logistic.set_inputs(fixed, unit_norm)
+    if directory.logistic.is_file():  # the run is resumed
+        logistic.load_weights(directory.logistic)
+    elif solved and (
+        not start or start.unit_norm != unit_norm or given["penalty"]
+    ):
+        _solve(logistic, stage, images, given, directory.initial)
+    elif fixed and trained and not start:
+        fit_stage(logistic, stage, images, schedule, directory.initial)
+    return stage
+
+
+def _is_solved(stage, given) -> bool:
+    """Whether the logistic model is at its optimum."""
+    return (
+        given["regime"] == "fixed_features"
+        and given["initial_head"] == "solved"
+        and fits_in_memory(stage)
+    )
+
+
 def _solve(logistic, stage, images, given, directory):
     """Solves the head; trains it further where a part alone is in memory."""
     head, path, is_whole = solve_head(
@@ -246,13 +267,6 @@ def _neighbors(model, stage, given) -> TrainingNeighbors | None:
     if not mixing.share:
         return None
     return neighbors_of(model, stage, mixing, most, seed)
-
-
-def _features(data, backbone, user) -> MultiLabelDataset:
-    """The features of pictures; those that came from a file as they are."""
-    if data.train.num_features:
-        return data
-    return fixed_features(data, backbone, used_by=user)
 
 
 def _name(cls: type[MultiLabelModel]) -> str:

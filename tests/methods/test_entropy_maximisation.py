@@ -44,7 +44,7 @@ def expected_loss(labels, marks, soft, z, alpha, beta):
             total -= beta * (s * np.log(p) + (1 - s) * np.log(1 - p))
         else:
             total += alpha * (p * np.log(p) + (1 - p) * np.log(1 - p))
-    return total / len(labels)
+    return total / labels.size
 
 
 def test_loss_by_hand():

@@ -21,7 +21,7 @@ def test_loss_is_the_hill_of_negatives_and_focal_of_positives():
         else:
             expected += (1.5 - p) * p**2
     terms = model.loss_terms(tf.constant(features), batch_of(features, labels))
-    assert float(terms["loss"]) == pytest.approx(expected / len(z), rel=1e-5)
+    assert float(terms["loss"]) == pytest.approx(expected / z.size, rel=1e-5)
 
 
 def test_likely_negatives_are_let_go():

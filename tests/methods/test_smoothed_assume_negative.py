@@ -13,7 +13,7 @@ def _loss(model, features, labels):
     return float(terms["loss"])
 
 
-def test_loss_is_the_smoothed_sum():
+def test_loss_is_the_smoothed_mean():
     features, labels = problem()
     model = build(SmoothedAssumeNegative, smoothing=0.2)
     z = model.scores(tf.constant(features)).numpy().astype(float)
@@ -25,7 +25,7 @@ def test_loss_is_the_smoothed_sum():
                 p = 1 - p
             expected += -0.8 * np.log(p) - 0.2 * np.log(1 - p)
     got = _loss(model, features, labels)
-    assert got == pytest.approx(expected / len(z), rel=1e-5)
+    assert got == pytest.approx(expected / z.size, rel=1e-5)
 
 
 def test_loss_is_least_at_the_smoothed_targets():

@@ -22,7 +22,7 @@ def _expected(labels, z, correct):
             total -= (1 - p) ** 2 * np.log(p)
         else:
             total -= p**2 * np.log(1 - p)
-    return total / len(labels), corrected
+    return total / labels.size, corrected
 
 
 def test_loss_before_and_after_the_first_epoch():

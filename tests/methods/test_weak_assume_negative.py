@@ -8,7 +8,7 @@ from imcl_tf.methods.weak_assume_negative import WeakAssumeNegative
 from tests.methods.common import C, D, batch_of, build, problem
 
 
-def test_loss_is_the_weighted_sum():
+def test_loss_is_the_weighted_mean():
     features, labels = problem()
     model = build(WeakAssumeNegative)
     z = model.scores(tf.constant(features)).numpy().astype(float)
@@ -19,7 +19,7 @@ def test_loss_is_the_weighted_sum():
             loss = -np.log(p) if y == 1 else -np.log(1 - p)
             expected += loss / (C - 1) if y == 0 else loss
     terms = model.loss_terms(tf.constant(features), batch_of(features, labels))
-    assert float(terms["loss"]) == pytest.approx(expected / len(z), rel=1e-5)
+    assert float(terms["loss"]) == pytest.approx(expected / z.size, rel=1e-5)
 
 
 def test_unobserved_labels_pull_as_much_as_one_positive():
@@ -32,7 +32,7 @@ def test_unobserved_labels_pull_as_much_as_one_positive():
             tf.constant(features), batch_of(features, labels)
         )["loss"]
     pull = tape.gradient(loss, model.classifier.bias.value).numpy()
-    assert pull[4] == pytest.approx(-0.5)
+    assert pull[4] == pytest.approx(-0.5 / C)
     assert pull.sum() == pytest.approx(0, abs=1e-6)
 
 
