@@ -79,6 +79,7 @@ def flags_page() -> str:
         "Model": settings.MODEL,
         "Method": settings.METHOD,
         "Training": settings.TRAINING,
+        "Similar training pictures at prediction": settings.NEIGHBORS,
         "Files": settings.FILES,
         "Machine": settings.MACHINE,
     }

@@ -51,8 +51,9 @@ _NOT_SEARCHED = {
 }
 # What data of features have no use for.
 _OF_PICTURES = {
-    "augment", "backbone", "backbone_learning_rate", "backbone_weights",
-    "boost", "boost_factor", "image_size",
+    "augment", "augment_level", "backbone", "backbone_input", "backbone_layer",
+    "backbone_learning_rate", "backbone_weights", "boost", "boost_factor",
+    "image_size", "layer_decay",
 }  # fmt: skip
 # What changes the initial logistic model.
 _OF_INITIAL = {

@@ -36,7 +36,9 @@ def fail(*arguments, **kwargs):
     """Returns the one line that the program ended with."""
     done = run(arguments, **kwargs)
     assert done.returncode == 1, done.stderr
-    lines = [x for x in done.stderr.splitlines() if x.startswith("imcl_tf:")]
+    lines = [
+        x for x in done.stderr.splitlines() if x.startswith("imcl_tf: error:")
+    ]
     assert len(lines) == 1, done.stderr
     assert "Traceback" not in done.stderr
     return lines[0]

@@ -26,6 +26,11 @@ class Mixing(NamedTuple):
       observed: whether their observed labels count as such. Else all of their
         labels are the classifier's probabilities, smoother where few labels
         are observed.
+
+    Example:
+      >>> import imcl_tf
+      >>> imcl_tf.Mixing(0.5)
+      Mixing(share=0.5, number=20, temperature=0.05, observed=False)
     """
 
     share: float

@@ -128,10 +128,11 @@ def run(
         images = images.sized(*picture_format(backbone))
     logistic = MultiLabelModel(backbone, data.num_labels)
     logistic.build((None, *images.input_shape))
+    start = Workdir(given["init_from"]) if given["init_from"] else None
     model = _make_model(cls, backbone, data.num_labels, given, own)
+    model.unit_norm = _unit_norm(given, start)
     model.prepare(images)
     model.build((None, *images.input_shape))
-    start = Workdir(given["init_from"]) if given["init_from"] else None
     if start:
         start.load_logistic(logistic, data)
 
@@ -199,14 +200,14 @@ def _fit_logistic(
 ) -> MultiLabelDataset:
     """Fits the initial logistic model; returns the data of the method."""
     backbone, fixed = logistic.backbone, given["regime"] == "fixed_features"
-    unit_norm = fixed and given["unit_norm"]
+    unit_norm = _unit_norm(given, start)
     solved = fixed and given["initial_head"] == "solved"
     # Whether w is worth keeping: a network of unknown make comes with weights.
     trained = bool(start) or getattr(backbone, "pretrained", True)
     if trained:
         freeze_batch_statistics(backbone)
     schedule = initial_schedule(given)
-    if not solved:
+    if given["penalty"] and not solved:
         logistic.penalty.assign(given["penalty"])
     if not (start or (fixed and trained)):
         # A head that is solved afterwards is one of other features.
@@ -227,6 +228,16 @@ def _fit_logistic(
     elif fixed and trained and not start:
         fit_stage(logistic, stage, images, schedule, directory.initial)
     return stage
+
+
+def _unit_norm(given, start) -> bool:
+    """Whether features are brought to unit norm.
+
+    Where the network is trained, as the model that it starts from has it.
+    """
+    if given["regime"] == "fixed_features":
+        return given["unit_norm"]
+    return bool(start and start.unit_norm)
 
 
 def _is_solved(stage, given) -> bool:
@@ -367,7 +378,4 @@ def _make_model(cls, backbone, num_labels, given, own) -> MultiLabelModel:
                 "neighbors: boost has features at each position of a picture, "
                 "which similar pictures do not share"
             )
-    return cls(
-        backbone, num_labels, fixed_features=fixed,
-        unit_norm=fixed and given["unit_norm"], **own,
-    )  # fmt: skip
+    return cls(backbone, num_labels, fixed_features=fixed, **own)

@@ -71,7 +71,10 @@ def fit_stage(
     total = schedule.epochs * batches.steps_per_epoch
     steps = min(schedule.evaluate_every or batches.steps_per_epoch, total)
     latest = directory / "checkpoints" / LATEST
-    rates = [float(optimizer.learning_rate) for optimizer in model.optimizers]
+    rates = [
+        float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+        for optimizer in model.optimizers
+    ]
     first_step = 0
     if latest.is_file():  # the run is resumed
         model.load_weights(latest)

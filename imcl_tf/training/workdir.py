@@ -404,7 +404,7 @@ def _is_fewer(before: Identity, now: Identity) -> bool:
     A cosine has ended with its epochs.
     """
     epochs = before.settings.get("epochs")
-    if now.settings["rate_schedule"] == "cosine":
+    if now.settings.get("rate_schedule") == "cosine":
         return False
     return type(epochs) is int and epochs < now.settings["epochs"]
 

@@ -216,7 +216,9 @@ def test_class_part_of_an_image_without_candidates_does_not_count():
 
 
 def test_fixed_similarities_use_classes():
-    model = model_with_classes("stored", image_similarity="fixed")
+    model = model_with_classes(
+        "stored", image_similarity="fixed", loss_scale="absolute"
+    )
     targets, atoms, features, _, exclude = joined_problem(model)
     features, stored = features[:B], features[B:]
     _, labels = problem()

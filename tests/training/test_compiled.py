@@ -49,7 +49,8 @@ def small_model(**options):
     )
     model = IMCL(
         cnn, C, LabelGraph.from_cooccurrence(labels, 3),
-        dictionary_size=0, num_neighbors=NEIGHBORS, **options,
+        dictionary_size=0, num_neighbors=NEIGHBORS, loss_scale="initial",
+        **options,
     )  # fmt: skip
     model.build((None, SIZE, SIZE, 3))
     table = LabelTable(scipy.sparse.csr_array(labels))
