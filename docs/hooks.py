@@ -77,7 +77,7 @@ def flags_page() -> str:
     groups = {
         "Data": (*settings.PROGRAM_DATA, *settings.DATA),
         "Model": settings.MODEL,
-        "Method": settings.METHOD,
+        "Method": (*settings.METHOD, settings.BUDGET),
         "Training": settings.TRAINING,
         "Similar training pictures at prediction": settings.NEIGHBORS,
         "Files": settings.FILES,

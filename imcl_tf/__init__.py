@@ -51,6 +51,7 @@ _HOMES = {
     "Mixing": "methods.neighbors",
     "PseudoLabels": "methods.pseudo_labels",
     "TrainingNeighbors": "methods.neighbors",
+    "auto": "training.auto",
     "run": "training.run",
     "evaluate": "training.evaluation",
     "export": "training.export",
@@ -105,6 +106,7 @@ if TYPE_CHECKING:
         joint_nonnegative_omp as joint_nonnegative_omp,
     )
     from imcl_tf.options import Option as Option
+    from imcl_tf.training.auto import auto as auto
     from imcl_tf.training.callbacks import BestCheckpoint as BestCheckpoint
     from imcl_tf.training.callbacks import Evaluation as Evaluation
     from imcl_tf.training.callbacks import RateDecay as RateDecay

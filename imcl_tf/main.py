@@ -14,7 +14,7 @@ from absl import flags, logging
 
 from imcl_tf import presets, program, settings
 from imcl_tf.files import fail, parse_or_fail
-from imcl_tf.options import Value
+from imcl_tf.options import Option, Value
 
 FLAGS = flags.FLAGS
 USAGE = """
@@ -30,6 +30,7 @@ GROUPS = {
     "model": settings.MODEL,
     "method": (
         *settings.METHOD,
+        settings.BUDGET,
         *(
             option
             for name, options in settings.METHOD_OPTIONS.items()
@@ -126,7 +127,7 @@ def _refuse_flags_of_pictures(given: list[str]):
 
 def _define_flags_of(method: str | None):
     """Makes flags of the options of a method that `settings` does not know."""
-    if method is None or method in settings.METHOD_OPTIONS:
+    if method is None or method in {settings.AUTO, *settings.METHOD_OPTIONS}:
         return
     program.quiet_tensorflow()
     from imcl_tf.methods import method as named
@@ -135,6 +136,13 @@ def _define_flags_of(method: str | None):
         program.define(named(method).OPTIONS)
     except ValueError as error:
         raise flags.IllegalFlagValueError(f"--{error}") from error
+
+
+def _options_of(method: str) -> tuple[Option, ...]:
+    """The options of a method; auto sets those of the methods that it tries."""
+    from imcl_tf.methods import method as named
+
+    return () if method == settings.AUTO else named(method).OPTIONS
 
 
 def _last_value(argv: list[str], flag: str) -> str | None:
@@ -149,11 +157,9 @@ def _last_value(argv: list[str], flag: str) -> str | None:
 
 def current_settings() -> dict[str, Value]:
     """Returns every setting of the flags that a run depends on."""
-    from imcl_tf.methods import method as named
-
     options = (
-        *settings.PROGRAM_DATA, *settings.RUN, *settings.MACHINE,
-        *named(FLAGS.method).OPTIONS,
+        *settings.PROGRAM_DATA, settings.BUDGET, *settings.RUN,
+        *settings.MACHINE, *_options_of(FLAGS.method),
     )  # fmt: skip
     chosen = {"workdir": FLAGS.workdir, **program.values(options)}
     return chosen | ({"regime": _FIXED} if FLAGS.features else {})
@@ -218,6 +224,7 @@ def _warn_of_random_weights():
 
     if (
         FLAGS.dataset == "folder"
+        and not FLAGS.features
         and not FLAGS.init_from
         and not is_pretrained(FLAGS.backbone, FLAGS.backbone_weights)
     ):
@@ -252,35 +259,39 @@ def run(
     import tensorflow as tf
 
     from imcl_tf.backbones.make import backbone
-    from imcl_tf.methods import method as named
+    from imcl_tf.training.auto import auto
     from imcl_tf.training.run import OPTIONS
     from imcl_tf.training.run import run as run_objects
 
     method = str(chosen["method"])
-    names = {option.name for option in (*OPTIONS, *named(method).OPTIONS)}
+    names = {option.name for option in (*OPTIONS, *_options_of(method))}
+    arguments: dict[str, Any] = {
+        name: x for name, x in chosen.items() if name in names
+    }
+    arguments |= {
+        "resume": resume,
+        "settings": program.to_flags(_replayed(chosen, workdir)),
+    }
     keras.backend.clear_session()  # of a run before in this process
     keras.utils.set_random_seed(chosen["seed"])
     strategy = tf.distribute.get_strategy()
     if chosen["strategy"] == "mirrored":
         strategy = _mirrored()
     with strategy.scope():
-        return run_objects(
-            data,
-            None
-            if data.train.num_features
-            else backbone(
+        network = None
+        if not data.train.num_features:
+            network = backbone(
                 str(chosen["backbone"]),
                 str(chosen["backbone_weights"]),
                 int(chosen["image_size"]),
                 str(chosen["backbone_layer"]),
                 str(chosen["backbone_input"]),
-            ),
-            method,
-            workdir,
-            resume=resume,
-            tuning=tuning,
-            settings=program.to_flags(_replayed(chosen, workdir)),
-            **{name: x for name, x in chosen.items() if name in names},
+            )
+        if method == settings.AUTO:
+            budget = float(chosen["budget"])
+            return auto(data, network, workdir, budget=budget, **arguments)
+        return run_objects(
+            data, network, method, workdir, tuning=tuning, **arguments
         )
 
 
@@ -294,14 +305,14 @@ def _mirrored():
 
 def _replayed(chosen, workdir):
     """The settings that flags.cfg keeps: none without effect."""
-    from imcl_tf.methods import method as named
-
-    own = {option.name for option in named(chosen["method"]).OPTIONS}
+    own = {option.name for option in _options_of(chosen["method"])}
     other = {
         option.name
         for options in settings.METHOD_OPTIONS.values()
         for option in options
     } - own
+    if chosen["method"] != settings.AUTO:
+        other.add(settings.BUDGET.name)
     if chosen.get("features"):
         other |= _OF_PICTURES
     kept = {name: x for name, x in chosen.items() if name not in other}
@@ -320,9 +331,7 @@ def changed(
     Raises:
       ValueError: for an unknown option or a wrong value.
     """
-    from imcl_tf.methods import method as named
-
-    own = named(change.get("method", str(chosen["method"]))).OPTIONS
+    own = _options_of(change.get("method", str(chosen["method"])))
     options = settings.known_options() | {option.name: option for option in own}
     for name in change:
         if name not in options:

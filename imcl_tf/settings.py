@@ -611,11 +611,17 @@ METHOD_OPTIONS: dict[str, tuple[Option, ...]] = dict(
 )  # fmt: skip
 DEFAULT_METHOD = next(iter(METHOD_OPTIONS))
 
+AUTO = "auto"
+BUDGET = Option(
+    "budget", 2.0,
+    "Minutes that --method=auto takes for its trials.", minimum=0,
+)  # fmt: skip
 METHOD = (
     Option(
         "method", DEFAULT_METHOD,
         "Method that trains on the partial labels, starting from the logistic "
-        f"model: {', '.join(METHOD_OPTIONS)}.",
+        f"model: {', '.join(METHOD_OPTIONS)}; or auto, which tries methods and "
+        "settings and takes what validation proves to be better.",
     ),
     Option(
         "boost", False,
@@ -709,7 +715,7 @@ FILES = (
 def known_options() -> dict[str, Option]:
     """Returns every option of `imcl_tf.main` by name."""
     of_methods = (o for of in METHOD_OPTIONS.values() for o in of)
-    everything = (*PROGRAM_DATA, *FILES, *RUN, *of_methods, *MACHINE)
+    everything = (*PROGRAM_DATA, *FILES, BUDGET, *RUN, *of_methods, *MACHINE)
     return {option.name: option for option in everything}
 
 

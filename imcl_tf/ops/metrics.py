@@ -197,9 +197,24 @@ class AveragePrecision:
                 "scores of observed entries must be numbers, got NaN at image "
                 f"{row}, label {label}"
             )
-        if place.size:
-            label = (place % self.num_labels).astype(self._index)
-            self._chunks.append((label, score, value == 1))
+        self.add_entries(place % self.num_labels, score, value == 1)
+
+    def add_entries(
+        self, label: np.ndarray, score: np.ndarray, positive: np.ndarray
+    ) -> None:
+        """Adds observed entries, [P] each.
+
+        Args:
+            label: label indices.
+            score: floating point, no NaN.
+            positive: bool.
+        """
+        if label.size:
+            self._chunks.append((label.astype(self._index), score, positive))
+
+    def scores(self) -> np.ndarray:
+        """Scores [P] of the observed entries, in the order they came."""
+        return self._observed()[1]
 
     def positives(self) -> np.ndarray:
         """Number of observed positives of each label, [C] int64."""

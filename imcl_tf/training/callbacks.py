@@ -15,7 +15,7 @@ import tensorflow as tf
 from imcl_tf.files import replacing, write_csv
 from imcl_tf.methods.epochs import StepCallback
 
-LATEST = "latest.keras"
+BEST, LATEST = "best.keras", "latest.keras"
 # Terms that metrics.csv has a column for whatever the method: 0 where a method
 # has no such term.
 _COMMON_TERMS = (
@@ -161,7 +161,7 @@ class BestCheckpoint(keras.callbacks.Callback):
 
     def __init__(self, directory: Path, past: Sequence[float] = ()):
         super().__init__()
-        self.best_file = directory / "best.keras"
+        self.best_file = directory / BEST
         self.latest_file = directory / LATEST
         self._best = max(past, default=-math.inf)
 

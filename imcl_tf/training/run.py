@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import keras
+import numpy as np
 
 from imcl_tf.backbones.graphs import without_pooling
 from imcl_tf.backbones.make import source_files
@@ -14,12 +15,13 @@ from imcl_tf.backbones.statistics import freeze_batch_statistics
 from imcl_tf.data.features import architecture_digest, fixed_features
 from imcl_tf.data.label_updates import files_digest
 from imcl_tf.data.pipeline import MultiLabelDataset, reading
+from imcl_tf.files import replacing
 from imcl_tf.methods import method as method_named
 from imcl_tf.methods.base import METHODS, MultiLabelModel
 from imcl_tf.methods.neighbors import Mixing, TrainingNeighbors
 from imcl_tf.ops.metrics import observed_counts, require_support
 from imcl_tf.options import check_all
-from imcl_tf.settings import DATA_DIR, OBJECTS, RUN, known_options
+from imcl_tf.settings import BUDGET, DATA_DIR, OBJECTS, RUN, known_options
 from imcl_tf.training.evaluation import (
     evaluate,
     scores,
@@ -36,6 +38,8 @@ from imcl_tf.training.stages import (
 )
 from imcl_tf.training.workdir import Identity, Workdir, describe
 
+# Of trials: scores of the observed validation labels, in their order.
+VALIDATION_SCORES = "validation_scores.npy"
 OPTIONS = tuple(option for option in RUN if option.name not in OBJECTS)
 
 
@@ -47,6 +51,8 @@ def run(
     *,
     resume: bool = False,
     tuning: bool = False,
+    keep_logistic: bool = False,
+    chosen: dict | None = None,
     settings: str = "",
     **options,
 ) -> dict:
@@ -70,7 +76,10 @@ def run(
       resume: continue a run of the same settings on the same data from its
         latest checkpoint; `epochs` may be more than before. A finished run is
         returned, one that never began begins.
-      tuning: the test split is not read, no model is exported or kept.
+      tuning: the test split is not read, no model is exported or kept; the
+        scores of the validation split are.
+      keep_logistic: keep the initial logistic model of such a run.
+      chosen: what results.json is to say of the choice of these settings.
       settings: text of flags.cfg, with which the run can be repeated.
       **options: `OPTIONS` of a run and those of the method, by name; those of
         other methods are ignored, so that a preset serves every method.
@@ -143,56 +152,59 @@ def run(
     directory.check_writable((3 + given["ema"]) * size)
     with directory.alone(), reading(data):
         directory.start(identity, settings, data, resume)
-        return _train(
-            data, images, model, logistic, given, directory, start, settings,
-            tuning,
-        )  # fmt: skip
+        stage = _fit_logistic(logistic, data, images, given, directory, start)
+        directory.save_logistic(logistic, start)
+        model.start_from(logistic)
+        if not tuning:  # now, for w may change
+            initial = evaluate(logistic, stage.test, given["batch_size"])
+        if type(model) is MultiLabelModel and _is_solved(stage, given):
+            record_solved(model, stage, images, directory.path)
+        else:
+            schedule = SimpleNamespace(**given)
+            fit_stage(model, stage, images, schedule, directory.path)
+        model.training_neighbors = _neighbors(model, stage, given)
+        results = _validated(model, data, stage, given, directory, tuning)
+        if tuning:
+            directory.drop_checkpoints(keep_logistic)
+        else:
+            results |= _tested(model, data, stage, given, directory)
+            results["initial_logistic"] = scores(initial, data.train.labels)
+        results |= {"chosen": chosen, "settings": settings.splitlines()}
+        directory.write_results(results)
+        return results
 
 
-def _train(
-    data, images, model, logistic, given, directory, start, settings, tuning
-) -> dict:
-    """The run itself, once all is checked."""
-    stage = _fit_logistic(logistic, data, images, given, directory, start)
-    directory.save_logistic(logistic, start)
-    model.start_from(logistic)
-
-    if not tuning:  # now, for w may change
-        initial = evaluate(logistic, stage.test, given["batch_size"])
-    if type(model) is MultiLabelModel and _is_solved(stage, given):
-        record_solved(model, stage, images, directory.path)
-    else:
-        schedule = SimpleNamespace(**given)
-        fit_stage(model, stage, images, schedule, directory.path)
-    neighbors = _neighbors(model, stage, given)
-    model.training_neighbors = neighbors
-
-    validation = evaluate(model, stage.validation, given["batch_size"])
-    results = {
+def _validated(model, data, stage, given, directory, tuning) -> dict:
+    """What results.json says of a run before its test."""
+    precision = evaluate(model, stage.validation, given["batch_size"])
+    if tuning:
+        with (
+            replacing(directory.path / VALIDATION_SCORES) as path,
+            path.open("wb") as file,
+        ):
+            np.save(file, precision.scores())
+    neighbors = model.training_neighbors
+    return {
         "method": _name(type(model)),
         "regime": given["regime"],
         "seed": given["seed"],
         **describe(data),
-        "validation_mAP": 100 * validation.mean(),
-        "validation_mAP_support": validation.support()._asdict(),
+        "validation_mAP": 100 * precision.mean(),
+        "validation_mAP_support": precision.support()._asdict(),
         "penalty": float(str(model.penalty.numpy())),
         "neighbors": neighbors and neighbors.mixing._asdict(),
-        "settings": settings.splitlines(),
     }
-    if tuning:
-        directory.drop_checkpoints()
-    else:
-        observed = data.train.labels
-        test = evaluate(model, stage.test, given["batch_size"])
-        results |= scores(test, observed)
-        results["initial_logistic"] = scores(initial, observed)
-        write_average_precision(
-            test, data.label_names, directory.path / "average_precision.csv"
-        )
-        model.write_extras(directory.path, data.label_names)
-        export(model, directory.path / "saved_model", data.label_names)
-    directory.write_results(results)
-    return results
+
+
+def _tested(model, data, stage, given, directory) -> dict:
+    """Evaluates on test and exports."""
+    test = evaluate(model, stage.test, given["batch_size"])
+    write_average_precision(
+        test, data.label_names, directory.path / "average_precision.csv"
+    )
+    model.write_extras(directory.path, data.label_names)
+    export(model, directory.path / "saved_model", data.label_names)
+    return scores(test, data.train.labels)
 
 
 def _fit_logistic(
@@ -330,7 +342,9 @@ def _identity(data, backbone, cls, given, own, settings) -> Identity:
     flags = dict(
         line.lstrip("-").partition("=")[::2] for line in settings.splitlines()
     )
-    places = {"workdir", DATA_DIR.name, "features", "init_from"}
+    places = {
+        "workdir", DATA_DIR.name, "features", BUDGET.name, "init_from"
+    }  # fmt: skip
     known = {*options, *(f"no{name}" for name in options), *places}
     options |= {name: text for name, text in flags.items() if name not in known}
     options["method"] = _name(cls)

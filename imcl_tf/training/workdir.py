@@ -21,16 +21,16 @@ from imcl_tf.data.kept import parse_json, read_array, read_arrays
 from imcl_tf.data.pipeline import MultiLabelDataset
 from imcl_tf.files import locked, replacing
 from imcl_tf.methods.base import MultiLabelModel
-from imcl_tf.training.callbacks import LATEST
+from imcl_tf.training.callbacks import BEST, LATEST
 
 _RESULTS, _IDENTITY = "results.json", "run.json"
 _LABELS, _IMAGES = "observed_labels.npz", "train_images.npy"
 _EARLIER, _CHECKPOINTS = "earlier", "checkpoints"
 # What runs write. Without run.json no run has left it.
 _WRITTEN = (
-    "metrics.csv", _LABELS, _IMAGES, "average_precision.csv", "flags.cfg",
-    "label_graph.npz", "labels.txt", _CHECKPOINTS, "initial", "saved_model",
-    "tensorboard", _RESULTS,
+    "metrics.csv", "validation_scores.npy", _LABELS, _IMAGES,
+    "average_precision.csv", "flags.cfg", "label_graph.npz", "labels.txt",
+    _CHECKPOINTS, "initial", "saved_model", "tensorboard", _RESULTS,
 )  # fmt: skip
 _ELSE = "take another workdir, or remove this one"
 
@@ -381,10 +381,17 @@ class Workdir:
                 f"that this run does not have: {', '.join(pairs)}"
             )
 
-    def drop_checkpoints(self):
-        """Removes the checkpoints: of a search's trials they take too much."""
-        for directory in (self.path, self.initial):
-            shutil.rmtree(directory / _CHECKPOINTS, ignore_errors=True)
+    def drop_checkpoints(self, keep_logistic: bool = False):
+        """Removes the checkpoints: of a search's trials they take too much.
+
+        Args:
+          keep_logistic: keep those that other runs can start from.
+        """
+        shutil.rmtree(self.initial / _CHECKPOINTS, ignore_errors=True)
+        if not keep_logistic:
+            shutil.rmtree(self.path / _CHECKPOINTS, ignore_errors=True)
+        for name in (LATEST, BEST):
+            (self.path / _CHECKPOINTS / name).unlink(missing_ok=True)
 
     def write_results(self, results: dict):
         """Writes results.json: the run is finished."""
