@@ -22,6 +22,7 @@ from imcl_tf.data.pipeline import MultiLabelDataset
 from imcl_tf.files import replacing, write_csv
 from imcl_tf.ops.jackknife import difference, mean_precisions
 from imcl_tf.settings import AUTO, BUDGET
+from imcl_tf.training.progress import report
 from imcl_tf.training.run import VALIDATION_SCORES, run
 
 # Of every trial that trains. Small steps of equal size: features of unit norm
@@ -223,7 +224,7 @@ def auto(
     for name, trial in _proposals(search):
         search.attempt(name, trial)
     chosen = explained(search.trials)
-    print(chosen["why"], flush=True)
+    report(chosen["why"])
     return train(
         fixed | chosen["settings"], Path(workdir), resume=resume,
         settings=settings, chosen=chosen,

@@ -13,6 +13,7 @@ from imcl_tf.files import write_csv
 from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.ops.logistic import Head, LogisticSolver
 from imcl_tf.ops.metrics import AveragePrecision
+from imcl_tf.training.progress import report
 
 # Two per decade, the strongest first: each begins where the one before ended.
 PENALTIES = tuple(float(f"{10 ** (-n / 2):.2g}") for n in range(2, 13))
@@ -78,10 +79,10 @@ def solve_head(
     found: list[tuple[Head, float]] = []
     for head in solver.path(train.labels[rows], penalties):
         mean = _mean_precision(head, validation, data.validation)
-        print(
+        report(
             f"logistic model: penalty {head.penalty:g}, validation mAP "
-            f"{mean:.2f}", flush=True,
-        )  # fmt: skip
+            f"{mean:.2f}"
+        )
         found.append((head, mean))
         best = max(range(len(found)), key=lambda i: found[i][1])
         if len(found) - best > _PATIENCE:

@@ -14,6 +14,7 @@ from imcl_tf.methods.neighbors import Mixing, TrainingNeighbors
 from imcl_tf.ops.metrics import AveragePrecision
 from imcl_tf.ops.neighbors import mixed_logits
 from imcl_tf.training.heads import stored_features
+from imcl_tf.training.progress import report
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 NUMBERS = (10, 20, 40)
@@ -68,7 +69,7 @@ def choose_mixing(
         for share, mean in _means(model, stored.mixed_by(way), parts).items():
             if mean > best_mean:
                 best, best_mean = way._replace(share=share), mean
-    print(f"{best}: validation mAP {best_mean:.2f}", flush=True)
+    report(f"neighbours: {best}, validation mAP {best_mean:.2f}")
     return best
 
 
