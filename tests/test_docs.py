@@ -59,7 +59,7 @@ SHORTER = {
     "python -m imcl_tf.main --dataset=folder --data_dir=pictures "
     "--workdir=runs/mine": FIXED,
     "python -m imcl_tf.main --dataset=folder --data_dir=pictures "
-    "--features": "--initial_epochs=1 --epochs=1 --num_neighbors=2",
+    "--features": "--initial_epochs=1 --epochs=1 --num_neighbors=2 --budget=0",
     # What follows `mine` need not train: tests/training/test_search.py does.
     "python -m imcl_tf.main --dataset=folder": f"{FIXED} --epochs=0 "
     "--init_from=runs/mine",
@@ -316,18 +316,24 @@ def place(tmp_path_factory, make_folder):
     return path
 
 
-def is_of_the_papers(page, command):
-    """Whether a command makes, or needs, one of the paper's data sets."""
-    return page == "docs/datasets.md" or "--dataset=cub" in command
+def is_slow(page, command):
+    """Whether a command is left to `make test-all`.
+
+    Those of the paper's data sets, and what other tests run in part.
+    """
+    return page == "docs/datasets.md" or any(
+        part in command
+        for part in ("--dataset=cub", "eval.compare", "runs/neighbors")
+    )
 
 
-def run_commands(place, sites, of_the_papers):
+def run_commands(place, sites, slow):
     """One after the other, as a reader types them."""
     wanted = dict.fromkeys(
         command
         for page in PAGES
         for command in commands(page)
-        if is_of_the_papers(page, command) == of_the_papers
+        if is_slow(page, command) == slow
     )
     assert len(wanted) > 5
     for command in wanted:
@@ -336,8 +342,8 @@ def run_commands(place, sites, of_the_papers):
 
 @pytest.fixture(scope="module")
 def ran(place, sites):
-    """`place` after every command, but for those of the paper's data sets."""
-    run_commands(place, sites, of_the_papers=False)
+    """`place` after every command, but for slow ones."""
+    run_commands(place, sites, slow=False)
     return place
 
 
@@ -377,8 +383,8 @@ def test_commands_run(ran):
 
 
 @pytest.mark.slow  # tests/data_prep/ runs the same programs
-def test_commands_of_the_papers_data_sets_run(place, sites):
-    run_commands(place, sites, of_the_papers=True)
+def test_slow_commands_run(place, sites):
+    run_commands(place, sites, slow=True)
     assert (place / "dog.png").exists()
 
 
