@@ -381,7 +381,9 @@ class IMCL(MultiLabelModel):
             # Constrained CNN learning: the similarities are fixed (7 to 9).
             terms = self.loss_terms(features, batch, logits, *found)
             terms = self.add_regularization(terms)
-        self.initial_ratios.assign(terms.pop("ratios"))
+        ratios = terms.pop("ratios")
+        if self.loss_scale == "initial":
+            self.initial_ratios.assign(ratios)
         groups = self.variable_groups()
         if self.graph_update == "alternate":
             groups = super().variable_groups()

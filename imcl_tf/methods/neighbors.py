@@ -128,6 +128,20 @@ class TrainingNeighbors:
 
     def shown(self, features: tf.Tensor, model: MultiLabelModel) -> tf.Tensor:
         """Probabilities [B, C] that training images similar to B have."""
+        return evidence(*self.look_up(features, model), self.mixing.temperature)
+
+    def look_up(
+        self, features: tf.Tensor, model: MultiLabelModel
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Finds similar training images, the most similar one first.
+
+        Args:
+          features: [B, d] float32.
+          model: see `mix`.
+
+        Returns:
+          their cosines [B, k] and the probabilities of their labels [B, k, C].
+        """
         found = nearest(features, self._unit, self.mixing.number)
         chosen = tf.reshape(found.indices, [-1])
         unit = tf.cast(tf.gather(self._unit, chosen), tf.float32)
@@ -140,10 +154,7 @@ class TrainingNeighbors:
             )
         probabilities = model.propagated(probabilities)
         shape = tf.concat([tf.shape(found.indices), [model.num_labels]], 0)
-        return evidence(
-            found.cosines, tf.reshape(probabilities, shape),
-            self.mixing.temperature,
-        )  # fmt: skip
+        return found.cosines, tf.reshape(probabilities, shape)
 
     def _observed(self) -> LabelTable:
         if self._table is None:

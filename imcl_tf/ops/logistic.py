@@ -86,7 +86,6 @@ class LogisticSolver:
         self,
         targets: scipy.sparse.sparray,
         penalties: Iterable[float],
-        start: Head | None = None,
     ) -> Iterator[Head]:
         """Solves for one penalty after the other, each from the one before.
 
@@ -94,27 +93,18 @@ class LogisticSolver:
           targets: [N, C], stored entries are observed: -1 absent, +1 present,
             or in between, 2 p - 1 of a probability p.
           penalties: > 0, best from the largest to the smallest.
-          start: a head to begin with.
 
         Yields:
           the solved `Head` of each penalty.
         """
-        rotated = None if start is None else self._to_axes(start)
+        rotated = np.zeros((self._rotated.shape[1] + 1, targets.shape[1]))
         blocks = _blocks(targets)
         for penalty in penalties:
-            if rotated is None:
-                size = self._rotated.shape[1] + 1, targets.shape[1]
-                rotated = np.zeros(size)
             for columns, entries in blocks:
                 rotated[:, columns] = self._solve(
                     entries, rotated[:, columns], penalty
                 )
             yield self._from_axes(rotated, penalty)
-
-    def _to_axes(self, head: Head) -> np.ndarray:
-        """[r + 1, C]: a kernel in the axes, the bias of centred features."""
-        bias = head.bias + self._mean @ head.kernel
-        return np.vstack([self._axes.T @ head.kernel, bias])
 
     def _from_axes(self, rotated: np.ndarray, penalty: float) -> Head:
         kernel = self._axes @ rotated[:-1]

@@ -12,7 +12,7 @@ from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.methods.dictionary import class_balanced_subset
 from imcl_tf.methods.neighbors import Mixing, TrainingNeighbors
 from imcl_tf.ops.metrics import AveragePrecision
-from imcl_tf.ops.neighbors import mixed_logits
+from imcl_tf.ops.neighbors import evidence, mixed_logits
 from imcl_tf.training.heads import stored_features
 from imcl_tf.training.progress import report
 
@@ -21,7 +21,7 @@ NUMBERS = (10, 20, 40)
 # Of the softmax of cosines: the nearest count most, or all k nearly alike.
 TEMPERATURES = (0.05, 1.0)
 # Labels of validation images that a choice rests on, at most.
-_MOST_ENTRIES = 1 << 22
+_MOST_ENTRIES = 1 << 21
 _PART = 1 << 24  # probabilities of neighbours at a time
 
 
@@ -62,14 +62,12 @@ def choose_mixing(
     """
     stored = neighbors_of(model, data, Mixing(0.0), most_images, seed)
     parts = [*_validation_parts(model, data, seed)]
-    best, best_mean = Mixing(0.0), -1.0
-    ways = itertools.product(NUMBERS, TEMPERATURES, (False, True))
-    for number, temperature, observed in ways:
-        way = Mixing(1.0, number, temperature, observed)
-        for share, mean in _means(model, stored.mixed_by(way), parts).items():
-            if mean > best_mean:
-                best, best_mean = way._replace(share=share), mean
-    report(f"neighbours: {best}, validation mAP {best_mean:.2f}")
+    means: dict[Mixing, float] = {}
+    for observed in (False, True):
+        way = Mixing(1.0, max(NUMBERS), 1.0, observed)
+        means |= _means(model, stored.mixed_by(way), parts)
+    best = max(means, key=lambda mixing: means[mixing])  # the first of equals
+    report(f"neighbours: {best}, validation mAP {means[best]:.2f}")
     return best
 
 
@@ -87,12 +85,23 @@ def _validation_parts(model, data, seed):
         yield part, model.scores(part), split.labels[chosen].toarray()
 
 
-def _means(model, neighbors, parts) -> dict[float, float]:
-    """Validation mAP in percent, by share."""
-    precisions = {share: AveragePrecision(model.num_labels) for share in SHARES}
+def _means(model, neighbors, parts) -> dict[Mixing, float]:
+    """Validation mAP in percent of each way to mix in some neighbours.
+
+    They are looked up once: fewer of them are the first ones.
+    """
+    precisions = {
+        neighbors.mixing._replace(
+            share=share, number=number, temperature=temperature
+        ): AveragePrecision(model.num_labels)
+        for share, number, temperature in itertools.product(
+            SHARES, NUMBERS, TEMPERATURES
+        )
+    }
     for features, scores, labels in parts:
-        shown = neighbors.shown(features, model)
-        for share, precision in precisions.items():
-            mixed = mixed_logits(scores, shown, share)
+        cosines, shown = neighbors.look_up(features, model)
+        for (share, k, temperature, _), precision in precisions.items():
+            seen = evidence(cosines[:, :k], shown[:, :k], temperature)
+            mixed = mixed_logits(scores, seen, share)
             precision.update(labels, mixed.numpy())
-    return {share: 100 * p.mean() for share, p in precisions.items()}
+    return {mixing: 100 * p.mean() for mixing, p in precisions.items()}

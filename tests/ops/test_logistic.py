@@ -71,13 +71,13 @@ def test_labels_without_both_signs_stay_finite():
     assert (scores[labels[:, 1] > 0, 1] > 2).all()
 
 
-def test_blocks_of_labels_and_a_start_change_nothing(monkeypatch):
+def test_blocks_of_labels_change_nothing(monkeypatch):
     features, labels = problem()
     labels = scipy.sparse.csr_array(labels)
     solver = LogisticSolver(features)
     (whole,) = solver.path(labels, [0.1])
     monkeypatch.setattr(logistic, "_BLOCK", 2 * len(features))
-    (blocks,) = solver.path(labels, [0.1], start=whole)
+    (blocks,) = solver.path(labels, [0.1])
     np.testing.assert_allclose(blocks.kernel, whole.kernel, atol=1e-3)
 
 

@@ -19,6 +19,7 @@ from imcl_tf.training.callbacks import (
     RateDecay,
     RateDrop,
 )
+from tests.training.watch import Watch
 
 N, C, D = 24, 5, 4
 
@@ -154,25 +155,14 @@ def test_rates_drop_once_after_some_passes_and_go_on_to_decay(data):
     start = [0.1, 0.001, 0.5]
     theta, w, edges = map(keras.optimizers.RMSprop, start)
     model.compile(theta, edges, backbone_optimizer=w)
-    rates = []
-
-    class Watch(keras.callbacks.Callback):
-        def on_train_begin(self, logs=None):
-            logs["val_mAP"] = 50.0
-
-        def on_train_batch_end(self, batch, logs=None):
-            rates.append([float(o.learning_rate) for o in model.optimizers])
-
-        def on_epoch_end(self, epoch, logs=None):
-            logs["val_mAP"] = 49.0 - epoch
-
+    watch = Watch()
     model.fit(
         batches(*data).repeat(), epochs=4, steps_per_epoch=3, verbose=0,
-        shuffle=False, callbacks=[Watch(), RateDecay(0.8), RateDrop(2, 4)],
+        shuffle=False, callbacks=[watch, RateDecay(0.8), RateDrop(2, 4)],
     )  # fmt: skip
     # Steps 1 to 3, 4 to 6, 7 to 8, 9, 10 to 12.
     factors = np.repeat([1, 0.8, 0.64, 0.064, 0.0512], [3, 3, 2, 1, 3])
-    np.testing.assert_allclose(rates, np.outer(factors, start), rtol=1e-5)
+    np.testing.assert_allclose(watch.rates, np.outer(factors, start), rtol=1e-5)
 
 
 def test_dropped_rate_is_used_and_reported_from_the_next_pass_on(

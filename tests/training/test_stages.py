@@ -14,6 +14,7 @@ from imcl_tf.settings import RUN
 from imcl_tf.training import stages
 from imcl_tf.training.callbacks import RateSchedule
 from tests.methods.test_every_method import keep_first_round
+from tests.training.watch import Watch
 
 # 23 training images: 4 steps an epoch.
 COMMON = {
@@ -182,22 +183,11 @@ def test_warm_up_comes_before_the_plateau():
     full = [0.1, 0.001, 0.5]
     theta, w, edges = map(keras.optimizers.RMSprop, full)
     model.compile(theta, edges, backbone_optimizer=w)
-    rates = []
-
-    class Watch(keras.callbacks.Callback):
-        def on_train_begin(self, logs=None):
-            logs["val_mAP"] = 50.0
-
-        def on_train_batch_end(self, batch, logs=None):
-            rates.append([float(o.learning_rate) for o in model.optimizers])
-
-        def on_epoch_end(self, epoch, logs=None):
-            logs["val_mAP"] = 49.0 - epoch
-
+    watch = Watch()
     batches = tf.data.Dataset.from_tensor_slices((features, labels)).batch(7)
     model.fit(
         batches.repeat(), epochs=4, steps_per_epoch=3, verbose=0,
-        callbacks=[Watch(), RateSchedule(full, 6), imcl_tf.RateDecay(0.8)],
+        callbacks=[watch, RateSchedule(full, 6), imcl_tf.RateDecay(0.8)],
     )  # fmt: skip
     factors = [*(np.arange(1, 7) / 6), 0.8, 0.8, 0.8, 0.64, 0.64, 0.64]
-    np.testing.assert_allclose(rates, np.outer(factors, full), rtol=1e-5)
+    np.testing.assert_allclose(watch.rates, np.outer(factors, full), rtol=1e-5)
