@@ -19,21 +19,26 @@ import glob
 import os
 import re
 import struct
-import tempfile
 import weakref
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from imcl_tf.data.cells import clean, listed, read_text, with_control
+from imcl_tf.data.feature_matrix import (
+    Matrix,
+    WrongFeatures,
+    matrix_of,
+    read_header,
+    temporary,
+    unpacked,
+)
 from imcl_tf.data.kept import read_array, read_arrays
 from imcl_tf.files import existing_file
 
-_BLOCK = 2**22  # numbers at a time
 _COPIED = 2**20  # bytes at a time
 _BATCH = 1024  # rows at a time
 _ID_COLUMNS = ("id", "ids", "image_id", "image")
@@ -45,57 +50,6 @@ _EXPECTED = (
 # Where in its graph TensorFlow was.
 _PLACES = re.compile(r"\{\{.*?\}\}|\[(?:\[|Op:).*", re.DOTALL)
 _SAVE_TEXT = "holds Python objects, which are not read; save it as text"
-
-
-class _Wrong(ValueError):
-    """Says in one line what is wrong with a file."""
-
-
-class Matrix(NamedTuple):
-    """Numbers [N, d] within an open file.
-
-    They are read, not mapped: what is mapped of a file counts as the program's
-    memory, and a row may bring two megabytes of its surroundings.
-    """
-
-    file: BinaryIO
-    offset: int
-    shape: tuple[int, int]
-    dtype: np.dtype
-    is_fortran: bool = False
-
-    def read(self, chosen: np.ndarray | slice) -> np.ndarray:
-        """The rows [n, d] float32 of indices [n] >= 0 or of a slice."""
-        number, width = self.shape
-        if isinstance(chosen, slice):
-            start, stop, _ = chosen.indices(number)
-            values = self._values(start * width, (stop - start) * width)
-            return values.reshape(-1, width)
-        rows = np.empty((len(chosen), width), np.float32)
-        for row, place in zip(rows, chosen.tolist(), strict=True):
-            row[:] = self._values(place * width, width)
-        return rows
-
-    def blocks(self) -> Iterator[np.ndarray]:
-        """All rows, some at a time: [n, d] float32."""
-        number, width = self.shape
-        step = max(1, _BLOCK // width)
-        for start in range(0, number, step):
-            size = min(step, number - start)
-            if not self.is_fortran:
-                yield self.read(slice(start, start + size))
-                continue
-            columns = range(start, start + width * number, number)
-            yield np.stack([self._values(x, size) for x in columns], axis=1)
-
-    def _values(self, first: int, number: int) -> np.ndarray:
-        """So many values [number] float32, in the order of the file."""
-        size = self.dtype.itemsize
-        self.file.seek(self.offset + first * size)
-        content = self.file.read(number * size)
-        # What is too large for float32 becomes infinite, and is refused.
-        with np.errstate(over="ignore"):
-            return np.frombuffer(content, self.dtype, number).astype(np.float32)
 
 
 class FeatureFile:
@@ -124,7 +78,7 @@ class FeatureFile:
             ids, matrix = self._read(self.path, self.files)
             if matrix.is_fortran:  # of a column, rows are far apart
                 with matrix.file:
-                    matrix = _unpacked(matrix.blocks(), self.path)
+                    matrix = unpacked(matrix.blocks(), self.path)
         weakref.finalize(self, matrix.file.close)
         _check_ids(ids, matrix.shape[0], self.path)
         return ids, matrix
@@ -162,7 +116,7 @@ def _named(path: Path) -> Iterator[None]:
     """Names the file in what is raised within."""
     try:
         yield
-    except _Wrong:
+    except WrongFeatures:
         raise
     except OSError as error:
         if error.filename or error.errno is None:
@@ -171,7 +125,7 @@ def _named(path: Path) -> Iterator[None]:
     # Whatever NumPy, zipfile, PyArrow and TensorFlow stumble over.
     except Exception as error:
         reason = " ".join(_PLACES.sub("", str(error)).split())[:300]
-        raise _Wrong(
+        raise WrongFeatures(
             f"{path}: damaged: {reason or type(error).__name__}"
         ) from error
 
@@ -243,49 +197,10 @@ def _check_ids(ids: Sequence[str], number: int, path: Path):
 # NumPy's files.
 
 
-class _Header(NamedTuple):
-    shape: tuple[int, ...]
-    is_fortran: bool
-    dtype: np.dtype
-
-
-def _header(file) -> _Header:
-    """Reads the header of a .npy, up to where the numbers begin."""
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return _Header(*np.lib.format.read_array_header_1_0(file))
-    if version == (2, 0):
-        return _Header(*np.lib.format.read_array_header_2_0(file))
-    raise ValueError(f"format {version}; numbers expected")
-
-
-def _matrix(file: BinaryIO, path: Path, header: _Header, offset: int) -> Matrix:
-    """The numbers after `offset`, if they are as they should be."""
-    shape = header.shape
-    if header.dtype.kind not in "biuf":
-        raise _Wrong(
-            f"{path}: features are of type {header.dtype}; numbers expected"
-        )
-    if len(shape) != 2 or 0 in shape:
-        raise _Wrong(
-            f"{path}: features are {[*shape]}; expected [N, d], a row of d "
-            "numbers for each of N ids, neither of them 0"
-        )
-    size = shape[0] * shape[1] * header.dtype.itemsize
-    found = os.fstat(file.fileno()).st_size - offset
-    if found < size:
-        raise _Wrong(
-            f"{path}: not a whole file: {found} bytes of features where "
-            f"{[*shape]} {header.dtype} take {size}"
-        )
-    is_fortran = header.is_fortran and 1 not in shape
-    return Matrix(file, offset, (shape[0], shape[1]), header.dtype, is_fortran)
-
-
 def _texts(ids: np.ndarray, path: Path) -> list[str]:
     """Ids as texts, of an array of texts, bytes or whole numbers."""
     if ids.ndim != 1 or ids.dtype.kind not in "USiu":
-        raise _Wrong(
+        raise WrongFeatures(
             f"{path}: ids are {[*ids.shape]} of type {ids.dtype}; expected "
             "[N] texts"
         )
@@ -304,7 +219,7 @@ def _read_npy(path: Path, files: list[Path]) -> tuple[list[str], Matrix]:
             ids = [line.strip() for line in lines]
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(path.open("rb"))
-        matrix = _matrix(file, path, _header(file), file.tell())
+        matrix = matrix_of(file, path, read_header(file), file.tell())
         stack.pop_all()  # it stays open
     return ids, matrix
 
@@ -314,13 +229,15 @@ def _read_npz(path: Path, files: list[Path]) -> tuple[list[str], Matrix]:
     with zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
         if not {"ids", "features"} <= {*names}:
-            raise _Wrong(
+            raise WrongFeatures(
                 f"{path}: expected arrays ids and features, got "
                 f"{listed(names) or 'none'}"
             )
         with archive.open("ids.npy") as member:
-            if _header(member).dtype.hasobject:
-                raise _Wrong(f"{path}: ids {_SAVE_TEXT}: ids.astype(str)")
+            if read_header(member).dtype.hasobject:
+                raise WrongFeatures(
+                    f"{path}: ids {_SAVE_TEXT}: ids.astype(str)"
+                )
         ids = _texts(read_arrays(path, "ids")["ids"], path)
         info = archive.getinfo("features.npy")
         if info.compress_type == zipfile.ZIP_STORED:
@@ -335,76 +252,32 @@ def _stored(path: Path, start: int) -> Matrix:
         file = stack.enter_context(path.open("rb"))
         file.seek(start + 26)  # of the member's header, whose size these are
         file.seek(sum(struct.unpack("<HH", file.read(4))), os.SEEK_CUR)
-        matrix = _matrix(file, path, _header(file), file.tell())
+        matrix = matrix_of(file, path, read_header(file), file.tell())
         stack.pop_all()
     return matrix
 
 
 def _unzipped(member, path: Path) -> Matrix:
-    header = _header(member)
+    header = read_header(member)
     parts = iter(functools.partial(member.read, _COPIED), b"")
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(_temporary(parts))
-        matrix = _matrix(file, path, header, 0)
+        file = stack.enter_context(temporary(parts))
+        matrix = matrix_of(file, path, header, 0)
         stack.pop_all()
     return matrix
-
-
-# Temporary files.
-
-
-def _temporary(parts: Iterable[bytes]) -> BinaryIO:
-    """A file without a name that holds these bytes."""
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(tempfile.TemporaryFile())
-        try:
-            for part in parts:
-                file.write(part)
-            file.flush()
-        except OSError as error:
-            raise OSError(
-                f"{tempfile.gettempdir()}: cannot unpack features there: "
-                f"{error.strerror or error}; TMPDIR names another directory"
-            ) from error
-        stack.pop_all()
-    return file  # type: ignore[return-value]
-
-
-def _unpacked(blocks: Iterable[np.ndarray], path: Path) -> Matrix:
-    """Rows [n, d] float32, some at a time, in a temporary file."""
-    width, number = 0, 0
-
-    def parts():
-        nonlocal width, number
-        for block in blocks:
-            if number and block.shape[1] != width:
-                raise _Wrong(
-                    f"{path}: rows of {width} features and of "
-                    f"{block.shape[1]}; expected as many in all"
-                )
-            width, number = block.shape[1], number + len(block)
-            yield block.tobytes()
-
-    file = _temporary(parts())
-    header = _Header((number, width), False, np.dtype(np.float32))
-    try:
-        return _matrix(file, path, header, 0)
-    except BaseException:
-        file.close()
-        raise
 
 
 def _even(counts: np.ndarray, ids: Sequence[str], path: Path):
     """Refuses rows without features or of different lengths, `counts` [n]."""
     wrong = np.flatnonzero(counts == 0).tolist()
     if wrong:
-        raise _Wrong(
+        raise WrongFeatures(
             f"{path}: {listed([ids[i] for i in wrong])}: no features; expected "
             "a list of numbers for each id"
         )
     wrong = np.flatnonzero(counts != counts[0]).tolist()
     if wrong:
-        raise _Wrong(
+        raise WrongFeatures(
             f"{path}: {listed([ids[i] for i in wrong])}: rows of "
             f"{counts[wrong[0]]} features, and of {counts[0]} before; expected "
             "as many in all"
@@ -431,7 +304,7 @@ def _read_parquet(path: Path, files: list[Path]) -> tuple[list[str], Matrix]:
                     ids.extend(new)
                     yield _parquet_rows(batch, columns, new, name)
 
-    return ids, _unpacked(blocks(), path)
+    return ids, unpacked(blocks(), path)
 
 
 def _columns(schema, path: Path) -> tuple[str, list[str]]:
@@ -441,14 +314,14 @@ def _columns(schema, path: Path) -> tuple[str, list[str]]:
     keys = [name for name in schema.names if name in _ID_COLUMNS]
     keys = keys or [name for name in schema.names if name == _INDEX]
     if len(keys) != 1:
-        raise _Wrong(
+        raise WrongFeatures(
             f"{path}: expected one column of ids, called "
             f"{', '.join(_ID_COLUMNS)}, got {listed(schema.names)}"
         )
     others = [n for n in schema.names if n not in (*keys, _INDEX)]
     lists = [n for n in others if n in _FEATURE_COLUMNS]
     if len(lists) > 1 or not others:
-        raise _Wrong(
+        raise WrongFeatures(
             f"{path}: expected one column of lists called "
             f"{', '.join(_FEATURE_COLUMNS)}, or columns of numbers, got "
             f"{listed(schema.names)}"
@@ -463,7 +336,7 @@ def _columns(schema, path: Path) -> tuple[str, list[str]]:
             or types.is_integer(kind)
             or types.is_boolean(kind)
         ):
-            raise _Wrong(
+            raise WrongFeatures(
                 f"{path}: column {name} is {kind}; expected a column features "
                 "of lists of numbers, or numbers in all columns but the ids"
             )
@@ -477,7 +350,7 @@ def _parquet_ids(column, path: Path) -> list[str]:
         column = column.dictionary_decode()
     is_text = types.is_string(column.type) or types.is_large_string(column.type)
     if column.null_count or not (is_text or types.is_integer(column.type)):
-        raise _Wrong(
+        raise WrongFeatures(
             f"{path}: ids are {column.type}, {column.null_count} of them null; "
             "expected text"
         )
@@ -522,7 +395,7 @@ def _read_records(path: Path, files: list[Path]) -> tuple[list[str], Matrix]:
                     _even(counts, new, name)
                     yield values.reshape(len(new), counts[0])
 
-    return ids, _unpacked(blocks(), path)
+    return ids, unpacked(blocks(), path)
 
 
 def _parsed(records):

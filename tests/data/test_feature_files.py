@@ -138,7 +138,7 @@ def test_whole_numbers_are_ids(tmp_path):
 
 
 def test_blocks_are_read_in_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr("imcl_tf.data.feature_files._BLOCK", 7)
+    monkeypatch.setattr("imcl_tf.data.feature_matrix._BLOCK", 7)
     sizes = [len(x) for x in FeatureFile(npz(tmp_path)).blocks()]
     assert sizes == [2, 2]
 
