@@ -73,7 +73,7 @@ class Header(NamedTuple):
     dtype: np.dtype
 
 
-def read_header(file) -> Header:
+def read_header(file: BinaryIO) -> Header:
     """Reads the header of a .npy, up to where the numbers begin.
 
     Raises:
