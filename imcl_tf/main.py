@@ -197,6 +197,7 @@ def main(argv: list[str]):
             **program.values(settings.FOLDER),
         )  # fmt: skip
         _warn_of_random_weights()
+        _warn_of_what_auto_sets()
         chosen = current_settings()
         resume = FLAGS.resume
         if FLAGS.search:
@@ -233,6 +234,32 @@ def _warn_of_random_weights():
             "more than the method: --backbone=keras:EfficientNetV2B0 "
             "--backbone_weights=imagenet, or --backbone=FILE.keras",
             FLAGS.backbone,
+        )  # fmt: skip
+
+
+def _warn_of_what_auto_sets():
+    """auto chooses these, or trains as the preset folder says."""
+    if FLAGS.method != settings.AUTO:
+        return
+    usual = presets.load(FLAGS.dataset)
+    own = (
+        option
+        for options in (
+            settings.METHOD_STAGE, settings.NEIGHBORS[:-1],
+            *settings.METHOD_OPTIONS.values(),
+        )
+        for option in options
+    )  # fmt: skip
+    without_effect = {
+        f"--{option.name}={FLAGS[option.name].value}"
+        for option in own
+        if FLAGS[option.name].value != usual.get(option.name, option.default)
+    }
+    if without_effect:
+        logging.warning(
+            "method: auto chooses method and settings itself, so that %s has "
+            "no effect; --method=NAME takes it",
+            " ".join(sorted(without_effect)),
         )  # fmt: skip
 
 
@@ -356,6 +383,11 @@ def tune(
     """
     from imcl_tf.training import search
 
+    if chosen["method"] == settings.AUTO:
+        raise ValueError(
+            "search: --method=auto searches by itself; expected another "
+            "--method, or no --search"
+        )
     for name in trials[0]:
         if name in _NOT_SEARCHED or name not in settings.known_options():
             raise ValueError(f"search: {name} is no option to search")

@@ -42,7 +42,8 @@ def load(name: str) -> dict[str, Value]:
       name: of the preset, or of a data set.
 
     Returns:
-      option -> value, in the option's type: what flags/NAME.cfg sets.
+      option -> value, in the option's type: what flags/NAME.cfg sets, but for
+      the method, which `imcl_tf.run` takes by itself.
 
     Raises:
       ValueError: if there is no such preset, or for a wrong line in it.
@@ -50,7 +51,7 @@ def load(name: str) -> dict[str, Value]:
     Example:
       >>> import imcl_tf
       >>> imcl_tf.presets.load("folder")["learning_rate"]
-      0.05
+      0.03
     """
     options = known_options()
     settings: dict[str, Value] = {}
@@ -66,6 +67,7 @@ def load(name: str) -> dict[str, Value]:
         if line and not line.startswith("#"):
             option, text = _parsed(line, options)
             settings[option.name] = option.checked(text)
+    settings.pop("method", None)
     return settings
 
 

@@ -57,7 +57,7 @@ FIXED = f"{SHORT} --regime=fixed_features"
 # What is added to a command to make it short, by its beginning.
 SHORTER = {
     "python -m imcl_tf.main --dataset=folder --data_dir=pictures "
-    "--workdir=runs/mine": FIXED,
+    "--workdir=runs/mine": f"{FIXED} --budget=0",
     "python -m imcl_tf.main --dataset=folder --data_dir=pictures "
     "--features": "--initial_epochs=1 --epochs=1 --num_neighbors=2 --budget=0",
     # What follows `mine` need not train: tests/training/test_search.py does.

@@ -62,7 +62,8 @@ def finished(tmp_path_factory, folder):
     workdir = tmp_path_factory.mktemp("run")
     output = succeed(
         "--dataset=folder", f"--data_dir={folder}", f"--workdir={workdir}",
-        "--observed_fraction=0.5", "--seed=3", "--dictionary_refresh=1", *FAST,
+        "--observed_fraction=0.5", "--seed=3", "--dictionary_refresh=1",
+        "--method=imcl", "--regime=end_to_end", *FAST,
     )  # fmt: skip
     return workdir, output
 
@@ -209,8 +210,7 @@ def test_predict_bad_input(finished, folder, tmp_path):
 def test_fixed_features_from_an_earlier_run(finished, folder, tmp_path):
     common = [
         "--dataset=folder", f"--data_dir={folder}", "--observed_fraction=0.5",
-        "--seed=3", "--regime=fixed_features", f"--init_from={finished[0]}",
-        *FAST,
+        "--seed=3", "--method=imcl", f"--init_from={finished[0]}", *FAST,
     ]  # fmt: skip
     succeed(*common, f"--workdir={tmp_path / 'a'}", "--method=logistic")
     a = json.loads((tmp_path / "a" / "results.json").read_text())

@@ -267,7 +267,9 @@ def test_flags_that_features_give_no_meaning(fail, parse, flag, message):
 
 
 def test_features_are_searched_for_no_flag_of_pictures(parse, tmp_path):
-    parse("--workdir=x", "--dataset=folder", "--features=f.npz")
+    parse(
+        "--workdir=x", "--dataset=folder", "--features=f.npz", "--method=imcl"
+    )
     trials = [{"image_size": "32"}]
     with pytest.raises(ValueError, match="with features, image_size has no"):
         main.tune(None, main.current_settings(), tmp_path, trials)
@@ -289,7 +291,29 @@ def test_features_are_searched_for_no_flag_of_pictures(parse, tmp_path):
 )  # fmt: skip
 def test_what_does_not_fit_the_data_set(fail, folder, arguments, message):
     arguments = [x.format(folder=folder.path) for x in arguments]
-    assert message in fail("--dataset=folder", *arguments)
+    assert message in fail("--dataset=folder", "--method=imcl", *arguments)
+
+
+def test_what_auto_sets_itself_is_named(parse, caplog):
+    parse(
+        "--dataset=folder", "--workdir=x", "--lambda_y=3", "--epochs=6",
+        "--neighbors=given", "--observed_fraction=0.5",
+    )  # fmt: skip
+    main._warn_of_what_auto_sets()
+    assert "--lambda_y=3.0 --neighbors=given has no effect" in caplog.text
+
+
+@pytest.mark.parametrize("flag", ["--method=imcl", "--lambda_y=1"])
+def test_what_has_its_effect_is_not_named(parse, caplog, flag):
+    parse("--dataset=folder", "--workdir=x", "--lambda_y=3", flag)
+    main._warn_of_what_auto_sets()
+    assert not caplog.text
+
+
+def test_auto_is_not_searched(parse, tmp_path):
+    parse("--dataset=folder", "--workdir=x")
+    with pytest.raises(ValueError, match="method=auto searches by itself"):
+        main.tune(None, main.current_settings(), tmp_path, [{"lambda_y": "1"}])
 
 
 def test_images_that_were_left_out_are_told(small, caplog):
@@ -320,8 +344,9 @@ def test_label_graph_of_other_labels_is_refused(fail, folder, tmp_path, change):
     path = tmp_path / "graph.npz"
     label_graph.save(path, graph, names)
     line = fail(
-        "--dataset=folder", f"--data_dir={folder.path}", f"--label_graph={path}"
-    )
+        "--dataset=folder", f"--data_dir={folder.path}", "--method=imcl",
+        f"--label_graph={path}",
+    )  # fmt: skip
     assert line.startswith(f"{path}: a graph of {len(names)} labels, the data")
 
 
@@ -351,7 +376,8 @@ def test_presets_reach_python_typed(parse, name):
         for line in file.read_text().splitlines()
         if line.startswith("--")
     }
-    assert {n.removeprefix("no") for n in given} <= set(loaded)
+    assert {n.removeprefix("no") for n in given} <= {*loaded, "method"}
+    assert "method" not in loaded  # `run` takes it by itself
     for option, value in loaded.items():
         if option != "workdir":
             assert value == flags.FLAGS[option].value

@@ -60,7 +60,26 @@ def difference(better: np.ndarray, simpler: np.ndarray) -> tuple[float, float]:
       (0.5, 0.1)
     """
     gains = better - simpler
-    left_out = gains[1:][np.isfinite(gains[1:])]
+    return float(gains[0]), standard_error(gains)
+
+
+def standard_error(means: np.ndarray) -> float:
+    """Standard error of a mean, from what it is without some groups.
+
+    Args:
+      means: [1 + G], of all and then without each of G groups; NaN does not
+        count.
+
+    Returns:
+      the delete-a-group jackknife's standard error of the first.
+
+    Example:
+      >>> import numpy as np
+      >>> from imcl_tf.ops.jackknife import standard_error
+      >>> round(standard_error(np.array([0.5, 0.4, 0.6])), 2)
+      0.1
+    """
+    left_out = means[1:][np.isfinite(means[1:])]
     number = len(left_out)
     spread = ((left_out - left_out.mean()) ** 2).sum()
-    return float(gains[0]), float(np.sqrt((number - 1) / number * spread))
+    return float(np.sqrt((number - 1) / number * spread))

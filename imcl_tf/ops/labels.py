@@ -134,6 +134,38 @@ def _keep_per_image(entries, priority, fraction):
 HIDING_RULES = {"per_label": _keep_per_label, "per_image": _keep_per_image}
 
 
+def rows_alone(
+    labels: scipy.sparse.csr_array, kept: np.ndarray
+) -> scipy.sparse.csr_array:
+    """Hides all labels of some images.
+
+    Args:
+      labels: [N, C] csr_array.
+      kept: [N] bool, whether an image keeps its labels.
+
+    Returns:
+      [N, C] csr_array; the rows of the others are empty.
+
+    Example:
+      >>> import numpy as np, scipy.sparse
+      >>> from imcl_tf.ops.labels import rows_alone
+      >>> labels = scipy.sparse.csr_array(np.eye(2, dtype=np.int8))
+      >>> rows_alone(labels, np.array([False, True])).toarray().tolist()
+      [[0, 0], [0, 1]]
+    """
+    counts = np.diff(labels.indptr)
+    of_entry = np.repeat(kept, counts)
+    ends = np.cumsum(np.where(kept, counts, 0))
+    return scipy.sparse.csr_array(
+        (
+            labels.data[of_entry],
+            labels.indices[of_entry],
+            np.concatenate([[0], ends]).astype(labels.indptr.dtype),
+        ),
+        labels.shape,
+    )
+
+
 class LabelTable:
     """The observed labels of a whole split, looked up by image number in TF.
 

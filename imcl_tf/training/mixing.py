@@ -38,12 +38,15 @@ def neighbors_of(
       model: represents the features.
       data: of feature records.
       mixing: how they count.
-      most_images: M at most, so chosen that rare labels are well represented.
+      most_images: M at most, so chosen that rare labels are well represented;
+        those without any label are not among them.
       seed: of that choice.
     """
-    rows = class_balanced_subset(data.train.labels, most_images, seed)
+    labels = data.train.labels
+    rows = class_balanced_subset(labels, most_images, seed)
+    rows = rows[np.diff(labels.indptr)[rows] > 0]
     features = stored_features(model, data.train, rows)
-    return TrainingNeighbors(features, data.train.labels[rows], mixing)
+    return TrainingNeighbors(features, labels[rows], mixing)
 
 
 def choose_mixing(
@@ -74,11 +77,11 @@ def choose_mixing(
 def _validation_parts(model, data, seed):
     """(features, scores, labels) of validation images, some at a time."""
     split = data.validation
-    number, labels = split.labels.shape
-    rows = np.random.default_rng(seed).permutation(number)
-    rows = np.sort(rows[: max(1, _MOST_ENTRIES // labels)])
+    rows = np.flatnonzero(np.diff(split.labels.indptr))
+    rows = np.random.default_rng(seed).permutation(rows)
+    rows = np.sort(rows[: max(1, _MOST_ENTRIES // model.num_labels)])
     features = stored_features(model, split, rows)
-    size = max(1, _PART // (max(NUMBERS) * labels))
+    size = max(1, _PART // (max(NUMBERS) * model.num_labels))
     for start in range(0, len(rows), size):
         part = tf.constant(features[start : start + size])
         chosen = rows[start : start + size]

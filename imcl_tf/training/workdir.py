@@ -362,8 +362,11 @@ class Workdir:
                     "init_from: the data do not name their images (image_ids), "
                     f"so what {self.path} has seen cannot be compared"
                 )
+        trained_on = ids[np.diff(seen.indptr) > 0]
         for name in ("validation", "test"):
-            both = np.intersect1d(ids, data.splits[name].image_ids)
+            split = data.splits[name]
+            held_back = split.image_ids[np.diff(split.labels.indptr) > 0]
+            both = np.intersect1d(trained_on, held_back)
             if both.size:
                 raise ValueError(
                     f"init_from: {self.path} was trained on {both.size} images "

@@ -15,6 +15,7 @@ from imcl_tf.ops.labels import (
     check_labels,
     hide_labels,
     impute,
+    rows_alone,
 )
 from tests import oracles
 
@@ -110,6 +111,15 @@ def test_check_labels_sees_entries_stored_twice():
         with pytest.raises(ValueError, match="got 2"):
             check_labels(twice)
         assert twice.nnz == 2  # the caller's own stays
+
+
+def test_rows_alone():
+    labels = random_labels(3)
+    kept = np.random.default_rng(4).random(len(labels)) < 0.5
+    found = rows_alone(sparse(labels), kept)
+    np.testing.assert_array_equal(found.toarray(), labels * kept[:, None])
+    found.check_format()
+    assert found.nnz == (labels * kept[:, None] != 0).sum()
 
 
 # hide_labels.

@@ -1,126 +1,123 @@
 """`--method=auto`: what it tries, what it takes and how it says so."""
 
-import csv
 import json
 
 import numpy as np
-import pytest
 import scipy.sparse
 
 import imcl_tf
+from imcl_tf.ops.jackknife import mean_precisions, standard_error
 from imcl_tf.training import auto as module
-from imcl_tf.training.auto import Search, auto, explained
+from imcl_tf.training.auto import auto
 from imcl_tf.training.run import VALIDATION_SCORES
-
-C, N = 3, 60
-
-
-class Data:
-    """Validation labels alone."""
-
-    def __init__(self):
-        rng = np.random.default_rng(0)
-        labels = rng.choice([-1, 1], (N, C)).astype(np.int8)
-        self.labels = labels
-        self.validation = self
-        self.labels = scipy.sparse.csr_array(labels)
-        self.dense = labels
-
-
-class Runs:
-    """Leaves scores of a given quality in the place of training."""
-
-    def __init__(self, data, quality):
-        self._data, self._quality = data, quality
-        self.made = []
-
-    def __call__(self, settings, directory):
-        self.made.append(directory.name)
-        rng = np.random.default_rng(1)  # the same noise in all
-        noise = rng.normal(size=(N, C))
-        quality = self._quality.get(directory.name, 0.0)
-        scores = quality * self._data.dense + noise
-        directory.mkdir(parents=True)
-        np.save(directory / VALIDATION_SCORES, scores.ravel())
-        return {}
-
-
-def search_of(tmp_path, quality, seconds=1e6):
-    data = Data()
-    return Search(data, Runs(data, quality), tmp_path, seconds)
-
-
-def test_a_trial_must_beat_the_simpler_by_its_error(tmp_path):
-    search = search_of(tmp_path, {"b": 0.02, "c": 2.0, "d": 1.9})
-    for name in "abcd":
-        search.attempt(name, {"method": name})
-    a, b, c, d = search.trials
-    assert a.is_chosen and c.is_chosen and search.best is c
-    assert 0 < c.error < c.gain
-    assert b.is_chosen == (b.gain > b.error)
-    before = b if b.is_chosen else a
-    assert c.gain == pytest.approx(c.mean - before.mean)
-    assert not d.is_chosen and d.gain < 0
-    with (tmp_path / "trials.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["trial"] for row in rows] == [*"abcd"]
-    assert [row["chosen"] for row in rows] == [
-        str(int(t.is_chosen)) for t in search.trials
-    ]
-    found = explained(search.trials)
-    assert found["settings"] == {"method": "c"}
-    assert f"chose c: validation mAP {c.mean:.2f}" in found["why"]
-    assert f"The best of the others is d, {d.mean:.2f}." in found["why"]
+from imcl_tf.training.trials import explained
+from tests.training.trials import trials_of
 
 
 def test_logistic_is_the_choice_where_nothing_helps(tmp_path):
-    search = search_of(tmp_path, {})
-    for name, settings in module._proposals(search):
-        search.attempt(name, settings)
-    names = [trial.name for trial in search.trials]
+    trials = trials_of(tmp_path, {})
+    for name, settings in module._proposals(trials):
+        trials.attempt(name, settings)
+    names = [trial.name for trial in trials.done]
     assert names[:3] == ["logistic", "neighbors", "imcl"]
     assert set(module._OTHERS) < set(names)
-    assert explained(search.trials)["settings"] == {"method": "logistic"}
-    assert "no other setting was better" in explained(search.trials)["why"]
+    assert explained(trials.done)["settings"] == {"method": "logistic"}
+    assert "no other setting was better" in explained(trials.done)["why"]
 
 
 def test_what_neighbours_gain_the_others_get(tmp_path):
-    search = search_of(tmp_path, {"neighbors": 0.3, "imcl": 0.6, "imcl-3": 1.0})
-    for name, settings in module._proposals(search):
-        search.attempt(name, settings)
-    by_name = {trial.name: trial.settings for trial in search.trials}
+    trials = trials_of(tmp_path, {"neighbors": 0.3, "imcl": 0.6, "imcl-3": 1.0})
+    for name, settings in module._proposals(trials):
+        trials.attempt(name, settings)
+    by_name = {trial.name: trial.settings for trial in trials.done}
     assert by_name["imcl"]["neighbors"] == "chosen"
     # The fourth variation is one of the third, which was better.
     assert by_name["imcl-4"]["lambda_y"] == 5.0
     assert by_name["imcl-5"]["lambda_y"] == by_name["imcl-3"]["lambda_y"] == 0.2
-    assert search.best.name == "imcl-3"
+    assert trials.best.name == "imcl-3"
 
 
-def test_the_budget_ends_the_search(tmp_path):
-    search = search_of(tmp_path, {}, seconds=0.0)
-    for name, settings in module._proposals(search):
-        search.attempt(name, settings)
-    assert [t.name for t in search.trials] == ["logistic", "neighbors"]
+def test_the_budget_ends_the_trials(tmp_path):
+    trials = trials_of(tmp_path, {}, seconds=0.0)
+    for name, settings in module._proposals(trials):
+        trials.attempt(name, settings)
+    assert [t.name for t in trials.done] == ["logistic", "neighbors"]
+
+
+def test_trials_train_as_the_preset_says():
+    """Whatever stands in flags/folder.cfg, and in no option of a user's."""
+    found = module._as_preset()
+    preset = imcl_tf.presets.load("folder")
+    assert found["learning_rate"] == preset["learning_rate"]
+    assert found["lambda_y"] == preset["lambda_y"]
+    assert found["rate_drop_epoch"] == 0  # the default
+    assert not {"backbone", "method"} & {*found}
+
+
+def test_folds_hold_every_observed_label_back_once(tmp_path):
+    data = ring(tmp_path, 50, 10)
+    hidden = data.hide_labels(0.5, 1)
+    folds = [*module._folds(hidden)]
+    assert len(folds) == 5
+    whole = hidden.train.labels.toarray()
+    held = [fold.validation.labels.toarray() for fold in folds]
+    np.testing.assert_array_equal(sum(held), whole)
+    for fold, apart in zip(folds, held, strict=True):
+        np.testing.assert_array_equal(
+            fold.train.labels.toarray() + apart, whole
+        )
+        assert not (fold.train.labels.toarray() * apart).any()
+        # Whole images, a fifth of them.
+        assert apart.any(1).sum() + (whole == 0).all(1).sum() >= 5
+        np.testing.assert_array_equal(
+            fold.test.labels.nnz, data.test.labels.nnz
+        )
+
+
+def test_what_folds_agree_on():
+    near = {"share": 0.5, "number": 10, "temperature": 1.0, "observed": True}
+    other = near | {"share": 1.0}
+    penalties = 1e-4, 1e-2, 1e-3, 1e-1, 1e-5
+    results = [
+        {"penalty": penalty, "neighbors": mixing}
+        for penalty, mixing in zip(
+            penalties, (near, other, near, None, None), strict=True
+        )
+    ]
+    settings = {"method": "imcl", "neighbors": "chosen"}
+    assert module._agreed(settings, results) == {
+        "method": "imcl", "penalty": 1e-3, "keep": "latest",
+        "neighbors": "given", "neighbor_share": 0.5, "neighbor_number": 10,
+        "neighbor_temperature": 1.0, "neighbor_observed": True,
+    }  # fmt: skip
+    none = [x | {"neighbors": None} for x in results]
+    assert module._agreed(settings, none)["neighbors"] == "none"
+    assert "neighbors" not in module._agreed({"method": "logistic"}, none)
+
+
+def ring(place, train, held):
+    """Features whose neighbours tell what a plane cannot."""
+    rng = np.random.default_rng(0)
+    number = train + 2 * held
+    ids = [f"{i:03}" for i in range(number)]
+    angle = rng.uniform(0, 2 * np.pi, number)
+    features = np.stack([np.cos(angle), np.sin(angle), 0 * angle + 0.1], 1)
+    labels = np.where(np.sin(4 * angle) > 0, 1, -1)
+    np.savez(place / "f.npz", ids=ids, features=features.astype("f4"))
+    splits = ["train"] * train + ["validation"] * held + ["test"] * held
+    (place / "labels.csv").write_text(
+        "image,label,value\n"
+        + "".join(f"{i},x,{y}\n" for i, y in zip(ids, labels, strict=True))
+    )
+    (place / "splits.csv").write_text(
+        "image,split\n"
+        + "".join(f"{i},{s}\n" for i, s in zip(ids, splits, strict=True))
+    )
+    return imcl_tf.load_dataset("folder", place, features=place / "f.npz")
 
 
 def test_a_run_and_its_resumption(tmp_path, monkeypatch):
-    """On features whose neighbours tell what a plane cannot."""
-    rng = np.random.default_rng(0)
-    ids = [f"{i:03}" for i in range(240)]
-    angle = rng.uniform(0, 2 * np.pi, 240)
-    features = np.stack([np.cos(angle), np.sin(angle), 0 * angle + 0.1], 1)
-    labels = np.where(np.sin(4 * angle) > 0, 1, -1)
-    np.savez(tmp_path / "f.npz", ids=ids, features=features.astype("f4"))
-    with (tmp_path / "labels.csv").open("w") as file:
-        file.write("image,label,value\n")
-        file.writelines(
-            f"{i},x,{y}\n" for i, y in zip(ids, labels, strict=True)
-        )
-    with (tmp_path / "splits.csv").open("w") as file:
-        splits = ["train"] * 160 + ["validation"] * 40 + ["test"] * 40
-        file.write("image,split\n")
-        file.writelines(f"{i},{s}\n" for i, s in zip(ids, splits, strict=True))
-    data = imcl_tf.load_dataset("folder", tmp_path, features=tmp_path / "f.npz")
+    data = ring(tmp_path, 160, 200)
     arguments = {"seed": 3, "regime": "fixed_features"}
     results = auto(data, None, tmp_path / "run", budget=0.0, **arguments)
     chosen = results["chosen"]
@@ -128,6 +125,7 @@ def test_a_run_and_its_resumption(tmp_path, monkeypatch):
     assert results["mAP"] > results["initial_logistic"]["mAP"] + 20
     assert results["neighbors"]["observed"]
     assert chosen["trials"][1]["validation_mAP"] == results["validation_mAP"]
+    assert chosen["parts"] == 1  # validation has more labels
     file = tmp_path / "run" / "results.json"
     assert json.loads(file.read_text()) == results
     # No trial has seen the test split.
@@ -139,6 +137,32 @@ def test_a_run_and_its_resumption(tmp_path, monkeypatch):
         data, None, tmp_path / "run", budget=0.0, resume=True, **arguments
     )
     assert again == results
+
+
+def test_cross_validation_where_validation_is_small(tmp_path):
+    data = ring(tmp_path, 200, 12)
+    place = tmp_path / "run"
+    results = auto(data, None, place, budget=0.0, regime="fixed_features")
+    labels = data.validation.labels.sorted_indices()
+    scores = np.load(place / "auto/start" / VALIDATION_SCORES)
+    assert standard_error(mean_precisions(labels, scores)) > 0.025
+    chosen = results["chosen"]
+    assert chosen["parts"] == 5
+    assert "5-fold cross-validation on the training labels" in chosen["why"]
+    assert chosen["settings"]["neighbors"] == "given"
+    assert results["neighbors"]["share"] > 0
+    assert results["penalty"] == chosen["settings"]["penalty"]
+    # Every training label was scored by a model that had not seen it.
+    trial = place / "auto/neighbors"
+    number = 0
+    for fold in range(1, 6):
+        part = trial / f"fold-{fold}"
+        seen = scipy.sparse.load_npz(part / "observed_labels.npz")
+        number += len(np.load(part / VALIDATION_SCORES))
+        assert seen.nnz == 160
+    assert number == 200
+    found = json.loads((place / "results.json").read_text())["chosen"]
+    assert found["trials"][1]["validation_mAP"] > 80
 
 
 def stop_unless_finished(tmp_path):

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import scipy.sparse
 import tensorflow as tf
 
 import imcl_tf
@@ -161,6 +162,26 @@ def test_the_best_mixing_is_chosen(data):
             mean = imcl_tf.evaluate(model, data.validation).mean()
             means[way] = mean
     assert means[best] == pytest.approx(max(means.values()))
+
+
+def test_images_without_labels_are_no_neighbours(data):
+    model = model_of()
+    set_head(model, solve_head(model, data).head)
+    without = data.train.labels.toarray()
+    without[: len(without) // 2] = 0
+    labels = scipy.sparse.csr_array(without)
+    data = data._replace(train=data.train._replace(labels=labels))
+    found = mixing.neighbors_of(model, data, mixing.Mixing(1.0), 1000)
+    rows = np.flatnonzero(without.any(1))
+    features = heads.stored_features(model, data.train, rows)
+    cosines, _ = found.look_up(features, model)
+    np.testing.assert_allclose(cosines[:, 0], 1, atol=1e-3)  # itself
+    others = heads.stored_features(model, data.train, np.arange(5))
+    cosines, _ = found.look_up(others, model)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    norms = np.linalg.norm(others, axis=1, keepdims=True)
+    expected = (others / norms @ unit.T).max(1)
+    np.testing.assert_allclose(cosines[:, 0], expected, atol=1e-3)
 
 
 def test_a_run_with_chosen_neighbours(data, tmp_path):

@@ -165,7 +165,7 @@ def test_interrupted_program_says_how_to_continue(folder, tmp_path):
     program = programs.Program(
         "imcl_tf.main", "--dataset=folder", f"--data_dir={folder.path}",
         f"--workdir={tmp_path / 'run'}", "--image_size=32", "--epochs=1000",
-        "--initial_epochs=0", "--method=logistic",
+        "--initial_epochs=0", "--method=logistic", "--regime=end_to_end",
     )  # fmt: skip
     latest = tmp_path / "run" / "checkpoints" / "latest.keras"
     while not latest.exists() and program.is_running():

@@ -167,7 +167,7 @@ def test_program_trains_the_best_trial_and_can_be_called_again(
     grid = {"learning_rate": [1e-9, 0.3], "lambda_y": [0.5]}
     arguments = [
         "--dataset=folder", f"--data_dir={folder.path}", "--image_size=32",
-        "--initial_epochs=1", "--epochs=1", "--regime=fixed_features",
+        "--initial_epochs=1", "--epochs=1", "--method=imcl",
         f"--workdir={tmp_path / 'run'}",
     ]  # fmt: skip
     file = write(tmp_path, {"grid": grid})

@@ -293,6 +293,14 @@ class TestInitFrom:
         with pytest.raises(ValueError, match="1 labels .* train 0 'cat'"):
             self.load(start, data_of(more, ids=ids))
 
+    def test_images_without_labels_teach_nothing(self, start):
+        """Nor are those evaluated on of which none is observed."""
+        ids = {"validation": ["train 3", "validation 1"]}  # trained without
+        self.load(start, data_of(ids=ids))
+        unlabelled = changed(LABELS, "test", 0, 0, 0)
+        unlabelled["test"] = [[0, 0, 0]]
+        self.load(start, data_of(unlabelled, ids={"test": ["train 2"]}))
+
     @pytest.mark.parametrize("split", ["validation", "test"])
     def test_images_that_this_run_evaluates_on(self, start, split):
         ids = [f"{split} {i}" for i in range(len(LABELS[split]))]
