@@ -40,7 +40,7 @@ GROUPS = {
     ),
     "training": (*settings.FILES, *settings.TRAINING),
     "IMCL": settings.METHOD_OPTIONS[settings.DEFAULT_METHOD],
-    "similar training pictures at prediction": settings.NEIGHBORS,
+    "similar training pictures": settings.NEIGHBORS,
     "machine": settings.MACHINE,
 }
 # What a search may not change: where a run is, and what it is compared on.

@@ -634,8 +634,17 @@ METHOD = (
         "Factor of the positive scores with --boost (alpha).", minimum=1,
     ),
 )  # fmt: skip
-# An extension: what similar training images show, in each prediction.
+# Extensions: what similar training images show, at the start and in each
+# prediction.
 NEIGHBORS = (
+    Option(
+        "completion_rounds", 0,
+        "Rounds, at most, in which similar training images complete "
+        "unobserved labels and the solved logistic model is solved again with "
+        "them, before the method starts from it; the best one on validation "
+        "counts. For --regime=fixed_features; 0 = none.",
+        minimum=0,
+    ),
     Option(
         "neighbors", "none",
         "Mix what the most similar training images show into each prediction: "

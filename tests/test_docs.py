@@ -323,7 +323,12 @@ def is_slow(page, command):
     """
     return page == "docs/datasets.md" or any(
         part in command
-        for part in ("--dataset=cub", "eval.compare", "runs/neighbors")
+        for part in (
+            "--dataset=cub",
+            "eval.compare",
+            "runs/neighbors",
+            "runs/compl",
+        )
     )
 
 

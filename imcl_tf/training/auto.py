@@ -242,6 +242,9 @@ def _proposals(trials: Trials) -> Iterator[tuple[str, dict[str, Any]]]:
     near = {}
     if trials.done[-1].is_chosen:
         near = {"neighbors": "chosen"}
+    if trials.has_time_for("logistic"):
+        trial = {"method": "logistic", "completion_rounds": 3}
+        yield "completion", trial | near
     best = {"method": "imcl"} | near
     if trials.has_time_for("imcl"):
         yield "imcl", best

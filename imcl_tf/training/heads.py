@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,20 +76,37 @@ def solve_head(
         rows.sort()
     solver = LogisticSolver(stored_features(model, train, rows))
     validation = stored_features(model, data.validation)
-    penalties = [penalty] if penalty else list(PENALTIES)
+    penalties = [penalty] if penalty else PENALTIES
+    head, path = best_of(
+        solver.path(train.labels[rows], penalties), validation,
+        data.validation, "logistic model",
+    )  # fmt: skip
+    return SolvedHead(head, path, len(rows) == number)
+
+
+def best_of(
+    heads: Iterable[Head], features: np.ndarray, split: Split, what: str
+) -> tuple[Head, list[tuple[float, float]]]:
+    """Takes heads as long as weaker penalties may be better.
+
+    Args:
+      heads: of weaker and weaker penalties.
+      features: [n, d] float32 of the images of `split`.
+      split: validation.
+      what: they are, for the lines of progress.
+
+    Returns:
+      the head of the best mAP, and (penalty, mAP in percent) of each taken.
+    """
     found: list[tuple[Head, float]] = []
-    for head in solver.path(train.labels[rows], penalties):
-        mean = _mean_precision(head, validation, data.validation)
-        report(
-            f"logistic model: penalty {head.penalty:g}, validation mAP "
-            f"{mean:.2f}"
-        )
+    for head in heads:
+        mean = _mean_precision(head, features, split)
+        report(f"{what}: penalty {head.penalty:g}, validation mAP {mean:.2f}")
         found.append((head, mean))
         best = max(range(len(found)), key=lambda i: found[i][1])
         if len(found) - best > _PATIENCE:
             break
-    path = [(head.penalty, mean) for head, mean in found]
-    return SolvedHead(found[best][0], path, len(rows) == number)
+    return found[best][0], [(head.penalty, mean) for head, mean in found]
 
 
 def write_path(path: list[tuple[float, float]], file: Path):

@@ -15,13 +15,14 @@ from imcl_tf.backbones.statistics import freeze_batch_statistics
 from imcl_tf.data.features import architecture_digest, fixed_features
 from imcl_tf.data.label_updates import files_digest
 from imcl_tf.data.pipeline import MultiLabelDataset, reading
-from imcl_tf.files import replacing
+from imcl_tf.files import replacing, write_csv
 from imcl_tf.methods import method as method_named
 from imcl_tf.methods.base import METHODS, MultiLabelModel
 from imcl_tf.methods.neighbors import Mixing, TrainingNeighbors
 from imcl_tf.ops.metrics import observed_counts, require_support
 from imcl_tf.options import check_all
 from imcl_tf.settings import BUDGET, DATA_DIR, OBJECTS, RUN, known_options
+from imcl_tf.training.completion import check_size, complete
 from imcl_tf.training.evaluation import (
     evaluate,
     scores,
@@ -113,6 +114,8 @@ def run(
         options = {"regime": "fixed_features"} | options
     given, own = _split_options(options, cls)
     check_schedules(given)
+    if given["completion_rounds"]:
+        _check_completion(data, given)
     if backbone is None and given["regime"] != "fixed_features":
         raise ValueError(
             f"regime must be fixed_features for data of features, got "
@@ -154,9 +157,11 @@ def run(
         directory.start(identity, settings, data, resume)
         stage = _fit_logistic(logistic, data, images, given, directory, start)
         directory.save_logistic(logistic, start)
-        model.start_from(logistic)
         if not tuning:  # now, for w may change
             initial = evaluate(logistic, stage.test, given["batch_size"])
+        if given["completion_rounds"]:
+            _complete(logistic, stage, given, directory.initial)
+        model.start_from(logistic)
         if type(model) is MultiLabelModel and _is_solved(stage, given):
             record_solved(model, stage, images, directory.path)
         else:
@@ -274,6 +279,21 @@ def _solve(logistic, stage, images, given, directory):
         fit_stage(logistic, stage, images, schedule, directory)
 
 
+def _complete(logistic, stage, given, directory):
+    """Gives the logistic model the best head of completed labels."""
+    tried = complete(logistic, stage, given["completion_rounds"])
+    best = max(tried, key=lambda x: x.mean)
+    logistic.classifier.set_weights([best.head.kernel, best.head.bias])
+    logistic.penalty.assign(best.head.penalty)
+    rows = [
+        (x.round, x.share, f"{x.head.penalty:g}", f"{x.mean:.4f}")
+        for x in tried
+    ]
+    directory.mkdir(parents=True, exist_ok=True)
+    header = "round", "share", "penalty", "validation_mAP"
+    write_csv(directory / "completion.csv", header, rows)
+
+
 def _neighbors(model, stage, given) -> TrainingNeighbors | None:
     """The training images that the model's predictions are to look at."""
     most, seed = given["neighbor_images"], given["seed"]
@@ -317,6 +337,16 @@ def _check_objects(data, backbone, cls):
             "run takes a method's name or its class, a MultiLabelModel, got "
             f"{cls!r:.100}"
         )
+
+
+def _check_completion(data, given):
+    if given["regime"] != "fixed_features" or given["initial_head"] != "solved":
+        raise ValueError(
+            "completion_rounds: the logistic model is solved again, which "
+            "needs regime=fixed_features and initial_head=solved, got "
+            f"regime={given['regime']}, initial_head={given['initial_head']}"
+        )
+    check_size(data)
 
 
 def _are_same(place: str, other: Path) -> bool:

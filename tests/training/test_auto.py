@@ -19,7 +19,7 @@ def test_logistic_is_the_choice_where_nothing_helps(tmp_path):
     for name, settings in module._proposals(trials):
         trials.attempt(name, settings)
     names = [trial.name for trial in trials.done]
-    assert names[:3] == ["logistic", "neighbors", "imcl"]
+    assert names[:3] == ["logistic", "neighbors", "completion"]
     assert set(module._OTHERS) < set(names)
     assert explained(trials.done)["settings"] == {"method": "logistic"}
     assert "no other setting was better" in explained(trials.done)["why"]
