@@ -175,7 +175,7 @@ def explained(trials: list[Trial]) -> dict[str, Any]:
             {
                 "name": t.name, "settings": t.settings,
                 "validation_mAP": t.mean, "gain": t.gain,
-                "standard_error": t.error, "seconds": t.seconds,
+                "standard_error": t.error,
             }
             for t in trials
         ],
