@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import gc
 import gzip
 import io
 import os
@@ -27,12 +26,12 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 import tensorflow as tf  # noqa: E402
 
+from tests import programs  # noqa: E402
+
 # Graphs run for a few steps here: to optimise them takes longer than that. The
 # programs that tests start do it.
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-# What the imports made stays: no collection of garbage need look at it again.
-gc.freeze()
-gc.set_threshold(100_000, 50, 50)
+programs.lighten()
 
 SIZES = {"train": 23, "validation": 9, "test": 11}
 LABELS = ("001", "NA", "a, b", "cat", "dog", "null", "über sea")
@@ -52,6 +51,8 @@ def pytest_collection_modifyitems(items):
     longest = (
         "test_docs.py", "test_every_method.py", "test_compiled.py",
         "test_end_to_end.py", "test_library.py", "test_public.py",
+        "test_fitting.py", "test_imcl.py", "test_run.py", "test_stages.py",
+        "test_export.py", "test_features.py", "test_devices.py",
     )  # fmt: skip
     place = {name: number for number, name in enumerate(longest)}
     items.sort(key=lambda item: place.get(item.path.name, len(longest)))
