@@ -17,6 +17,7 @@ import scipy.sparse
 import tensorflow as tf
 
 from imcl_tf.data.decoding import decode
+from imcl_tf.data.pipeline import without_autograph
 
 MOST_BITS = 10
 MOST_DIFFERENCE = 10.0
@@ -60,6 +61,7 @@ def look_alikes(paths: Sequence[Path], digests: np.ndarray) -> np.ndarray:
     return groups[same_bytes.ravel()]
 
 
+@without_autograph
 def thumbnails(
     paths: Sequence[Path],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
