@@ -17,7 +17,6 @@ import scipy.sparse
 import tensorflow as tf
 
 from imcl_tf.data.decoding import decode
-from imcl_tf.data.pipeline import without_autograph
 
 MOST_BITS = 10
 MOST_DIFFERENCE = 10.0
@@ -61,7 +60,6 @@ def look_alikes(paths: Sequence[Path], digests: np.ndarray) -> np.ndarray:
     return groups[same_bytes.ravel()]
 
 
-@without_autograph
 def thumbnails(
     paths: Sequence[Path],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -92,6 +90,10 @@ def thumbnails(
     return np.packbits(bits, axis=1).view(np.uint64), colours, known
 
 
+@tf.function(
+    autograph=False,
+    input_signature=[tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.string)],
+)
 def _thumbnail(i, path):
     pixels = decode(tf.io.read_file(path))
     gray = tf.image.resize(
