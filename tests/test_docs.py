@@ -335,6 +335,7 @@ def is_slow(page, command):
             "runs/neighbors",
             "runs/compl",
             "runs/selective",
+            "runs/auto",
         )
     )
 
