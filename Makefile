@@ -19,7 +19,8 @@ PYTEST := -m pytest --numprocesses=2 --dist=loadfile
 # The first program compiles the packages for all others.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all fuzz lint docs matrix matrix-oldest clean
+.PHONY: demo test pytest test-all fuzz lint style types docs matrix
+.PHONY: matrix-oldest clean
 .PHONY: $(VERSIONS:%=matrix-%)
 
 $(BIN)/uv:
@@ -38,7 +39,11 @@ demo: .venv/installed
 	$(BIN)/python -m imcl_tf.main --dataset=scenes/small --workdir=$(DEMO) \
 		--image_size=32 --initial_epochs=3 --epochs=2
 
-test: .venv/installed lint
+# Types are checked while pytest starts, which keeps one core busy.
+test: .venv/installed style
+	$(MAKE) --no-print-directory --jobs=2 types pytest
+
+pytest: .venv/installed
 	$(BIN)/python $(PYTEST) --no-loadscope-reorder --durations=10
 
 test-all: .venv/installed lint
@@ -47,9 +52,13 @@ test-all: .venv/installed lint
 fuzz: .venv/installed
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
-lint: .venv/installed
+lint: style types
+
+style: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: .venv/installed
 	$(BIN)/mypy
 
 docs: .venv/installed-docs

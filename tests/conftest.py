@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import gc
 import gzip
 import io
 import os
@@ -16,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from tests import programs
+
 # Must precede TFDS and Keras, which read these once: no test may write to, or
 # depend on, the user's home.
 _HOME = tempfile.mkdtemp(prefix="imcl_tf_tests_")
@@ -24,15 +25,6 @@ os.environ["KERAS_HOME"] = str(Path(_HOME, "keras"))
 
 # Two processes share the cores already.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
-
-import tensorflow as tf  # noqa: E402
-
-# Graphs run for a few steps here: to optimise them takes longer than that. The
-# programs that tests start do it.
-tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-# What the imports made stays: no collection of garbage need look at it again.
-gc.freeze()
-gc.set_threshold(100_000, 50, 50)
 
 SIZES = {"train": 23, "validation": 9, "test": 11}
 LABELS = ("001", "NA", "a, b", "cat", "dog", "null", "über sea")
@@ -45,6 +37,22 @@ def pytest_configure(config):
     config.addinivalue_line(
         "filterwarnings", r"ignore:label\(\) is deprecated:DeprecationWarning"
     )
+    # A process that leaves the tests to others starts without TensorFlow.
+    if hasattr(config, "workerinput") or not config.getoption(
+        "numprocesses", None
+    ):
+        _prepare_tensorflow()
+
+
+def _prepare_tensorflow():
+    import tensorflow as tf
+
+    # Graphs run for a few steps here: to optimise them takes longer than that.
+    # The programs that tests start do it.
+    tf.config.optimizer.set_experimental_options(
+        {"disable_meta_optimizer": True}
+    )
+    programs.lighten()
 
 
 def pytest_collection_modifyitems(items):
@@ -52,6 +60,8 @@ def pytest_collection_modifyitems(items):
     longest = (
         "test_docs.py", "test_every_method.py", "test_compiled.py",
         "test_end_to_end.py", "test_library.py", "test_public.py",
+        "test_fitting.py", "test_imcl.py", "test_run.py", "test_stages.py",
+        "test_export.py", "test_features.py", "test_devices.py",
     )  # fmt: skip
     place = {name: number for number, name in enumerate(longest)}
     items.sort(key=lambda item: place.get(item.path.name, len(longest)))
@@ -119,6 +129,8 @@ def _encoded_image(rng, kind: int) -> bytes:
     height, width = rng.integers(5, 40, 2)
     channels = (3, 3, 1, 4, 1)[kind % 5]
     pixels = rng.integers(0, 256, (height, width, channels)).astype(np.uint8)
+    import tensorflow as tf
+
     encode = tf.io.encode_jpeg if kind % 5 in (0, 4) else tf.io.encode_png
     return encode(pixels).numpy()
 
@@ -315,6 +327,8 @@ class Shards(NamedTuple):
 
 def example(**features) -> bytes:
     """A tf.train.Example of bytes, ints or floats, written out in full."""
+    import tensorflow as tf
+
     message = tf.train.Example()
     for name, values in features.items():
         feature = message.features.feature[name]
@@ -331,6 +345,8 @@ def write_image_shards(
     directory: Path, lengths, num_labels=7, size=8, seed=0, prefix="train"
 ) -> Shards:
     """Random pictures and labels; the third image has no observed label."""
+    import tensorflow as tf
+
     rng = np.random.default_rng(seed)
     total = sum(lengths)
     pixels = rng.integers(0, 256, (total, size, size, 3)).astype(np.uint8)

@@ -4,6 +4,7 @@ In processes forked from one that has imported TensorFlow already: a program's
 start takes longer than most of what the tests let it do.
 """
 
+import functools
 import gc
 import multiprocessing
 import os
@@ -72,12 +73,23 @@ def run(module, *arguments, timeout=300, **kwargs):
     return Program(module, *arguments, **kwargs).finish(timeout)
 
 
+def lighten():
+    """Spares this process what it would do again and again."""
+    from keras.src.saving import saving_lib
+
+    # What the imports made stays: no collection of garbage need look at it.
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 50)
+    # Keras 3.15 looks its result up under another name than it stored it: a
+    # new layer for each object of a model that is saved or loaded.
+    saving_lib.get_attr_skipset = functools.cache(saving_lib.get_attr_skipset)
+
+
 def _main(command, cwd, limit, outputs):
     for number, path in enumerate(outputs, 1):
         with open(path, "wb") as file:
             os.dup2(file.fileno(), number)
-    gc.freeze()  # as in conftest.py
-    gc.set_threshold(100_000, 50, 50)
+    lighten()
     # The server of the forks, or a job in the background, ignores it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -16,6 +16,7 @@ from imcl_tf import main
 from imcl_tf.data import scenes_set
 from imcl_tf.methods.base import METHODS, MultiLabelModel
 from imcl_tf.settings import DEFAULT_METHOD, METHOD_OPTIONS
+from tests.methods.common import tiny_cnn
 
 ROOT = Path(__file__).resolve().parents[1]
 N, C, D = 24, 5, 4
@@ -361,7 +362,7 @@ def test_features_and_pictures_are_not_mixed_up(prepared):
     from imcl_tf.data.pipeline import open_source
 
     data = open_source(prepared)
-    backbone = imcl_tf.backbone("small_cnn", image_size=32)
+    backbone = tiny_cnn()
     features = imcl_tf.fixed_features(data, backbone)
     fixed = imcl_tf.IMCL(backbone, data.num_labels, fixed_features=True)
     fixed.compile("rmsprop")

@@ -384,11 +384,13 @@ def _read_records(path: Path, files: list[Path]) -> tuple[list[str], Matrix]:
 
     ids: list[str] = []
 
+    parsed = tf.autograph.experimental.do_not_convert(_parsed)
+
     def blocks():
         for name in files:
             records = tf.data.TFRecordDataset(str(name)).batch(_BATCH)
             with _named(name):
-                for batch in records.map(_parsed).prefetch(2):
+                for batch in records.map(parsed).prefetch(2):
                     found, counts, values = (part.numpy() for part in batch)
                     new = [image_id.decode() for image_id in found]
                     ids.extend(new)

@@ -90,6 +90,10 @@ def thumbnails(
     return np.packbits(bits, axis=1).view(np.uint64), colours, known
 
 
+@tf.function(
+    autograph=False,
+    input_signature=[tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.string)],
+)
 def _thumbnail(i, path):
     pixels = decode(tf.io.read_file(path))
     gray = tf.image.resize(

@@ -25,6 +25,7 @@ from imcl_tf.data import shards
 from imcl_tf.data.builders import MultiLabelBuilder, checked_on_bad_image
 from imcl_tf.data.captions import most_frequent_words, split_words
 from imcl_tf.data.label_updates import files_digest
+from imcl_tf.data.pipeline import without_autograph
 
 _SHARDS, _SHARD_IMAGES = 16, 512  # maximum of a split, minimum in one
 _PREFERRED = (
@@ -352,6 +353,7 @@ def _examples_of(source, part, layout) -> Iterator[dict]:
         read_config=tfds.ReadConfig(add_tfds_id=True),
     )
 
+    @without_autograph
     def pick(example):
         labels = functools.reduce(lambda x, k: x[k], layout.labels, example)
         return {

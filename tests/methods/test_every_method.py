@@ -15,6 +15,7 @@ from imcl_tf.data.pipeline import open_source
 from imcl_tf.methods.base import METHODS
 from imcl_tf.ops.labels import hide_labels
 from imcl_tf.training.callbacks import BestCheckpoint
+from tests.methods.common import tiny_cnn
 
 SHOWN = {"observed_fraction": 0.5, "observed_rule": "per_image", "seed": 3}
 COMMON = {
@@ -51,8 +52,9 @@ def initial(source, tmp_path_factory):
 
 def run(source, workdir, method, **arguments):
     keras.utils.set_random_seed(3)
-    cnn = imcl_tf.backbone("small_cnn", image_size=32)
-    return imcl_tf.run(source, cnn, method, workdir, **COMMON | arguments)
+    return imcl_tf.run(
+        source, tiny_cnn(), method, workdir, **COMMON | arguments
+    )
 
 
 def keep_first_round(monkeypatch, workdir, copy):
@@ -103,7 +105,7 @@ def test_method(method, source, other, initial, tmp_path, monkeypatch):
 
     model = keras.saving.load_model(whole / "checkpoints/best.keras")
     exported = tf.saved_model.load(str(whole / "saved_model"))
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3))
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3))
     pixels = tf.constant(pixels, tf.uint8)
     outputs = exported.signatures["serving_default"](
         images=tf.map_fn(tf.io.encode_png, pixels, tf.string)
@@ -135,7 +137,9 @@ def test_resumed_in_the_initial_stage(source, tmp_path, monkeypatch):
 
 
 def test_resume_of_other_settings_is_refused(source, initial, tmp_path):
-    arguments = {"method": "logistic", "init_from": str(initial)}
+    arguments = {
+        "method": "logistic", "init_from": str(initial), "tuning": True,
+    }  # fmt: skip
     run(source, tmp_path, epochs=0, **arguments)
     before = (tmp_path / "results.json").read_bytes()
     with pytest.raises(ValueError, match="other settings: --more, --some"):
@@ -160,7 +164,7 @@ def test_boosted_methods_train_end_to_end(method, source, initial, tmp_path):
     assert results["initial_logistic"]["mAP"] == pytest.approx(before["mAP"])
     assert before["mAP"] != results["mAP"]
     model = keras.saving.load_model(tmp_path / "checkpoints/best.keras")
-    pixels = tf.random.stateless_uniform((2, 32, 32, 3), [1, 2], 0, 255.0)
+    pixels = tf.random.stateless_uniform((2, 8, 8, 3), [1, 2], 0, 255.0)
     features = model.features_of(pixels, training=False)
     assert features.shape.rank == 4
     logits = features @ model.classifier.kernel + model.classifier.bias

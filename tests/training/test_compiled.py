@@ -17,6 +17,7 @@ from imcl_tf.methods.imcl import IMCL
 from imcl_tf.methods.label_graph import LabelGraph
 from imcl_tf.ops.labels import LabelTable
 from imcl_tf.settings import DEFAULT_METHOD, REGIMES
+from tests.methods.common import tiny_cnn
 
 C, SIZE, N = 6, 8, 20
 # Fewer than the 4 features: the least squares of more are ill-conditioned, and
@@ -161,9 +162,13 @@ def test_half_precision_rounds_the_cnn_alone():
 @pytest.mark.parametrize(
     ("method", "regime"),
     [
-        *((DEFAULT_METHOD, regime) for regime in REGIMES),
-        ("selective", "end_to_end"),
-        pytest.param("selective", "fixed_features", marks=pytest.mark.slow),
+        pytest.param(
+            method,
+            regime,
+            marks=[] if regime == "end_to_end" else pytest.mark.slow,
+        )
+        for method in (DEFAULT_METHOD, "selective")
+        for regime in REGIMES
     ],
 )
 def test_a_step_is_traced_once(method, regime, prepared, tmp_path, monkeypatch):
@@ -191,10 +196,9 @@ def test_a_step_is_traced_once(method, regime, prepared, tmp_path, monkeypatch):
 
     monkeypatch.setattr(DictionaryRefresh, "on_train_batch_end", watched)
     imcl_tf.run(
-        open_source(prepared), imcl_tf.backbone("small_cnn", image_size=32),
-        method, tmp_path, regime=regime, epochs=2, learning_rate=0.01,
-        batch_size=7, initial_epochs=0, tuning=True, dictionary_refresh=4,
-        num_neighbors=NEIGHBORS,
+        open_source(prepared), tiny_cnn(), method, tmp_path, regime=regime,
+        epochs=2, learning_rate=0.01, batch_size=7, initial_epochs=0,
+        tuning=True, dictionary_refresh=4, num_neighbors=NEIGHBORS,
     )  # fmt: skip
     assert traces.count("train_step") == 1
     if method == DEFAULT_METHOD:  # nor anything else after the first step

@@ -11,6 +11,7 @@ import tensorflow as tf
 import imcl_tf
 from imcl_tf.training.export import export
 from tests import programs
+from tests.methods.common import tiny_cnn
 
 LABELS = ("sea", "a, b")
 IDS = [f"{i}" for i in range(24)]
@@ -81,7 +82,7 @@ def test_fit_without_a_run(data):
 
 class TestRefused:
     def test_a_network_beside_features(self, data, tmp_path):
-        network = imcl_tf.backbone("small_cnn", image_size=32)
+        network = tiny_cnn()
         with pytest.raises(ValueError, match="the backbone must be None, got"):
             imcl_tf.run(data, network, "logistic", tmp_path / "never")
 
@@ -129,11 +130,11 @@ class TestExport:
 
     def test_a_network_has_a_signature_of_its_features(self, tmp_path):
         keras.utils.set_random_seed(0)
-        network = imcl_tf.backbone("small_cnn", image_size=32)
+        network = tiny_cnn()
         model = imcl_tf.MultiLabelModel(network, 2)
-        model.build((None, 32, 32, 3))
+        model.build((None, 8, 8, 3))
         export(model, tmp_path / "saved_model", LABELS)
-        images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3))
+        images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3))
         features = network(images.astype(np.float32)).numpy()
         found, _ = imcl_tf.predict_features(tmp_path / "saved_model", features)
         expected = sigmoid(model(images.astype(np.float32)).numpy())

@@ -13,6 +13,7 @@ from imcl_tf.data.pipeline import open_source
 from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.ops.labels import hide_labels
 from tests import programs
+from tests.methods.common import tiny_cnn
 
 # 23 training images: 4 steps an epoch.
 FAST = {
@@ -40,8 +41,7 @@ def source(prepared):
 
 def run(source, workdir, method="logistic", **arguments):
     keras.utils.set_random_seed(3)
-    cnn = imcl_tf.backbone("small_cnn", image_size=32)
-    return imcl_tf.run(source, cnn, method, workdir, **FAST | arguments)
+    return imcl_tf.run(source, tiny_cnn(), method, workdir, **FAST | arguments)
 
 
 def rows_of(workdir):
@@ -73,14 +73,17 @@ def test_trains_exactly_the_epochs_asked_for(
 
 
 def test_more_epochs_are_as_if_asked_for_at_once(source, tmp_path):
-    results = run(source, tmp_path / "whole", epochs=3)
-    short = run(source, tmp_path / "parts", epochs=1)
-    more = run(source, tmp_path / "parts", epochs=3, resume=True)
+    def kept(place, **arguments):
+        return run(source, tmp_path / place, keep="latest", **arguments)
+
+    results = kept("whole", epochs=3)
+    short = kept("parts", epochs=1)
+    more = kept("parts", epochs=3, resume=True)
     assert more == results != short
     whole, parts = (tmp_path / x / "metrics.csv" for x in ("whole", "parts"))
     assert parts.read_text() == whole.read_text()
     with pytest.raises(ValueError, match="--epochs=3, --epochs=2; only more"):
-        run(source, tmp_path / "parts", epochs=2, resume=True)
+        kept("parts", epochs=2, resume=True)
 
 
 @pytest.mark.slow
@@ -146,7 +149,7 @@ def test_what_is_no_data_set(tmp_path):
 
 
 def test_what_is_no_network_and_no_method(source, tmp_path):
-    cnn = imcl_tf.backbone("small_cnn", image_size=32)
+    cnn = tiny_cnn()
     for network in ("small_cnn", None):
         with pytest.raises(ValueError, match=f"backbone.*got {network!r}"):
             imcl_tf.run(source, network, "logistic", tmp_path / "never")

@@ -13,6 +13,7 @@ from imcl_tf.options import check_all
 from imcl_tf.settings import RUN
 from imcl_tf.training import stages
 from imcl_tf.training.callbacks import RateSchedule
+from tests.methods.common import tiny_cnn
 from tests.methods.test_every_method import keep_first_round
 from tests.training.watch import Watch
 
@@ -39,17 +40,7 @@ def given(**options):
 
 def run(source, workdir, method="logistic", **options):
     keras.utils.set_random_seed(3)
-    cnn = keras.Sequential(
-        [
-            keras.Input((8, 8, 3)),
-            keras.layers.Rescaling(1 / 255),
-            keras.layers.Conv2D(4, 3, use_bias=False),
-            keras.layers.BatchNormalization(),
-            keras.layers.GlobalAveragePooling2D(),
-        ]
-    )
-    cnn.pretrained = False
-    return imcl_tf.run(source, cnn, method, workdir, **COMMON | options)
+    return imcl_tf.run(source, tiny_cnn(), method, workdir, **COMMON | options)
 
 
 @pytest.fixture(scope="module")

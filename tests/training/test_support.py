@@ -9,6 +9,7 @@ from imcl_tf.data.pipeline import open_source
 from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.training import search
 from imcl_tf.training.callbacks import BestCheckpoint, RateDecay
+from tests.methods.common import tiny_cnn
 
 C, D = 3, 4
 # Kept of the labels -> what of them remains observed.
@@ -34,9 +35,8 @@ def test_run_refuses_a_split_without_average_precision(
     present, absent = (
         labels.nnz if SIGNS[kept] == sign else 0 for sign in (1, -1)
     )
-    cnn = imcl_tf.backbone("small_cnn", image_size=32)
     with pytest.raises(ValueError) as caught:
-        imcl_tf.run(data, cnn, "logistic", tmp_path / "run")
+        imcl_tf.run(data, tiny_cnn(), "logistic", tmp_path / "run")
     message = str(caught.value)
     assert message.startswith(f"split {split}: mean average precision is unde")
     assert f"({present} entries are observed present, {absent} abs" in message
