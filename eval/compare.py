@@ -1,15 +1,20 @@
-"""Compares all methods on one data set under one protocol.
+"""Compares all methods and two peers on one data set under one protocol.
 
     python -m eval.compare --workdir=runs/birds --dataset=folder
         --data_dir=DIR --observed_fraction=0.1
 
-Takes the flags of `imcl_tf.main`. For each seed a logistic model is trained;
-every row starts from it and gets the same further epochs. On the first seed
-each row tries as many settings as any other and keeps the best on validation
-for all seeds: with fixed features the four of its `grid`; end to end the one
-so chosen, with a tenth and a hundredth of its learning rate for the CNN. The
-final runs alone look at test.
-What has finished is not run again.
+Takes the flags of `imcl_tf.main`, --features and --budget too. For each seed a
+logistic model is fitted and solved; every row starts from it, keeps its
+penalty and gets the same further epochs. On the first seed each row tries as
+many settings as any other and keeps the best on validation for all seeds: with
+fixed features the four of its `grid`; end to end the one so chosen, with a
+tenth and a hundredth of its learning rate for the CNN. The final runs alone
+look at test. What has finished is not run again.
+
+With fixed features there are further rows: neighbours at prediction, `auto`,
+which does its own trials, and scikit-learn's peers, see `eval.peers`. With
+--observed_fraction below 1 a logistic model of all labels says how much there
+is to gain, and the table says which share of that gap each row recovers.
 
 Writes WORKDIR/table.json and WORKDIR/table.md: test mAP in percent, mean and
 standard deviation over seeds.
@@ -34,24 +39,33 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import flags
 
+from eval.peers import KNN, LOGISTIC, peers
+from eval.table import FULL, START, add_shares, table
 from imcl_tf import main as program
+from imcl_tf.backbones.pictures import picture_format
 from imcl_tf.data.datasets import load_dataset
+from imcl_tf.data.features import fixed_features
 from imcl_tf.data.pipeline import MultiLabelDataset
 from imcl_tf.files import fail, replacing
-from imcl_tf.ops.metrics import Support
+from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.options import Value
 from imcl_tf.program import values
-from imcl_tf.settings import DEFAULT_METHOD, FOLDER
+from imcl_tf.settings import AUTO, DEFAULT_METHOD, FOLDER, REGIMES
 from imcl_tf.training import search
 from imcl_tf.training.workdir import Workdir
 
 FLAGS = flags.FLAGS
 Grid = dict[str, tuple]
+_END_TO_END, _FIXED = REGIMES
+PEERS = (LOGISTIC, KNN)
+# The initial logistic model alone, solved.
+_SOLVED = {
+    "method": "logistic", "epochs": "0", "regime": _FIXED, "neighbors": "none"
+}  # fmt: skip
 
 
 class Row(NamedTuple):
@@ -59,7 +73,8 @@ class Row(NamedTuple):
 
     Attributes:
       method: of `imcl_tf.main`.
-      grid: FLAG -> values to try with fixed features, 4 combinations.
+      grid: FLAG -> values to try with fixed features, 4 combinations; empty
+        = a row of fixed features alone, whose runs choose themselves.
       settings: FLAG -> value of all its runs.
       end_to_end: FLAG -> value of those end to end.
     """
@@ -70,28 +85,30 @@ class Row(NamedTuple):
     end_to_end: dict[str, str] = {}
 
 
-# A mean over observed labels wants higher rates than a sum over all labels.
-_MEAN = {"learning_rate": (0.1, 0.3, 1, 3)}
-_SUM = {"learning_rate": (0.01, 0.03, 0.1, 0.3)}
-_PAIRS = {"learning_rate": (0.001, 0.01, 0.1, 1)}
-_TWO = {"learning_rate": (0.03, 0.1)}
-_IMCL = {"learning_rate": (0.05, 0.15), "lambda_y": (0.3, 1)}
+# Smaller steps suit strong penalties, larger ones weak penalties.
+_RATES = {"learning_rate": (0.001, 0.003, 0.01, 0.03)}
+_PAIRS = {"learning_rate": (0.0001, 0.001, 0.01, 0.1)}
+_TWO = {"learning_rate": (0.003, 0.03)}
+_IMCL = {**_TWO, "lambda_y": (0.2, 1)}
 _LARGE_LOSS = {**_TWO, "large_loss_delta": (0.4, 2)}
+_NEAR = {"neighbors": "chosen"}
 ROWS = {
-    "logistic (trained on)": Row("logistic", _MEAN),
+    "logistic (trained on)": Row(
+        "logistic", _RATES, {"initial_head": "trained"}
+    ),
     "WSABIE": Row("wsabie", _PAIRS),
     "CNN-RNN": Row("cnn_rnn", _PAIRS, {"cnn_rnn_units": "128"}),
     "Fast0Tag": Row("fast0tag", _PAIRS),
-    "curriculum labeling": Row("curriculum", _MEAN),
-    "latent noise (visual)": Row("latent_noise", _MEAN),
+    "curriculum labeling": Row("curriculum", _RATES),
+    "latent noise (visual)": Row("latent_noise", _RATES),
     "latent noise (relevance)": Row(
-        "latent_noise", _MEAN, {"latent_noise_scores": "relevance"}
+        "latent_noise", _RATES, {"latent_noise_scores": "relevance"}
     ),
     "LSEP": Row("lsep", _PAIRS),
     "IMCL (minibatch)": Row(DEFAULT_METHOD, _IMCL, {"dictionary_size": "0"}),
     "IMCL (dictionary)": Row(DEFAULT_METHOD, _IMCL),
-    "assume negative": Row("assume_negative", _SUM),
-    "weak assume negative": Row("weak_assume_negative", _SUM),
+    "assume negative": Row("assume_negative", _RATES),
+    "weak assume negative": Row("weak_assume_negative", _RATES),
     "smoothed assume negative": Row(
         "smoothed_assume_negative", {**_TWO, "smoothing": (0.1, 0.3)}
     ),
@@ -106,7 +123,7 @@ ROWS = {
         "asymmetric", {**_TWO, "asymmetric_gamma_unobserved": (4, 7)}
     ),
     "selective": Row("selective", {**_TWO, "selective_top_k": (5, 20)}),
-    "Hill": Row("hill", _SUM),
+    "Hill": Row("hill", _RATES),
     "SPLC": Row("splc", {**_TWO, "splc_threshold": (0.6, 0.8)}),
     "EM + APL": Row(
         "entropy_maximisation",
@@ -116,9 +133,17 @@ ROWS = {
             "entropy_maximisation_rounds": "1",
         },
     ),
+    "IMCL (dictionary) + neighbours": Row(DEFAULT_METHOD, _IMCL, _NEAR),
+    "logistic + neighbours": Row("logistic", {}, _NEAR),
+    AUTO: Row(AUTO, {}),
 }
 # With --boost, which needs a feature map: end to end alone.
 BOOSTED = ("assume negative", "large loss (reject)", "EM + APL")
+
+
+def is_of(name: str, regime: str) -> bool:
+    """Whether a regime has that row: end to end, those that have a grid."""
+    return regime == _FIXED or (name in ROWS and bool(ROWS[name].grid))
 
 
 def _trials(grid: Grid) -> list[dict[str, str]]:
@@ -132,7 +157,8 @@ class Comparison:
     """The runs of a table.
 
     Args:
-      source: data set.
+      data: with all labels.
+      chosen: settings of all runs.
       workdir: of all runs.
       seeds: the first one is that of the trials.
       epochs: regime -> epochs of all its rows.
@@ -148,23 +174,27 @@ class Comparison:
     ):
         self._data, self._chosen, self._workdir = data, chosen, workdir
         self._seeds, self._epochs = seeds, epochs
+        self._of_features: dict[str, MultiLabelDataset] = {}
+        self._starts: dict[tuple[str, str], dict] = {}
 
-    def logistic(self, seed: str) -> Path:
-        """Workdir of the logistic model that every row starts from."""
-        workdir = self._workdir / "logistic" / seed
-        settings = {"method": "logistic", "epochs": "0", "seed": seed}
-        program.run(self._data, self._changed(settings), workdir)
-        return workdir
-
-    def _changed(self, settings: dict[str, str]) -> dict[str, Value]:
-        return program.changed(self._chosen, settings)
+    def logistic(self, regime: str) -> list[dict]:
+        """The entries of the logistic models that rows are compared with."""
+        begun = [self._start(regime, seed) for seed in self._seeds]
+        entries = [_entry(START, regime, {}, begun)]
+        if float(str(self._chosen["observed_fraction"])) < 1:
+            full = [self._full(seed) for seed in self._seeds]
+            entries.append(_entry(FULL, regime, {}, full))
+        return entries
 
     def row(self, name: str, regime: str, boost: bool = False) -> dict:
-        """Tunes and runs a row of `ROWS`; returns its table entry."""
+        """Tunes and runs a row of `ROWS`, or a peer; returns its entry."""
+        if name in PEERS:
+            found = [self._peers(seed)[name] for seed in self._seeds]
+            return _entry(name, regime, {}, found)
         row = ROWS[name]
         settings, trials = {}, _trials(row.grid)
-        if regime == "end_to_end":
-            settings = self._best(name, "fixed_features", {}, trials)
+        if regime == _END_TO_END:
+            settings = self._best(name, _FIXED, {}, trials)
             rate = float(settings["learning_rate"])
             rates = f"{rate / 10:.3g}", f"{rate / 100:.3g}"
             trials = _trials({"backbone_learning_rate": rates})
@@ -177,18 +207,12 @@ class Comparison:
             self._run(name, regime, best, place / f"seed-{seed}", seed)
             for seed in self._seeds
         ]
-        return {
-            "row": name,
-            "regime": regime,
-            "settings": best,
-            "validation_mAP": [r["validation_mAP"] for r in final],
-            "initial_mAP": [r["initial_logistic"]["mAP"] for r in final],
-            "mAP": [r["mAP"] for r in final],
-            "mAP_support": final[0]["mAP_support"],  # of any seed
-        }
+        return _entry(name, regime, best, final)
 
     def _best(self, name, regime, settings, trials) -> dict[str, str]:
         """`settings` and the best of `trials` beside them."""
+        if len(trials) == 1:
+            return {**settings, **trials[0]}
 
         def train(choice, workdir):
             whole = {**settings, **choice}
@@ -203,61 +227,112 @@ class Comparison:
 
     def _run(self, name, regime, settings, workdir, seed, tuning=False):
         row = ROWS[name]
+        self._start(regime, seed)
         whole = {
             **row.settings, **settings, "method": row.method,
             "regime": regime, "seed": seed,
             "epochs": str(self._epochs[regime]),
-            "init_from": str(self.logistic(seed)),
+            "init_from": str(self._place_of_start(regime, seed)),
         }  # fmt: skip
-        return program.run(
-            self._data, self._changed(whole), workdir, tuning=tuning
+        return self._program(
+            self._data_of(regime, seed), whole, workdir, tuning
         )
+
+    def _start(self, regime: str, seed: str) -> dict:
+        """Results of the logistic model that the rows of a regime start from.
+
+        That of a network's features is solved once more on the stored ones, so
+        that no further run needs the network.
+        """
+        if (regime, seed) not in self._starts:
+            self._starts[regime, seed] = self._program(
+                self._data_of(regime, seed), {**_SOLVED, "seed": seed},
+                self._place_of_start(regime, seed),
+            )  # fmt: skip
+        return self._starts[regime, seed]
+
+    def _place_of_start(self, regime, seed) -> Path:
+        return self._place(START, regime, {}) / f"seed-{seed}"
+
+    def _full(self, seed: str) -> dict:
+        """Results of the logistic model of all labels, on equal features."""
+        return self._program(
+            self._data_of(_FIXED, seed),
+            {**_SOLVED, "seed": seed, "observed_fraction": "1"},
+            self._place(FULL, _FIXED, {}) / f"seed-{seed}",
+        )
+
+    def _peers(self, seed: str) -> dict[str, dict]:
+        chosen = self._chosen
+        data = self._data_of(_FIXED, seed).hide_labels(
+            chosen["observed_fraction"], int(seed), chosen["observed_rule"]
+        )
+        return peers(data, self._workdir / _FIXED / "peers" / f"{seed}.json")
+
+    def _data_of(self, regime: str, seed: str) -> MultiLabelDataset:
+        """The data that a regime's runs take: features if they are fixed."""
+        if regime == _END_TO_END or self._data.train.num_features:
+            return self._data
+        if seed not in self._of_features:
+            self._start(_END_TO_END, seed)
+            network = program.network_of(self._chosen)
+            model = MultiLabelModel(network, self._data.num_labels)
+            size = picture_format(network).image_size
+            model.build((None, size, size, 3))
+            place = self._place_of_start(_END_TO_END, seed)
+            Workdir(place).load_logistic(model, self._data)
+            self._of_features[seed] = fixed_features(self._data, network)
+        return self._of_features[seed]
+
+    def _program(self, data, settings, workdir, tuning=False) -> dict:
+        changed = program.changed(self._chosen, settings)
+        return program.run(data, changed, workdir, tuning=tuning)
+
+
+def _entry(name: str, regime: str, settings: dict, final: list[dict]) -> dict:
+    """What table.json says of a row, from its results for each seed."""
+    return {
+        "row": name,
+        "regime": regime,
+        "settings": settings,
+        "chosen": [_own_choice(results) for results in final],
+        "validation_mAP": [results["validation_mAP"] for results in final],
+        "mAP": [results["mAP"] for results in final],
+        "mAP_support": final[0]["mAP_support"],  # of any seed
+    }
+
+
+def _own_choice(results: dict) -> dict:
+    """What a run chose itself, on its own validation."""
+    own = dict(results["chosen"] or {})
+    if "settings" in own:  # of auto
+        return own["settings"]
+    if results.get("neighbors"):
+        own["neighbors"] = results["neighbors"]
+    if results.get("method") == "logistic":
+        own["penalty"] = results["penalty"]
+    return own
 
 
 def compare(
     comparison: Comparison, regimes: Sequence[str], names: Sequence[str]
 ) -> list[dict]:
-    """Runs `names` of `ROWS` in each regime; returns the table's entries."""
-    entries = [
-        comparison.row(name, regime) for regime in regimes for name in names
-    ]
-    if "end_to_end" in regimes:
+    """Runs `names` in each regime that has them; returns the entries."""
+    entries = []
+    for regime in regimes:
+        entries += comparison.logistic(regime)
         entries += [
-            comparison.row(name, "end_to_end", boost=True)
+            comparison.row(name, regime)
+            for name in names
+            if is_of(name, regime)
+        ]
+    if _END_TO_END in regimes:
+        entries += [
+            comparison.row(name, _END_TO_END, boost=True)
             for name in BOOSTED
             if name in names
         ]
     return entries
-
-
-def table(entries: list[dict]) -> str:
-    """The entries as a Markdown table, one column per regime."""
-    regimes = list(dict.fromkeys(entry["regime"] for entry in entries))
-    cells: dict[str, dict[str, str]] = {}
-    for entry in entries:
-        boosted = ", boosted" if "boost" in entry["settings"] else ""
-        best = ", ".join(
-            f"{flag.replace('learning_', '')} {value}"
-            for flag, value in entry["settings"].items()
-            if flag != "boost"
-        )
-        start = cells.setdefault("logistic", {})
-        start[entry["regime"]] = _spread(entry["initial_mAP"])
-        line = cells.setdefault(entry["row"] + boosted, {})
-        line[entry["regime"]] = f"{_spread(entry['mAP'])} ({best})"
-    lines = [f"| | {' | '.join(regimes)} |", "|---" * (len(regimes) + 1) + "|"]
-    for name, line in cells.items():
-        values = " | ".join(line.get(regime, "") for regime in regimes)
-        lines.append(f"| {name} | {values} |")
-    support = Support(**entries[0]["mAP_support"])
-    lines += ["", f"Test mAP on {support}."]
-    return "\n".join(lines)
-
-
-def _spread(scores) -> str:
-    """Mean and deviation, which a single score has not."""
-    deviation = f" ± {np.std(scores, ddof=1):.2f}" if len(scores) > 1 else ""
-    return f"{np.mean(scores):.2f}{deviation}"
 
 
 def chosen(flag: str, text: str, known: Iterable[str] = ()) -> list[str]:
@@ -286,13 +361,12 @@ def main(argv: list[str]):
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     workdir = Path(FLAGS.workdir)
-    epochs = {
-        "fixed_features": FLAGS.epochs,
-        "end_to_end": FLAGS.end_to_end_epochs,
-    }
+    epochs = {_FIXED: FLAGS.epochs, _END_TO_END: FLAGS.end_to_end_epochs}
     try:
-        names = chosen("rows", FLAGS.rows or ",".join(ROWS), ROWS)
-        regimes = chosen("regimes", FLAGS.regimes, epochs)
+        known = (*PEERS, *ROWS)
+        names = chosen("rows", FLAGS.rows or ",".join(known), known)
+        known = (_FIXED,) if FLAGS.features else (_FIXED, _END_TO_END)
+        regimes = chosen("regimes", FLAGS.regimes or ",".join(known), known)
         seeds = chosen("seeds", FLAGS.seeds)
         Workdir(workdir).check_writable()
         data = load_dataset(
@@ -303,6 +377,7 @@ def main(argv: list[str]):
             data, program.current_settings(), workdir, seeds, epochs
         )
         entries = compare(comparison, regimes, names)
+        add_shares(entries)
         for file, text in (
             ("table.json", json.dumps(entries, indent=2)),
             ("table.md", table(entries)),

@@ -23,10 +23,15 @@ BENCHMARK = (
 COMPARE = (
     Option("seeds", "0,1,2", "Seeds, apart by commas."),
     Option(
-        "regimes", "fixed_features,end_to_end",
-        "Regimes, in this order, apart by commas.",
+        "regimes", "",
+        "Regimes, in this order, apart by commas; empty = fixed_features and, "
+        "without --features, end_to_end.",
     ),
-    Option("rows", "", "Rows of the table, apart by commas; empty = all."),
+    Option(
+        "rows", "",
+        "Rows of the table, apart by commas, beside the logistic models; "
+        "empty = all.",
+    ),
     Option(
         "end_to_end_epochs", 3,
         "Epochs end to end; --epochs is for fixed features.",

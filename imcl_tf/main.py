@@ -285,7 +285,6 @@ def run(
     import keras
     import tensorflow as tf
 
-    from imcl_tf.backbones.make import backbone
     from imcl_tf.training.auto import auto
     from imcl_tf.training.run import OPTIONS
     from imcl_tf.training.run import run as run_objects
@@ -307,19 +306,26 @@ def run(
     with strategy.scope():
         network = None
         if not data.train.num_features:
-            network = backbone(
-                str(chosen["backbone"]),
-                str(chosen["backbone_weights"]),
-                int(chosen["image_size"]),
-                str(chosen["backbone_layer"]),
-                str(chosen["backbone_input"]),
-            )
+            network = network_of(chosen)
         if method == settings.AUTO:
             budget = float(chosen["budget"])
             return auto(data, network, workdir, budget=budget, **arguments)
         return run_objects(
             data, network, method, workdir, tuning=tuning, **arguments
         )
+
+
+def network_of(chosen: dict[str, Any]) -> Any:
+    """Makes the network of a run, see `run`."""
+    from imcl_tf.backbones.make import backbone
+
+    return backbone(
+        str(chosen["backbone"]),
+        str(chosen["backbone_weights"]),
+        int(chosen["image_size"]),
+        str(chosen["backbone_layer"]),
+        str(chosen["backbone_input"]),
+    )
 
 
 @functools.cache

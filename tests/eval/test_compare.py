@@ -1,61 +1,37 @@
 """The comparison: equal budgets, all methods, and the table."""
 
+import json
+
 import numpy as np
 import pytest
 
 from eval import compare
 from imcl_tf import main as program
+from imcl_tf.data.datasets import load_dataset
 from imcl_tf.methods.base import METHODS
-from imcl_tf.settings import known_options
+from imcl_tf.settings import AUTO, known_options
 
 
 def test_every_method_has_rows_of_equal_budget():
-    assert {row.method for row in compare.ROWS.values()} == METHODS.keys()
+    methods = {row.method for row in compare.ROWS.values()}
+    assert methods == {*METHODS, AUTO}
     program.define_flags()
     chosen = {o.name: o.default for o in known_options().values()}
     for name, row in compare.ROWS.items():
         trials = compare._trials(row.grid)
-        assert len(trials) == 4, name
+        assert len(trials) == (4 if row.grid else 1), name
         # Flags that exist, and values that they take.
         for settings in trials:
             whole = {**row.settings, **row.end_to_end, **settings}
             changed = program.changed(chosen, {"method": row.method, **whole})
             assert changed.keys() >= whole.keys()
+        if not row.grid:
+            continue  # its runs choose themselves
         options = {option.name for option in METHODS[row.method].OPTIONS}
         tuned = {*row.grid, *row.end_to_end, *row.settings}
-        assert tuned <= options | {"learning_rate"}, name
+        common = {"learning_rate", "neighbors", "initial_head"}
+        assert tuned <= options | common, name
     assert set(compare.BOOSTED) <= compare.ROWS.keys()
-
-
-def test_table_has_mean_and_deviation_of_each_regime():
-    def entry(row, regime, scores, **settings):
-        return {
-            "row": row, "regime": regime, "settings": settings, "mAP": scores,
-            "validation_mAP": scores, "initial_mAP": [40.0, 41.0],
-            "mAP_support": {
-                "labels": 3, "num_labels": 4, "positives": 9, "negatives": 20
-            },
-        }  # fmt: skip
-
-    first, second = [50.0, 52.0], [60.0, 63.0]
-    text = compare.table(
-        [
-            entry("Hill", "fixed_features", first, learning_rate="0.1"),
-            entry("Hill", "end_to_end", second, learning_rate="0.3"),
-            entry("Hill", "end_to_end", first, boost="true", learning_rate="1"),
-        ]
-    )
-    deviation = np.std(second, ddof=1)
-    assert text.splitlines() == [
-        "| | fixed_features | end_to_end |",
-        "|---|---|---|",
-        "| logistic | 40.50 ± 0.71 | 40.50 ± 0.71 |",
-        f"| Hill | 51.00 ± 1.41 (rate 0.1) | 61.50 ± {deviation:.2f} "
-        "(rate 0.3) |",
-        "| Hill, boosted |  | 51.00 ± 1.41 (rate 1) |",
-        "",
-        "Test mAP on 3 of 4 labels, 9 entries observed present, 20 absent.",
-    ]
 
 
 def test_end_to_end_starts_from_what_fixed_features_chose(tmp_path):
@@ -63,13 +39,16 @@ def test_end_to_end_starts_from_what_fixed_features_chose(tmp_path):
     runs = []
 
     class Recorded(compare.Comparison):
+        def logistic(self, regime):
+            return []
+
         def _run(self, name, regime, settings, workdir, seed, tuning=False):
             runs.append((regime, settings, seed, tuning))
             return {
                 "validation_mAP": float(settings["learning_rate"]),
                 "mAP": 1.0,
                 "mAP_support": {},
-                "initial_logistic": {"mAP": 0.0},
+                "chosen": None,
             }
 
     epochs = {"fixed_features": 10, "end_to_end": 3}
@@ -79,12 +58,12 @@ def test_end_to_end_starts_from_what_fixed_features_chose(tmp_path):
         f"entropy_maximisation_{name}" for name in ("alpha", "warmup", "rounds")
     )
     kept = {
-        "learning_rate": "0.1", alpha: "0.1", warmup: "2", rounds: "1",
+        "learning_rate": "0.03", alpha: "0.1", warmup: "2", rounds: "1",
         "boost": "true",
     }  # fmt: skip
-    best = {**kept, "backbone_learning_rate": "0.01"}
+    best = {**kept, "backbone_learning_rate": "0.003"}
     assert entry["settings"] == best and entry["mAP"] == [1.0, 1.0]
-    slower = {**kept, "backbone_learning_rate": "0.001"}
+    slower = {**kept, "backbone_learning_rate": "0.0003"}
     assert runs[4:] == [
         ("end_to_end", best, "5", True),
         ("end_to_end", slower, "5", True),
@@ -106,14 +85,59 @@ def test_end_to_end_starts_from_what_fixed_features_chose(tmp_path):
     ]
 
 
-def test_one_seed_has_no_deviation():
-    support = {"labels": 1, "num_labels": 1, "positives": 1, "negatives": 1}
-    entry = {
-        "row": "Hill", "regime": "end_to_end", "settings": {},
-        "initial_mAP": [40], "mAP": [51.25], "mAP_support": support,
+def test_rows_without_a_grid_are_of_fixed_features():
+    rows = (*compare.PEERS, *compare.ROWS)
+    both = [name for name in rows if compare.is_of(name, "end_to_end")]
+    assert all(compare.is_of(name, "fixed_features") for name in rows)
+    assert set(rows) - set(both) == {
+        *compare.PEERS, "logistic + neighbours", "auto"
     }  # fmt: skip
-    lines = compare.table([entry]).splitlines()
-    assert lines[2:4] == ["| logistic | 40.00 |", "| Hill | 51.25 () |"]
+
+
+def test_rows_start_from_the_solved_model(make_folder, tmp_path, monkeypatch):
+    """Rows of each kind on a file of features; finished ones are not run."""
+    made = make_folder(tmp_path / "data", names=())
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(len(made.encoded), 4))
+    np.savez(tmp_path / "f.npz", ids=[*made.encoded], features=features)
+    data = load_dataset("folder", made.path, features=f"{tmp_path}/f.npz")
+    monkeypatch.setitem(
+        compare.ROWS, "Hill", compare.Row("hill", {"learning_rate": (0.1,)})
+    )
+    program.define_flags()
+    chosen = {o.name: o.default for o in known_options().values()}
+    chosen |= {"observed_fraction": 0.5, "budget": 0.0, "keep": "latest"}
+    epochs = {"fixed_features": 1, "end_to_end": 1}
+    names = [compare.LOGISTIC, compare.KNN, "Hill", "auto"]
+
+    def entries():
+        comparison = compare.Comparison(
+            data, chosen, tmp_path / "runs", ["4"], epochs
+        )
+        return compare.compare(comparison, ["fixed_features"], names)
+
+    found = entries()
+    assert [entry["row"] for entry in found] == [
+        "logistic", "logistic, all labels observed", *names
+    ]  # fmt: skip
+    # Test labels are the same for all, and hidden labels those of the seed.
+    assert len({str(entry["mAP_support"]) for entry in found}) == 1
+    place = tmp_path / "runs" / "fixed_features"
+    start, full, hill = (
+        json.loads((place / row / "seed-4" / "results.json").read_text())
+        for row in ("logistic", "logistic, all labels observed", "Hill")
+    )
+    hidden = data.hide_labels(0.5, 4).train.labels
+    assert start["observed_labels"] == hill["observed_labels"] == hidden.nnz
+    assert full["observed_labels"] == data.train.labels.nnz > hidden.nnz
+    assert hill["initial_logistic"]["mAP"] == start["mAP"]
+    assert hill["penalty"] == start["penalty"] > 0
+    assert found[0]["chosen"] == [{"penalty": start["penalty"]}]
+    assert found[-1]["chosen"][0]["method"] == "logistic"
+    files = [*place.rglob("results.json"), *place.glob("peers/*.json")]
+    times = [file.stat().st_mtime_ns for file in files]
+    assert entries() == found
+    assert times == [file.stat().st_mtime_ns for file in files]
 
 
 @pytest.mark.parametrize(
