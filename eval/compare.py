@@ -281,7 +281,11 @@ class Comparison:
             model.build((None, size, size, 3))
             place = self._place_of_start(_END_TO_END, seed)
             Workdir(place).load_logistic(model, self._data)
-            self._of_features[seed] = fixed_features(self._data, network)
+            made = fixed_features(self._data, network)
+            # As those of a file: no run is to look for pictures or a network.
+            self._of_features[seed] = made._replace(
+                **{n: x._replace(pictures=None) for n, x in made.splits.items()}
+            )
         return self._of_features[seed]
 
     def _program(self, data, settings, workdir, tuning=False) -> dict:
