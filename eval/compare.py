@@ -64,7 +64,8 @@ _END_TO_END, _FIXED = REGIMES
 PEERS = (LOGISTIC, KNN)
 # The initial logistic model alone, solved.
 _SOLVED = {
-    "method": "logistic", "epochs": "0", "regime": _FIXED, "neighbors": "none"
+    "method": "logistic", "epochs": "0", "regime": _FIXED,
+    "completion_rounds": "0", "neighbors": "none",
 }  # fmt: skip
 
 
@@ -85,7 +86,7 @@ class Row(NamedTuple):
     end_to_end: dict[str, str] = {}
 
 
-# Wide apart: a strong penalty wants small steps, a method that gains large ones.
+# Wide apart: a strong penalty wants small steps, other methods large ones.
 # The start is kept where none is better.
 _RATES = {"learning_rate": (0.0001, 0.001, 0.01, 0.1)}
 _TWO = {"learning_rate": (0.001, 0.03)}
@@ -135,6 +136,9 @@ ROWS = {
     ),
     "IMCL (dictionary) + neighbours": Row(DEFAULT_METHOD, _IMCL, _NEAR),
     "logistic + neighbours": Row("logistic", {}, _NEAR),
+    "logistic + completed labels": Row(
+        "logistic", {}, {"completion_rounds": "3"}
+    ),
     AUTO: Row(AUTO, {}),
 }
 # With --boost, which needs a feature map: end to end alone.

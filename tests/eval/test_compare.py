@@ -90,7 +90,8 @@ def test_rows_without_a_grid_are_of_fixed_features():
     both = [name for name in rows if compare.is_of(name, "end_to_end")]
     assert all(compare.is_of(name, "fixed_features") for name in rows)
     assert set(rows) - set(both) == {
-        *compare.PEERS, "logistic + neighbours", "auto"
+        *compare.PEERS, "auto", "logistic + neighbours",
+        "logistic + completed labels",
     }  # fmt: skip
 
 
@@ -108,7 +109,10 @@ def test_rows_start_from_the_solved_model(make_folder, tmp_path, monkeypatch):
     chosen = {o.name: o.default for o in known_options().values()}
     chosen |= {"observed_fraction": 0.5, "budget": 0.0, "keep": "latest"}
     epochs = {"fixed_features": 1, "end_to_end": 1}
-    names = [compare.LOGISTIC, compare.KNN, "Hill", "auto"]
+    names = [
+        compare.LOGISTIC, compare.KNN, "Hill", "logistic + completed labels",
+        "auto",
+    ]  # fmt: skip
 
     def entries():
         comparison = compare.Comparison(
