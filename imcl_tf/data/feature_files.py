@@ -36,6 +36,7 @@ from imcl_tf.data.cells import (
 )
 from imcl_tf.data.feature_matrix import (
     Matrix,
+    NoRoom,
     WrongFeatures,
     matrix_of,
     read_header,
@@ -122,14 +123,15 @@ def _named(path: Path) -> Iterator[None]:
     """Names the file in what is raised within."""
     try:
         yield
-    except WrongFeatures:
+    except (WrongFeatures, NoRoom):
         raise
-    except OSError as error:
-        if error.filename or error.errno is None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    # Whatever NumPy, zipfile, PyArrow and TensorFlow stumble over.
+    # Whatever NumPy, zipfile, PyArrow and TensorFlow stumble over; what the
+    # system says has a number.
     except Exception as error:
+        number = getattr(error, "errno", None)
+        if number is not None:
+            where = error.filename or path  # type: ignore[attr-defined]
+            raise OSError(number, os.strerror(number), str(where)) from error
         reason = " ".join(_PLACES.sub("", str(error)).split())[:300]
         raise WrongFeatures(
             f"{path}: damaged: {reason or type(error).__name__}"

@@ -260,6 +260,14 @@ class TestRefused:
         pd.DataFrame(table).to_parquet(tmp_path / "f.parquet")
         check_refused(tmp_path / "f.parquet", message)
 
+    def test_a_damaged_page(self, tmp_path):
+        """It is the file that is at fault, not the temporary one."""
+        path = parquet_of_columns(tmp_path)
+        content = bytearray(path.read_bytes())
+        content[4:12] = b"\xff" * 8
+        path.write_bytes(content)
+        check_refused(path, r"f\.parquet: damaged")
+
     def test_columns_of_one_name(self, tmp_path):
         columns = [pyarrow.array(["a"]), *[pyarrow.array([1.0])] * 2]
         table = pyarrow.Table.from_arrays(columns, ["id", "x", "x"])
