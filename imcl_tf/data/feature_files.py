@@ -55,7 +55,10 @@ _EXPECTED = (
     "expected .npz, .npy or .parquet, or records with .tfrecord in their name"
 )
 # Where in its graph TensorFlow was.
-_PLACES = re.compile(r"\{\{.*?\}\}|\[(?:\[|Op:).*", re.DOTALL)
+_PLACES = re.compile(
+    r"\{\{.*?\}\}|\[(?:\[|Op:).*|Error in user-defined .*?ParallelMapV2: ",
+    re.DOTALL,
+)
 _SAVE_TEXT = "holds Python objects, which are not read; save it as text"
 
 

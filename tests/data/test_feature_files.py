@@ -291,7 +291,7 @@ class TestRefused:
              "a: both feature and features"),
             ([example("a", [1], value="image")], "a: no features"),
             ([example("a", [1], key="name")], "the id of row 0 is empty"),
-            ([b"garbage"], "damaged|no features"),
+            ([b"garbage"], "damaged: Could not parse example|no features"),
         ],
     )  # fmt: skip
     def test_records(self, examples, message, tmp_path):

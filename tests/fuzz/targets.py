@@ -735,7 +735,7 @@ TARGETS = [
            read_features, same_features, share=0.05),
     Target("features_example", "x.tfrecord",
            mutated(example_of_features(IDS[0], ROWS[0])).map(tfrecord),
-           read_features, good_features, share=0.3),
+           read_features, good_features, share=0.05),
     Target("label_graph", "x.npz", mutated_npz(**GRAPH),
            label_graph.load_named, good_graph),
     Target("digests", "x.npz", mutated_npz(**_CACHE), read_digests,
