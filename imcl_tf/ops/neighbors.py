@@ -55,18 +55,22 @@ def nearest(features: tf.Tensor, stored: tf.Tensor, number: int) -> Nearest:
     unit = of_unit_norm(tf.cast(features, tf.float32))
     images, size = stored.shape
     step = max(1, _BLOCK // size)
-    # The large matrix on the left: half the time on a CPU.
-    cosines = [
-        tf.matmul(
-            tf.cast(stored[first : first + step], tf.float32),
-            unit,
-            transpose_b=True,
-        )
-        for first in range(0, images, step)
-    ]
-    cosines, indices = tf.math.top_k(
-        tf.transpose(tf.concat(cosines, 0)), min(number, images)
+
+    def next_block(first, found):
+        part = tf.cast(stored[first : first + step], tf.float32)
+        # The large matrix on the left: half the time on a CPU.
+        product = tf.matmul(part, unit, transpose_b=True)
+        return first + step, tf.concat([found, product], 0)
+
+    # A loop: of blocks side by side the executor would cast all first.
+    _, cosines = tf.while_loop(
+        lambda first, _: first < images,
+        next_block,
+        (0, tf.zeros((0, tf.shape(unit)[0]))),
+        (tf.TensorShape([]), tf.TensorShape([None, None])),
+        parallel_iterations=1,
     )
+    cosines, indices = tf.math.top_k(tf.transpose(cosines), min(number, images))
     return Nearest(indices, cosines)
 
 
