@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import keras
@@ -40,6 +41,7 @@ def from_file(
             f"{type(network).__name__} is no functional or sequential model"
         )
     size = _image_size(network, image_size)
+    network = graphs.of_tensors(network)
     if layer:
         network = graphs.up_to(network, layer)
     network = graphs.pooled(graphs.of_size(network, size))
@@ -54,6 +56,8 @@ def from_file(
 
 
 def _read(path) -> keras.Model:
+    if not zipfile.is_zipfile(path):
+        raise ValueError("not a whole .keras file, which is a zip archive")
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except TypeError as error:

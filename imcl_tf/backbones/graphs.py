@@ -44,6 +44,17 @@ def without_pooling(model: keras.Model) -> keras.Model:
     return keras.Model(graph.input, before, name=model.name)
 
 
+def of_tensors(model: keras.Model) -> keras.Model:
+    """Returns the network with its only input, or output, out of its list."""
+    graph = _graph(model)
+    (images,), outputs = graph.inputs, graph.output
+    if len(graph.outputs) == 1:
+        (outputs,) = graph.outputs
+    if images is graph.input and outputs is graph.output:
+        return model
+    return keras.Model(images, outputs, name=model.name)
+
+
 def pooled(model: keras.Model) -> keras.Model:
     """Returns the network with the mean over positions or tokens, if any.
 

@@ -41,7 +41,7 @@ _UNSEEN = re.compile(
 )
 # Marks of direction, zero width blanks: what is copied along with a name.
 _AROUND = "\ufeff\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060"
-_UNNAMED = re.compile(r"Unnamed: \d+")  # as pandas calls such a column
+UNNAMED = re.compile(r"Unnamed: \d+")  # as pandas calls such a column
 _GZIP = b"\x1f\x8b"
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -90,7 +90,7 @@ class Table:
             if any(row):
                 self.header_number = number
                 self.header = tuple(
-                    "" if _UNNAMED.fullmatch(name) else name
+                    "" if UNNAMED.fullmatch(name) else name
                     for name in map(clean, row)
                 )
                 return

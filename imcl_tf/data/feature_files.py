@@ -27,9 +27,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from imcl_tf.data.cells import clean, listed, read_text, with_control
+from imcl_tf.data.cells import (
+    UNNAMED,
+    clean,
+    listed,
+    read_text,
+    with_control,
+)
 from imcl_tf.data.feature_matrix import (
     Matrix,
+    NoRoom,
     WrongFeatures,
     matrix_of,
     read_header,
@@ -48,7 +55,10 @@ _EXPECTED = (
     "expected .npz, .npy or .parquet, or records with .tfrecord in their name"
 )
 # Where in its graph TensorFlow was.
-_PLACES = re.compile(r"\{\{.*?\}\}|\[(?:\[|Op:).*", re.DOTALL)
+_PLACES = re.compile(
+    r"\{\{.*?\}\}|\[(?:\[|Op:).*|Error in user-defined .*?ParallelMapV2: ",
+    re.DOTALL,
+)
 _SAVE_TEXT = "holds Python objects, which are not read; save it as text"
 
 
@@ -116,14 +126,15 @@ def _named(path: Path) -> Iterator[None]:
     """Names the file in what is raised within."""
     try:
         yield
-    except WrongFeatures:
+    except (WrongFeatures, NoRoom):
         raise
-    except OSError as error:
-        if error.filename or error.errno is None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    # Whatever NumPy, zipfile, PyArrow and TensorFlow stumble over.
+    # Whatever NumPy, zipfile, PyArrow and TensorFlow stumble over; what the
+    # system says has a number.
     except Exception as error:
+        number = getattr(error, "errno", None)
+        if number is not None:
+            where = error.filename or path  # type: ignore[attr-defined]
+            raise OSError(number, os.strerror(number), str(where)) from error
         reason = " ".join(_PLACES.sub("", str(error)).split())[:300]
         raise WrongFeatures(
             f"{path}: damaged: {reason or type(error).__name__}"
@@ -215,7 +226,8 @@ def _read_npy(path: Path, files: list[Path]) -> tuple[list[str], Matrix]:
         if ids_file.suffix == ".npy":
             ids = _texts(read_array(ids_file), ids_file)
         else:
-            lines = re.split(r"\r\n|\r|\n", read_text(ids_file).rstrip("\r\n"))
+            text = read_text(ids_file).rstrip()
+            lines = re.split(r"\r\n|\r|\n", text) if text else []
             ids = [line.strip() for line in lines]
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(path.open("rb"))
@@ -240,10 +252,12 @@ def _read_npz(path: Path, files: list[Path]) -> tuple[list[str], Matrix]:
                 )
         ids = _texts(read_arrays(path, "ids")["ids"], path)
         info = archive.getinfo("features.npy")
-        if info.compress_type == zipfile.ZIP_STORED:
-            return ids, _stored(path, info.header_offset)
         with archive.open(info) as member:
-            return ids, _unzipped(member, path)
+            if info.compress_type != zipfile.ZIP_STORED:
+                return ids, _unzipped(member, path)
+            while member.read(_COPIED):  # to its end, where its checksum is
+                pass
+        return ids, _stored(path, info.header_offset)
 
 
 def _stored(path: Path, start: int) -> Matrix:
@@ -291,6 +305,7 @@ def _read_parquet(path: Path, files: list[Path]) -> tuple[list[str], Matrix]:
     import pyarrow.parquet
 
     ids: list[str] = []
+    order: list[str] = []  # in which the first file has its columns
 
     def blocks():
         for name in files:
@@ -299,10 +314,16 @@ def _read_parquet(path: Path, files: list[Path]) -> tuple[list[str], Matrix]:
                 pyarrow.parquet.ParquetFile(name, buffer_size=_COPIED) as file,
             ):
                 key, columns = _columns(file.schema_arrow, name)
+                order.extend([] if order else columns)
+                if {*columns} != {*order}:
+                    raise WrongFeatures(
+                        f"{name}: features {listed(columns)}, and "
+                        f"{listed(order)} before; expected the same in all"
+                    )
                 for batch in file.iter_batches(_BATCH, columns=[key, *columns]):
                     new = _parquet_ids(batch.column(key), name)
                     ids.extend(new)
-                    yield _parquet_rows(batch, columns, new, name)
+                    yield _parquet_rows(batch, order, new, name)
 
     return ids, unpacked(blocks(), path)
 
@@ -311,6 +332,9 @@ def _columns(schema, path: Path) -> tuple[str, list[str]]:
     """The column of ids, and the one of lists or those of numbers."""
     import pyarrow.types as types
 
+    twice = [*{n for n in schema.names if schema.names.count(n) > 1}]
+    if twice:
+        raise WrongFeatures(f"{path}: columns of one name: {listed(twice)}")
     keys = [name for name in schema.names if name in _ID_COLUMNS]
     keys = keys or [name for name in schema.names if name == _INDEX]
     if len(keys) != 1:
@@ -318,7 +342,10 @@ def _columns(schema, path: Path) -> tuple[str, list[str]]:
             f"{path}: expected one column of ids, called "
             f"{', '.join(_ID_COLUMNS)}, got {listed(schema.names)}"
         )
-    others = [n for n in schema.names if n not in (*keys, _INDEX)]
+    others = [
+        n for n in schema.names
+        if n not in (*keys, _INDEX) and not UNNAMED.fullmatch(n)
+    ]  # fmt: skip
     lists = [n for n in others if n in _FEATURE_COLUMNS]
     if len(lists) > 1 or not others:
         raise WrongFeatures(
@@ -348,7 +375,11 @@ def _parquet_ids(column, path: Path) -> list[str]:
 
     if types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    is_text = types.is_string(column.type) or types.is_large_string(column.type)
+    is_text = (
+        types.is_string(column.type)
+        or types.is_large_string(column.type)
+        or types.is_string_view(column.type)
+    )
     if column.null_count or not (is_text or types.is_integer(column.type)):
         raise WrongFeatures(
             f"{path}: ids are {column.type}, {column.null_count} of them null; "
@@ -388,20 +419,35 @@ def _read_records(path: Path, files: list[Path]) -> tuple[list[str], Matrix]:
 
     def blocks():
         for name in files:
-            records = tf.data.TFRecordDataset(str(name)).batch(_BATCH)
             with _named(name):
+                records = tf.data.TFRecordDataset(
+                    str(name), _compression(name)
+                ).batch(_BATCH)
                 for batch in records.map(parsed).prefetch(2):
-                    found, counts, values = (part.numpy() for part in batch)
+                    found, both, counts, values = (x.numpy() for x in batch)
                     new = [image_id.decode() for image_id in found]
                     ids.extend(new)
+                    if both.any():
+                        raise WrongFeatures(
+                            f"{name}: {listed([*np.array(new)[both]])}: both "
+                            "feature and features; expected one of them"
+                        )
                     _even(counts, new, name)
                     yield values.reshape(len(new), counts[0])
 
     return ids, unpacked(blocks(), path)
 
 
+def _compression(path: Path) -> str:
+    """GZIP or none, as TensorFlow wants to know it of TFRecords."""
+    with path.open("rb") as file:
+        return "GZIP" if file.read(3) == b"\x1f\x8b\x08" else ""
+
+
 def _parsed(records):
-    """Ids [n], numbers of features [n] and all features of records [n]."""
+    """Of records [n]: ids [n], whether features are there twice [n], numbers
+    of features [n], and all features one after the other.
+    """
     import tensorflow as tf
 
     found = tf.io.parse_example(
@@ -414,5 +460,7 @@ def _parsed(records):
         },
     )
     ids = tf.where(found["image_id"] == "", found["id"], found["image_id"])
-    features = tf.concat([found["feature"], found["features"]], axis=1)
-    return ids, features.row_lengths(), features.values
+    ways = found["feature"], found["features"]
+    both = tf.reduce_all([way.row_lengths() > 0 for way in ways], axis=0)
+    features = tf.concat(ways, axis=1)
+    return ids, both, features.row_lengths(), features.values

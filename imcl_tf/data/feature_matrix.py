@@ -18,6 +18,10 @@ class WrongFeatures(ValueError):
     """Says in one line what is wrong with a file."""
 
 
+class NoRoom(OSError):
+    """Says that features cannot be unpacked where temporary files go."""
+
+
 class Matrix(NamedTuple):
     """Numbers [N, d] within an open file.
 
@@ -126,21 +130,28 @@ def temporary(parts: Iterable[bytes]) -> BinaryIO:
     """A file without a name that holds these bytes.
 
     Raises:
-      OSError: if they cannot be written.
+      NoRoom: if they cannot be written.
     """
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(tempfile.TemporaryFile())
-        try:
-            for part in parts:
+        for part in parts:
+            with _unpacking():
                 file.write(part)
+        with _unpacking():
             file.flush()
-        except OSError as error:
-            raise OSError(
-                f"{tempfile.gettempdir()}: cannot unpack features there: "
-                f"{error.strerror or error}; TMPDIR names another directory"
-            ) from error
         stack.pop_all()
     return file  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def _unpacking() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise NoRoom(
+            f"{tempfile.gettempdir()}: cannot unpack features there: "
+            f"{error.strerror or error}; TMPDIR names another directory"
+        ) from error
 
 
 def unpacked(blocks: Iterable[np.ndarray], path: Path) -> Matrix:

@@ -42,6 +42,7 @@ from imcl_tf.methods.fitting import PartialLabelFitting
 from imcl_tf.methods.neighbors import TrainingNeighbors
 from imcl_tf.methods.pseudo_labels import PseudoLabels
 from imcl_tf.ops import losses
+from imcl_tf.ops.neighbors import of_unit_norm
 from imcl_tf.options import Option
 
 METHODS: dict[str, type[MultiLabelModel]] = {}
@@ -251,9 +252,7 @@ class MultiLabelModel(PartialLabelFitting):
     def represent(self, features: tf.Tensor) -> tf.Tensor:
         """f, float32, of what the CNN returns or a record holds."""
         features = tf.cast(features, tf.float32)
-        return (
-            tf.math.l2_normalize(features, -1) if self.unit_norm else features
-        )
+        return of_unit_norm(features) if self.unit_norm else features
 
     @property
     def training_neighbors(self) -> TrainingNeighbors | None:

@@ -96,8 +96,9 @@ class TrainingNeighbors:
                 "labels"
             )
         self.mixing = mixing.checked()
-        norms = np.linalg.norm(features, axis=1, keepdims=True)
-        unit = features / np.maximum(norms, 1e-12)
+        double = features.astype(np.float64)  # squares of 1e20 are no float32
+        norms = np.linalg.norm(double, axis=1, keepdims=True)
+        unit = double / np.where(norms == 0, 1, norms)
         self._unit = tf.Variable(unit.astype(np.float16), trainable=False)
         self._norms = tf.Variable(norms.astype(np.float32), trainable=False)
         self._labels = labels

@@ -17,6 +17,9 @@ import tensorflow as tf
 
 # Keeps logits of mixed probabilities finite.
 _LITTLE = 1e-7
+# Numbers of the stored features that are cast at a time: memory of that size is
+# used again, where a copy of all would be fresh memory in every call.
+_BLOCK = 1 << 21
 
 
 class Nearest(NamedTuple):
@@ -49,12 +52,33 @@ def nearest(features: tf.Tensor, stored: tf.Tensor, number: int) -> Nearest:
       >>> nearest(np.array([[1, 2, 0]], np.float32), stored, 2).indices.numpy()
       array([[1, 0]], dtype=int32)
     """
-    unit = tf.math.l2_normalize(tf.cast(features, tf.float32), -1)
-    # The large matrix on the left: half the time on a CPU.
-    cosines = tf.einsum("md,bd->mb", tf.cast(stored, tf.float32), unit)
-    number = tf.minimum(number, tf.shape(stored)[0])
-    cosines, indices = tf.math.top_k(tf.transpose(cosines), number)
+    unit = of_unit_norm(tf.cast(features, tf.float32))
+    images, size = stored.shape
+    step = max(1, _BLOCK // size)
+
+    def next_block(first, found):
+        part = tf.cast(stored[first : first + step], tf.float32)
+        # The large matrix on the left: half the time on a CPU.
+        product = tf.matmul(part, unit, transpose_b=True)
+        return first + step, tf.concat([found, product], 0)
+
+    # A loop: of blocks side by side the executor would cast all first.
+    _, cosines = tf.while_loop(
+        lambda first, _: first < images,
+        next_block,
+        (0, tf.zeros((0, tf.shape(unit)[0]))),
+        (tf.TensorShape([]), tf.TensorShape([None, None])),
+        parallel_iterations=1,
+    )
+    cosines, indices = tf.math.top_k(tf.transpose(cosines), min(number, images))
     return Nearest(indices, cosines)
+
+
+def of_unit_norm(features: tf.Tensor) -> tf.Tensor:
+    """f / ||f|| of features [..., d] of any size; 0 of those that are 0."""
+    # Squares of 1e20 or 1e-20 are beyond single precision.
+    largest = tf.reduce_max(tf.abs(features), -1, keepdims=True)
+    return tf.math.l2_normalize(tf.math.divide_no_nan(features, largest), -1)
 
 
 def evidence(

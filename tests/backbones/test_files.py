@@ -169,6 +169,17 @@ def test_a_sequential_model(tmp_path):
     assert backbone(path, image_size=5, layer="conv").output_shape == (None, 2)
 
 
+def test_an_input_by_its_name_and_a_list_of_one_output(tmp_path):
+    images = keras.Input((S, S, 3), name="images")
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(2, 3)(images))
+    path = save(tmp_path, {"images": images}, [x])
+    model = MultiLabelModel(backbone(path), 3)
+    model.build((None, S, S, 3))
+    expected = keras.Model(images, x)(pictures() / 1.0)
+    found = model.backbone(pictures())
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_a_model_of_this_package_gives_its_backbone(tmp_path):
     """As it was trained, with its resizing; also one without its pooling."""
     images = keras.Input((S, S, 3))
@@ -207,7 +218,7 @@ def test_damaged_files(saved, tmp_path):
     for number, damaged in enumerate((b"", b"<html>", content[:2000])):
         path = tmp_path / f"{number}.keras"
         path.write_bytes(damaged)
-        refused(path, "cannot make")
+        refused(path, "cannot make", "not a whole .keras file")
 
 
 def test_a_layer_that_keras_does_not_know(tmp_path):

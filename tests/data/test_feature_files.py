@@ -1,5 +1,6 @@
 """Files of features, written by NumPy, pandas, PyArrow and TensorFlow."""
 
+import gzip
 import re
 
 import numpy as np
@@ -132,6 +133,36 @@ def test_numbers_of_any_type(dtype, tmp_path):
     np.testing.assert_array_equal(found, rows.astype(np.float32))
 
 
+def test_columns_are_those_of_their_names(tmp_path):
+    """In files that have them in another order; an unnamed one is none."""
+    tables = [
+        pd.DataFrame({"id": ["a"], "x": [1.0], "y": [2.0], "Unnamed: 0": [7]}),
+        pd.DataFrame({"y": [4.0], "id": ["b"], "x": [3.0]}),
+    ]
+    for number, table in enumerate(tables):
+        table.to_parquet(tmp_path / f"{number}.parquet")
+    file = FeatureFile(tmp_path)
+    assert file.ids == ["a", "b"]
+    np.testing.assert_array_equal(file.rows(slice(2)), [[1, 2], [3, 4]])
+
+
+def test_records_within_gzip(tmp_path):
+    path = tmp_path / "f.tfrecord.gz"
+    path.write_bytes(gzip.compress(records(tmp_path).read_bytes()))
+    file = FeatureFile(path)
+    assert file.ids == IDS
+    np.testing.assert_array_equal(file.rows(slice(4)), ROWS)
+
+
+def test_blank_lines_are_no_ids(tmp_path):
+    path = npy_and_text(tmp_path)
+    with (tmp_path / "f.ids.txt").open("a") as file:
+        file.write("  \n\n")
+    assert FeatureFile(path).ids == IDS
+    (tmp_path / "f.ids.txt").write_text("\n")
+    check_refused(path, "0 ids and 4 rows")
+
+
 def test_whole_numbers_are_ids(tmp_path):
     path = npz(tmp_path, ids=np.array([10, -2, 0, 7]))
     assert FeatureFile(path).ids == ["10", "-2", "0", "7"]
@@ -197,6 +228,13 @@ class TestRefused:
         path.write_bytes(content)
         check_refused(path, "damaged")
 
+    def test_another_number(self, tmp_path):
+        path = npz(tmp_path)
+        content = bytearray(path.read_bytes())
+        content[content.index(ROWS[1].tobytes()) + 3] ^= 0x10
+        path.write_bytes(content)
+        check_refused(path, "damaged: Bad CRC-32 .*features")
+
     @pytest.mark.parametrize("name", ["f.npz", "f.parquet", "f.tfrecord"])
     def test_garbage(self, name, tmp_path):
         (tmp_path / name).write_bytes(b"garbage" * 9)
@@ -222,15 +260,38 @@ class TestRefused:
         pd.DataFrame(table).to_parquet(tmp_path / "f.parquet")
         check_refused(tmp_path / "f.parquet", message)
 
+    def test_a_damaged_page(self, tmp_path):
+        """It is the file that is at fault, not the temporary one."""
+        path = parquet_of_columns(tmp_path)
+        content = bytearray(path.read_bytes())
+        content[4:12] = b"\xff" * 8
+        path.write_bytes(content)
+        check_refused(path, r"f\.parquet: damaged")
+
+    def test_columns_of_one_name(self, tmp_path):
+        columns = [pyarrow.array(["a"]), *[pyarrow.array([1.0])] * 2]
+        table = pyarrow.Table.from_arrays(columns, ["id", "x", "x"])
+        pyarrow.parquet.write_table(table, tmp_path / "f.parquet")
+        check_refused(tmp_path / "f.parquet", "columns of one name: x")
+
+    def test_other_columns_in_another_file(self, tmp_path):
+        for name in "xy":
+            table = pd.DataFrame({"id": [name], name: [1.0]})
+            table.to_parquet(tmp_path / f"{name}.parquet")
+        check_refused(tmp_path, r"y\.parquet: features y, and x before")
+
     @pytest.mark.parametrize(
         ("examples", "message"),
         [
             ([], r"features are \[0, 0\]"),
             ([example("a", [1, 2]), example("b", [1])],
              "b: rows of 1 features, and of 2 before"),
+            # Messages one after the other are one message.
+            ([example("a", [1]) + example("a", [1], value="features")],
+             "a: both feature and features"),
             ([example("a", [1], value="image")], "a: no features"),
             ([example("a", [1], key="name")], "the id of row 0 is empty"),
-            ([b"garbage"], "damaged|no features"),
+            ([b"garbage"], "damaged: Could not parse example|no features"),
         ],
     )  # fmt: skip
     def test_records(self, examples, message, tmp_path):

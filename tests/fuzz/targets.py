@@ -23,6 +23,7 @@ from imcl_tf import main, settings
 from imcl_tf.backbones.make import backbone
 from imcl_tf.data import folder, headers, images, pipeline, records, splitting
 from imcl_tf.data.cells import SEPARATORS, Table
+from imcl_tf.data.feature_files import FeatureFile
 from imcl_tf.data.image_names import ImageNames
 from imcl_tf.data.kept import parse_json
 from imcl_tf.data.label_json import read_label_json
@@ -584,6 +585,66 @@ def good_options(content: bytes, found):
         assert not option.choices or value in option.choices
 
 
+# Features, as others store them.
+
+IDS = ["a.jpg", "b", "ü/3"]
+ROWS = np.array([[0, 1.5], [2, -3], [4, 1e30]], np.float32)
+
+
+def npz_of_features(save) -> bytes:
+    file = io.BytesIO()
+    save(file, ids=np.array(IDS), features=ROWS)
+    return file.getvalue()
+
+
+def npy_of_features(order="C", dtype="<f4") -> bytes:
+    file = io.BytesIO()
+    np.save(file, ROWS.astype(dtype, order))
+    return file.getvalue()
+
+
+def parquet_of_features(**columns) -> bytes:
+    file = io.BytesIO()
+    pd.DataFrame({"id": IDS, **columns}).to_parquet(file)
+    return file.getvalue()
+
+
+def records_of_features() -> bytes:
+    return tfrecord(*map(example_of_features, IDS, ROWS))
+
+
+def example_of_features(name, row) -> bytes:
+    floats = tf.train.FloatList(value=row)
+    record = tf.train.Example.FromString(example(image_id=name.encode()))
+    record.features.feature["feature"].float_list.CopyFrom(floats)
+    return record.SerializeToString()
+
+
+def read_features(path: Path):
+    file = FeatureFile(path)
+    blocks = np.concatenate([*file.blocks()])
+    np.testing.assert_array_equal(file.rows(slice(len(file.ids))), blocks)
+    return file.ids, file.num_features, blocks
+
+
+def good_features(content: bytes, found):
+    ids, size, rows = found
+    assert rows.shape == (len(ids), size) and size > 0 and ids
+    assert rows.dtype == np.float32 and len({*ids}) == len(ids)
+    assert all(map(oracles.clean, ids))
+
+
+def same_features(content: bytes, found):
+    """A checksum sees to it that no number is another one."""
+    good_features(content, found)
+    ids, _, rows = found
+    assert (ids, rows.tolist()) == (IDS, ROWS.tolist())
+
+
+def write_ids(directory: Path):
+    (directory / "ids.txt").write_text("\n".join(IDS))
+
+
 # Pictures and networks.
 
 
@@ -652,6 +713,29 @@ TARGETS = [
            refusals=(tf.errors.InvalidArgumentError, UnicodeDecodeError)),
     Target("records", "x.tfrecord", mutated(tfrecord(EXAMPLE, b"12", b"")),
            read_tfrecord, good_records, share=0.05),
+    Target("features_npz", "x.npz",
+           mutated(npz_of_features(np.savez),
+                   npz_of_features(np.savez_compressed)),
+           read_features, good_features),
+    Target("features_arrays", "x.npz",
+           mutated_npz(ids=np.array(IDS), features=ROWS), read_features,
+           good_features),
+    Target("features_npy", "x.npy",
+           mutated(npy_of_features(), npy_of_features("F", ">f8")) |
+           inputs.GARBAGE, read_features, good_features, prepare=write_ids),
+    Target("features_ids", "ids.txt", mutated("\n".join(IDS)),
+           lambda path: read_features(path.with_name("x.npy")), good_features,
+           prepare=lambda directory: (
+               directory / "x.npy").write_bytes(npy_of_features())),
+    Target("features_parquet", "x.parquet",
+           mutated(parquet_of_features(features=[*ROWS]),
+                   parquet_of_features(x=ROWS[:, 0], y=ROWS[:, 1])),
+           read_features, good_features),
+    Target("features_records", "x.tfrecord", mutated(records_of_features()),
+           read_features, same_features, share=0.05),
+    Target("features_example", "x.tfrecord",
+           mutated(example_of_features(IDS[0], ROWS[0])).map(tfrecord),
+           read_features, good_features, share=0.05),
     Target("label_graph", "x.npz", mutated_npz(**GRAPH),
            label_graph.load_named, good_graph),
     Target("digests", "x.npz", mutated_npz(**_CACHE), read_digests,

@@ -1,8 +1,15 @@
 """Similar training images at prediction, against NumPy."""
 
 import numpy as np
+import tensorflow as tf
 
-from imcl_tf.ops.neighbors import evidence, mixed_logits, nearest
+from imcl_tf.ops import neighbors
+from imcl_tf.ops.neighbors import (
+    evidence,
+    mixed_logits,
+    nearest,
+    of_unit_norm,
+)
 
 
 def test_nearest_are_those_of_the_largest_cosine():
@@ -19,6 +26,32 @@ def test_nearest_are_those_of_the_largest_cosine():
     assert nearest(features, stored, 20).indices.shape == (5, 9)
     zero = np.zeros((1, 4), np.float32)
     np.testing.assert_array_equal(nearest(zero, stored, 2).indices, [[0, 1]])
+
+
+def test_stored_features_are_cast_some_at_a_time(monkeypatch):
+    """Their copy in single precision never is as large as all of them."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(2, 4)).astype(np.float32)
+    stored = rng.normal(size=(9, 4)).astype(np.float16)
+    whole = nearest(features, stored, 5)
+    monkeypatch.setattr(neighbors, "_BLOCK", 4 * 4 + 1)
+    variable = tf.Variable(stored)
+    find = tf.function(lambda x: nearest(x, variable, 5))
+    traced = find.get_concrete_function(tf.TensorSpec([None, 4]))
+    operations = traced.graph.get_operations()
+    assert "Cast" not in {x.type for x in operations}  # but within a loop
+    assert "While" in {x.type for x in operations}
+    for found, expected in zip(find(features), whole, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_unit_norm_of_any_size():
+    """Squares of these would be infinite, or 0."""
+    row = np.array([3.0, -4.0])
+    for size in (1.0, 1e-30, 1e-9, 1e20, 5e37):
+        unit = of_unit_norm((size * row)[np.newaxis].astype(np.float32))
+        np.testing.assert_allclose(unit, [[0.6, -0.8]], rtol=1e-6)
+    np.testing.assert_array_equal(of_unit_norm(np.zeros((1, 2), "f4")), 0)
 
 
 def test_evidence_is_a_weighted_mean():
