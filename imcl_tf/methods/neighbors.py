@@ -143,9 +143,11 @@ class TrainingNeighbors:
         Returns:
           their cosines [B, k] and the probabilities of their labels [B, k, C].
         """
-        found = nearest(features, self._unit, self.mixing.number)
+        # Read once: to gather from a variable makes each of its reads a copy.
+        stored = tf.convert_to_tensor(self._unit)
+        found = nearest(features, stored, self.mixing.number)
         chosen = tf.reshape(found.indices, [-1])
-        unit = tf.cast(tf.gather(self._unit, chosen), tf.float32)
+        unit = tf.cast(tf.gather(stored, chosen), tf.float32)
         own = model.scores(unit * tf.gather(self._norms, chosen))
         probabilities = tf.sigmoid(own)
         if self.mixing.observed:
