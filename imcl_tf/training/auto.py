@@ -31,15 +31,6 @@ from imcl_tf.training.run import VALIDATION_SCORES, run
 from imcl_tf.training.trials import Part, Trials, explained
 
 _FIXED = "fixed_features"
-# What to vary of IMCL, one after the other, from the best so far.
-_VARIATIONS: tuple[dict[str, Any], ...] = (
-    {"learning_rate": 0.1},
-    {"label_graph": "cooccurrence", "graph_self_weight": 0.5},
-    {"lambda_y": 0.2},
-    {"lambda_y": 5.0},
-    {"num_neighbors": 10},
-    {"lambda_f": 5.0},
-)
 _OTHERS = (
     "curriculum", "large_loss", "weak_assume_negative", "splc", "fast0tag",
 )  # fmt: skip
@@ -222,16 +213,34 @@ def _agreed(
 
     The median penalty, and the mixing that most folds chose.
     """
-    penalties = sorted(result["penalty"] for result in results)
-    settings = settings | {
-        "penalty": penalties[len(penalties) // 2], "keep": "latest"
-    }  # fmt: skip
+    penalty = _median([result["penalty"] for result in results])
+    settings = settings | {"penalty": penalty, "keep": "latest"}
     if settings.get("neighbors") == "chosen":
         mixings = [tuple((x["neighbors"] or {}).items()) for x in results]
         (most, _), *_ = collections.Counter(mixings).most_common(1)
         settings["neighbors"] = "given" if most else "none"
         settings |= {f"neighbor_{name}": value for name, value in most}
     return settings
+
+
+def _variations(trials: Trials) -> tuple[dict[str, Any], ...]:
+    """What to vary of IMCL, one after the other, from the best so far."""
+    penalties = [result["penalty"] for result in trials.done[0].results]
+    return (
+        # From a head that hardly has a penalty little can be learned.
+        {"penalty": 10 * _median(penalties)},
+        {"label_graph": "cooccurrence", "graph_self_weight": 0.5},
+        {"lambda_y": 0.2},
+        {"lambda_y": 5.0},
+        {"num_neighbors": 10},
+        {"learning_rate": 0.1},
+        {"lambda_f": 5.0},
+    )
+
+
+def _median(values: list[float]) -> float:
+    """One of them."""
+    return sorted(values)[len(values) // 2]
 
 
 def _proposals(trials: Trials) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -242,19 +251,19 @@ def _proposals(trials: Trials) -> Iterator[tuple[str, dict[str, Any]]]:
     near = {}
     if trials.done[-1].is_chosen:
         near = {"neighbors": "chosen"}
-    if trials.has_time_for("logistic"):
-        trial = {"method": "logistic", "completion_rounds": 3}
-        yield "completion", trial | near
     best = {"method": "imcl"} | near
     if trials.has_time_for("imcl"):
         yield "imcl", best
         mean = trials.done[-1].mean
-        for number, change in enumerate(_VARIATIONS, 1):
+        for number, change in enumerate(_variations(trials), 1):
             if not trials.has_time_for("imcl"):
                 break
             yield f"imcl-{number}", best | change
             if trials.done[-1].mean > mean:
                 best, mean = best | change, trials.done[-1].mean
+    if trials.has_time_for("logistic"):
+        trial = {"method": "logistic", "completion_rounds": 3}
+        yield "completion", trial | near
     for method in _OTHERS:
         if trials.has_time_for(method):
             yield method, {"method": method} | near

@@ -11,6 +11,7 @@ from imcl_tf.training import auto as module
 from imcl_tf.training.auto import auto
 from imcl_tf.training.run import VALIDATION_SCORES
 from imcl_tf.training.trials import explained
+from tests.training import trials as trials_module
 from tests.training.trials import trials_of
 
 
@@ -19,7 +20,7 @@ def test_logistic_is_the_choice_where_nothing_helps(tmp_path):
     for name, settings in module._proposals(trials):
         trials.attempt(name, settings)
     names = [trial.name for trial in trials.done]
-    assert names[:3] == ["logistic", "neighbors", "completion"]
+    assert names[:3] == ["logistic", "neighbors", "imcl"]
     assert set(module._OTHERS) < set(names)
     assert explained(trials.done)["settings"] == {"method": "logistic"}
     assert "no other setting was better" in explained(trials.done)["why"]
@@ -31,6 +32,7 @@ def test_what_neighbours_gain_the_others_get(tmp_path):
         trials.attempt(name, settings)
     by_name = {trial.name: trial.settings for trial in trials.done}
     assert by_name["imcl"]["neighbors"] == "chosen"
+    assert by_name["imcl-1"]["penalty"] == 10 * trials_module.PENALTY
     # The fourth variation is one of the third, which was better.
     assert by_name["imcl-4"]["lambda_y"] == 5.0
     assert by_name["imcl-5"]["lambda_y"] == by_name["imcl-3"]["lambda_y"] == 0.2
