@@ -321,7 +321,8 @@ def test_full_disk_keeps_what_an_earlier_run_left(finished, folder, tmp_path):
     before = {name: (workdir / name).read_bytes() for name in kept}
     fail(
         "--dataset=folder", f"--data_dir={folder}", f"--workdir={workdir}",
-        *FAST, "--seed=4", limit=200_000,
+        *FAST, "--seed=4", "--method=imcl", "--regime=end_to_end",
+        limit=200_000,
     )  # fmt: skip
     for name, content in before.items():
         assert (workdir / "earlier" / name).read_bytes() == content, name

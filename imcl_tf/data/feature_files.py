@@ -445,7 +445,7 @@ def _compression(path: Path) -> str:
 
 
 def _parsed(records):
-    """Of records [n]: ids [n], whether features are there twice [n], numbers
+    """For records [n]: ids [n], whether features are there twice [n], numbers
     of features [n], and all features one after the other.
     """
     import tensorflow as tf

@@ -397,8 +397,8 @@ class MultiLabelModel(PartialLabelFitting):
         return terms | {"loss": terms["loss"] + tf.add_n(added)}
 
     def _penalized(self):
-        # Of 5,000 labels and 2,048 features, squares that do not count would
-        # take a fifth of a step.
+        # Squares that do not count would take a fifth of a step with 5,000
+        # labels and 2,048 features.
         kernel = tf.convert_to_tensor(self.classifier.kernel)
         penalty = tf.convert_to_tensor(self.penalty)
         return tf.cond(

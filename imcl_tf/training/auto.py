@@ -29,6 +29,7 @@ from imcl_tf.settings import AUTO, BUDGET, METHOD_STAGE, OBJECTS
 from imcl_tf.training.progress import report
 from imcl_tf.training.run import VALIDATION_SCORES, run
 from imcl_tf.training.trials import Part, Trials, explained
+from imcl_tf.training.workdir import Workdir
 
 _FIXED = "fixed_features"
 _OTHERS = (
@@ -98,6 +99,8 @@ def auto(
         return run(data, backbone, method, directory, **whole, **more)
 
     start = _start(train, data, backbone, place, options)
+    if not resume:  # what the user gave is checked by now
+        Workdir(workdir).set_aside()
     fixed = _as_preset() | {"regime": _FIXED}
     parts = _parts(train, data, backbone, place, start, options, fixed)
     trials = Trials(parts, place, 60 * budget)

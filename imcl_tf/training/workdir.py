@@ -262,6 +262,10 @@ class Workdir:
             np.save(path, data.train.image_ids)
         self.user = {"workdir": str(self.path.absolute()), "run": number}
 
+    def set_aside(self):
+        """Moves what a finished run left to EARLIER."""
+        self._set_aside(_WRITTEN)
+
     def _set_aside(self, names: Sequence[str]):
         """Moves what a finished run left to EARLIER, removes it of another.
 

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 import scipy.sparse
 
 import imcl_tf
@@ -165,6 +166,26 @@ def test_cross_validation_where_validation_is_small(tmp_path):
     assert number == 200
     found = json.loads((place / "results.json").read_text())["chosen"]
     assert found["trials"][1]["validation_mAP"] > 80
+
+
+def test_an_earlier_result_does_not_pass_for_this_one(tmp_path, monkeypatch):
+    data = ring(tmp_path, 30, 40)
+    place = tmp_path / "run"
+    plain = {"regime": "fixed_features", "epochs": 0}
+    earlier = imcl_tf.run(data, None, "logistic", place, **plain)
+    with pytest.raises(TypeError, match="no_such"):
+        auto(data, None, place, no_such=1)
+    assert (place / "results.json").exists()
+
+    def interrupted(trials):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_proposals", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        auto(data, None, place, regime="fixed_features")
+    assert not (place / "results.json").exists()
+    kept = (place / "earlier/results.json").read_text()
+    assert json.loads(kept) == earlier
 
 
 def stop_unless_finished(tmp_path):
