@@ -263,8 +263,9 @@ class Workdir:
         self.user = {"workdir": str(self.path.absolute()), "run": number}
 
     def set_aside(self):
-        """Moves what a finished run left to EARLIER."""
-        self._set_aside(_WRITTEN)
+        """Moves what a finished run left, if there was one, to EARLIER."""
+        if (self.path / _RESULTS).exists():
+            self._set_aside(_WRITTEN)
 
     def _set_aside(self, names: Sequence[str]):
         """Moves what a finished run left to EARLIER, removes it of another.
