@@ -166,6 +166,12 @@ METHOD_STAGE = (
         "Passes over the training set with the method.", minimum=0,
     ),
     Option(
+        "max_steps", 0,
+        "Steps of the method at most, where --epochs would be more; 0 = no "
+        "limit.",
+        minimum=0,
+    ),
+    Option(
         "learning_rate", 1e-3,
         "Learning rate of the classifiers and the network.", minimum=0,
     ),

@@ -38,6 +38,8 @@ _OTHERS = (
 # Validation is small if the mAP of the logistic model has a larger standard
 # error.
 _LARGE_ERROR = 0.025
+# Of a trial: minutes at most, however many the images are.
+_MOST_STEPS = 600
 _FOLDS = 5
 
 
@@ -55,7 +57,7 @@ def auto(
 
     The network is fitted as `regime` says, once, for the logistic model that
     all trials start from; they see its features, and train as the preset
-    "folder" says.
+    "folder" says, for 600 steps at most.
 
     Where the standard error of the logistic model's validation mAP is above 2.5
     points, and more training than validation labels are observed, trials are
@@ -121,7 +123,8 @@ def _as_preset() -> dict[str, Any]:
     """What trials do unless they say otherwise."""
     preset = presets.load("folder")
     stage = {option.name: option.default for option in METHOD_STAGE}
-    return stage | {x: preset[x] for x in preset if x not in OBJECTS}
+    stage |= {x: preset[x] for x in preset if x not in OBJECTS}
+    return stage | {"max_steps": _MOST_STEPS}
 
 
 def _start(train, data, backbone, place: Path, options) -> Path:

@@ -69,6 +69,8 @@ def fit_stage(
     _compile(model, schedule)
     (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
     total = schedule.epochs * batches.steps_per_epoch
+    if schedule.max_steps:
+        total = min(total, schedule.max_steps)
     steps = min(schedule.evaluate_every or batches.steps_per_epoch, total)
     latest = directory / "checkpoints" / LATEST
     rates = [

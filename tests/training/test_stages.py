@@ -164,6 +164,20 @@ def test_a_recipe_resumed_is_the_recipe(source, tmp_path, monkeypatch):
     assert not np.allclose(tf.sigmoid(model(pixels)), average, atol=1e-6)
 
 
+@pytest.mark.parametrize(("most", "steps"), [(5, [0, 4, 5]), (99, [0, 4, 8])])
+def test_steps_are_no_more_than_the_most(source, tmp_path, most, steps):
+    """Of two epochs of four steps each, evaluated after each and at the end."""
+    run(source, tmp_path, **RECIPE | {
+        "rate_schedule": "plateau", "warmup_epochs": 0, "max_steps": most,
+        "ema": False,
+    })  # fmt: skip
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = [*csv.DictReader(file)]
+    assert [
+        int(row["step"]) for row in rows if row["split"] == "validation"
+    ] == steps
+
+
 def test_warm_up_comes_before_the_plateau():
     """Rounds of 3 steps, each worse; the decay after the first is undone."""
     rng = np.random.default_rng(0)
