@@ -234,7 +234,7 @@ def _variations(trials: Trials) -> tuple[dict[str, Any], ...]:
     penalties = [result["penalty"] for result in trials.done[0].results]
     return (
         # From a head that hardly has a penalty little can be learned.
-        {"penalty": 10 * _median(penalties)},
+        {"penalty": float(f"{10 * _median(penalties):.2g}")},
         {"label_graph": "cooccurrence", "graph_self_weight": 0.5},
         {"lambda_y": 0.2},
         {"lambda_y": 5.0},
