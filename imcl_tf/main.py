@@ -245,10 +245,11 @@ def _warn_of_what_auto_sets():
     own = (
         option
         for options in (
-            settings.METHOD_STAGE, settings.NEIGHBORS[:-1],
+            settings.METHOD_STAGE, settings.NEIGHBORS,
             *settings.METHOD_OPTIONS.values(),
         )
         for option in options
+        if option.name != "neighbor_images"
     )  # fmt: skip
     without_effect = {
         f"--{option.name}={FLAGS[option.name].value}"

@@ -27,9 +27,9 @@ from imcl_tf.ops.jackknife import mean_precisions, standard_error
 from imcl_tf.ops.labels import rows_alone
 from imcl_tf.settings import AUTO, BUDGET, METHOD_STAGE, OBJECTS
 from imcl_tf.training.progress import report
-from imcl_tf.training.run import VALIDATION_SCORES, run
+from imcl_tf.training.run import run
 from imcl_tf.training.trials import Part, Trials, explained
-from imcl_tf.training.workdir import Workdir
+from imcl_tf.training.workdir import VALIDATION_SCORES, Workdir
 
 _FIXED = "fixed_features"
 _OTHERS = (

@@ -17,7 +17,7 @@ import tensorflow as tf
 from imcl_tf.data.pipeline import MultiLabelDataset
 from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.ops.logistic import Head, LogisticSolver
-from imcl_tf.ops.neighbors import evidence, nearest
+from imcl_tf.ops.neighbors import evidence, nearest, of_unit_norm
 from imcl_tf.training.heads import PENALTIES, best_of, stored_features
 
 _NUMBER = 20
@@ -44,14 +44,15 @@ class Completion(NamedTuple):
     mean: float
 
 
-def check_size(data: MultiLabelDataset):
-    """Raises ValueError where completed labels would not fit into memory."""
-    number = data.train.labels.shape[0] * data.num_labels
-    if number > _MOST_ENTRIES:
-        raise ValueError(
-            f"completion_rounds: {number:,} labels of training images, at most "
-            f"{_MOST_ENTRIES:,} can be completed"
-        )
+def check_size(data: MultiLabelDataset, num_features: int):
+    """Raises ValueError where labels or features do not fit into memory."""
+    images = data.train.labels.shape[0]
+    for what, size in ("labels", data.num_labels), ("features", num_features):
+        if images * size > _MOST_ENTRIES:
+            raise ValueError(
+                f"completion_rounds: {images:,} training images of {size:,} "
+                f"{what}, but at most {_MOST_ENTRIES:,} numbers fit into memory"
+            )
 
 
 def complete(
@@ -130,8 +131,7 @@ def completed(
 
 def _shown(features: np.ndarray, head: Head) -> np.ndarray:
     """Probabilities [N, C] float32 that the nearest other images show."""
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    unit = tf.constant(features / np.maximum(norms, 1e-12))
+    unit = of_unit_norm(tf.constant(features))
     probabilities = tf.constant(
         scipy.special.expit(head.scores(features)).astype(np.float32)
     )

@@ -37,10 +37,13 @@ from imcl_tf.training.stages import (
     initial_schedule,
     record_solved,
 )
-from imcl_tf.training.workdir import Identity, Workdir, describe
+from imcl_tf.training.workdir import (
+    VALIDATION_SCORES,
+    Identity,
+    Workdir,
+    describe,
+)
 
-# Of trials: scores of the observed validation labels, in their order.
-VALIDATION_SCORES = "validation_scores.npy"
 OPTIONS = tuple(option for option in RUN if option.name not in OBJECTS)
 
 
@@ -115,7 +118,7 @@ def run(
     given, own = _split_options(options, cls)
     check_schedules(given)
     if given["completion_rounds"]:
-        _check_completion(data, given)
+        _check_completion(data, backbone, given)
     if backbone is None and given["regime"] != "fixed_features":
         raise ValueError(
             f"regime must be fixed_features for data of features, got "
@@ -339,14 +342,15 @@ def _check_objects(data, backbone, cls):
         )
 
 
-def _check_completion(data, given):
+def _check_completion(data, backbone, given):
     if given["regime"] != "fixed_features" or given["initial_head"] != "solved":
         raise ValueError(
             "completion_rounds: the logistic model is solved again, which "
             "needs regime=fixed_features and initial_head=solved, got "
             f"regime={given['regime']}, initial_head={given['initial_head']}"
         )
-    check_size(data)
+    size = data.train.num_features or backbone.output_shape[-1]
+    check_size(data, size)
 
 
 def _are_same(place: str, other: Path) -> bool:

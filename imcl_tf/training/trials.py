@@ -14,7 +14,7 @@ import scipy.sparse
 
 from imcl_tf.files import replacing, write_csv
 from imcl_tf.ops.jackknife import difference, mean_precisions
-from imcl_tf.training.run import VALIDATION_SCORES
+from imcl_tf.training.workdir import VALIDATION_SCORES
 
 
 class Part(NamedTuple):

@@ -23,12 +23,14 @@ from imcl_tf.files import locked, replacing
 from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.training.callbacks import BEST, LATEST
 
+# Of trials: scores of the observed validation labels, in their order.
+VALIDATION_SCORES = "validation_scores.npy"
 _RESULTS, _IDENTITY = "results.json", "run.json"
 _LABELS, _IMAGES = "observed_labels.npz", "train_images.npy"
 _EARLIER, _CHECKPOINTS = "earlier", "checkpoints"
 # What runs write. Without run.json no run has left it.
 _WRITTEN = (
-    "metrics.csv", "validation_scores.npy", _LABELS, _IMAGES,
+    "metrics.csv", VALIDATION_SCORES, _LABELS, _IMAGES,
     "average_precision.csv", "flags.cfg", "label_graph.npz", "labels.txt",
     _CHECKPOINTS, "initial", "saved_model", "tensorboard", _RESULTS,
 )  # fmt: skip

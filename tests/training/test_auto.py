@@ -10,8 +10,8 @@ import imcl_tf
 from imcl_tf.ops.jackknife import mean_precisions, standard_error
 from imcl_tf.training import auto as module
 from imcl_tf.training.auto import auto
-from imcl_tf.training.run import VALIDATION_SCORES
 from imcl_tf.training.trials import explained
+from imcl_tf.training.workdir import VALIDATION_SCORES
 from tests.training.trials import trials_of
 
 

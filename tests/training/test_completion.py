@@ -7,6 +7,7 @@ import pytest
 import scipy.special
 
 import imcl_tf
+from imcl_tf.training import completion
 from imcl_tf.training.completion import _shown, complete, completed
 from imcl_tf.training.heads import solve_head
 from imcl_tf.training.run import run
@@ -94,6 +95,18 @@ def test_rounds_go_on_while_validation_gains(data):
         model.classifier.set_weights([x.head.kernel, x.head.bias])
         mean = 100 * imcl_tf.evaluate(model, data.validation).mean()
         assert x.mean == pytest.approx(mean)
+
+
+@pytest.mark.parametrize(
+    ("most", "what"),
+    [(119, "60 training images of 2 labels"), (479, "60 .* of 8 features")],
+)
+def test_what_does_not_fit_into_memory(data, monkeypatch, most, what):
+    monkeypatch.setattr(completion, "_MOST_ENTRIES", 480)
+    completion.check_size(data, 8)
+    monkeypatch.setattr(completion, "_MOST_ENTRIES", most)
+    with pytest.raises(ValueError, match=what):
+        completion.check_size(data, 8)
 
 
 def test_a_run(data, tmp_path):

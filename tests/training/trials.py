@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import scipy.sparse
 
-from imcl_tf.training.run import VALIDATION_SCORES
 from imcl_tf.training.trials import Part, Trials
+from imcl_tf.training.workdir import VALIDATION_SCORES
 
 C, N = 3, 60
 PENALTY = 1e-3  # of every run
