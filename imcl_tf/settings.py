@@ -232,7 +232,7 @@ BOTH_STAGES = (
     ),
     Option(
         "penalty", 0.0,
-        "L2 penalty of the classifiers; 0 = the best on validation where the "
+        "L2 penalty of the classifiers; 0 = chosen on validation where the "
         "initial model is solved, none where it is trained.",
         minimum=0,
     ),

@@ -87,7 +87,7 @@ def complete(
                 solver.path(targets, PENALTIES), validation, data.validation,
                 f"completion, round {number}, {share:.0%}",
             )  # fmt: skip
-            mean = max(mean for _, mean in path)
+            mean = dict(path)[head.penalty]
             tried.append(Completion(number, share, head, mean))
         if max(tried, key=lambda x: x.mean) is before:
             break

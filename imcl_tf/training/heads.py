@@ -89,6 +89,9 @@ def best_of(
 ) -> tuple[Head, list[tuple[float, float]]]:
     """Takes heads as long as weaker penalties may be better.
 
+    Chance moves the mAP of a single penalty, so that its mean with those of
+    the penalties beside it counts.
+
     Args:
       heads: of weaker and weaker penalties.
       features: [n, d] float32 of the images of `split`.
@@ -96,17 +99,27 @@ def best_of(
       what: they are, for the lines of progress.
 
     Returns:
-      the head of the best mAP, and (penalty, mAP in percent) of each taken.
+      the chosen head, and (penalty, mAP in percent) of each taken.
     """
-    found: list[tuple[Head, float]] = []
+    found: list[Head] = []
+    means: list[float] = []
     for head in heads:
         mean = _mean_precision(head, features, split)
         report(f"{what}: penalty {head.penalty:g}, validation mAP {mean:.2f}")
-        found.append((head, mean))
-        best = max(range(len(found)), key=lambda i: found[i][1])
-        if len(found) - best > _PATIENCE:
+        found.append(head)
+        means.append(mean)
+        if len(means) - np.argmax(means) > _PATIENCE:
             break
-    return found[best][0], [(head.penalty, mean) for head, mean in found]
+    path = [
+        (head.penalty, mean) for head, mean in zip(found, means, strict=True)
+    ]
+    return found[np.argmax(_with_neighbors(means))], path
+
+
+def _with_neighbors(means: list[float]) -> np.ndarray:
+    """The mean of each number and those beside it."""
+    padded = np.pad(means, 1, mode="edge")
+    return np.lib.stride_tricks.sliding_window_view(padded, 3).mean(1)
 
 
 def write_path(path: list[tuple[float, float]], file: Path):
