@@ -19,7 +19,7 @@ import scipy.special
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # scikit-learn requires it
 
 from imcl_tf.data.kept import parse_json
 from imcl_tf.data.pipeline import MultiLabelDataset, load_inputs

@@ -60,9 +60,11 @@ def main():
     print(f"test mAP {100 * np.nanmean(precision):.2f}")
 
     # Algorithm 2 on its own: the five training images most similar to each
-    # test image, in features and in labels.
+    # test image, in features and in labels. Labels that are not observed are
+    # the model's, eq. (3).
     targets = tf.tanh(model(test))
-    atoms = graph(tf.cast(observed, tf.float32))
+    completed = tf.where(observed != 0, observed, tf.tanh(model(train)))
+    atoms = graph(completed)
     similar = imcl_tf.joint_nonnegative_omp(
         targets, test, atoms, train, num_neighbors=5, lambda_y=0.1, lambda_f=1.0
     )
