@@ -194,9 +194,10 @@ METHOD_STAGE = (
 )  # fmt: skip
 INITIAL_HEAD = Option(
     "initial_head", "solved",
-    "Initial logistic model on fixed features: solved to its optimum for each "
-    "L2 penalty, or trained for --initial_epochs. Beyond what fits into memory "
-    "a part is solved, and training follows with the penalty so chosen.",
+    "Initial logistic model on features of a fixed network: solved to its "
+    "optimum for each L2 penalty, or trained for --initial_epochs. Beyond what "
+    "fits into memory a part is solved, and training follows with the penalty "
+    "so chosen. End to end, a pretrained network is trained from there.",
     choices=("solved", "trained"),
 )  # fmt: skip
 INITIAL_STAGE = (

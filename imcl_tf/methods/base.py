@@ -85,7 +85,8 @@ class MultiLabelModel(PartialLabelFitting):
       num_labels: C.
       fixed_features: True = `fit` and `evaluate` take features [B, d] in place
         of images and w stays as it is; calling the model still takes images.
-      unit_norm: True = features are brought to unit norm: f / ||f||.
+      unit_norm: True = features are brought to unit norm: f / ||f||. Those of
+        a map are divided by the norm of their mean.
       boost_factor: alpha of BoostLU (Kim et al., CVPR 2023), for features
         [B, h, w, d]: at each position a positive logit counts alpha times,
         a negative one once; a label's logit is the mean over positions.
@@ -252,7 +253,14 @@ class MultiLabelModel(PartialLabelFitting):
     def represent(self, features: tf.Tensor) -> tf.Tensor:
         """f, float32, of what the CNN returns or a record holds."""
         features = tf.cast(features, tf.float32)
-        return of_unit_norm(features) if self.unit_norm else features
+        if not self.unit_norm:
+            return features
+        if features.shape.rank < 4:
+            return of_unit_norm(features)
+        # Of a map, the mean is what has unit norm elsewhere.
+        mean = tf.reduce_mean(features, [1, 2], keepdims=True)
+        norm = tf.norm(mean, axis=-1, keepdims=True)
+        return tf.math.divide_no_nan(features, norm)
 
     @property
     def training_neighbors(self) -> TrainingNeighbors | None:

@@ -145,7 +145,7 @@ def run(
     logistic.build((None, *images.input_shape))
     start = Workdir(given["init_from"]) if given["init_from"] else None
     model = _make_model(cls, backbone, data.num_labels, given, own)
-    model.unit_norm = _unit_norm(given, start)
+    model.unit_norm = _unit_norm(given, backbone, start)
     model.prepare(images)
     model.build((None, *images.input_shape))
     if start:
@@ -220,16 +220,14 @@ def _fit_logistic(
 ) -> MultiLabelDataset:
     """Fits the initial logistic model; returns the data of the method."""
     backbone, fixed = logistic.backbone, given["regime"] == "fixed_features"
-    unit_norm = _unit_norm(given, start)
-    solved = fixed and given["initial_head"] == "solved"
-    # Whether w is worth keeping: a network of unknown make comes with weights.
-    trained = bool(start) or getattr(backbone, "pretrained", True)
-    if trained:
+    unit_norm = _unit_norm(given, backbone, start)
+    solved = _begins_solved(given, backbone, start)
+    if start or _is_trained(backbone):
         freeze_batch_statistics(backbone)
     schedule = initial_schedule(given)
     if given["penalty"] and not solved:
         logistic.penalty.assign(given["penalty"])
-    if not (start or (fixed and trained)):
+    if not (start or (_is_trained(backbone) and (fixed or solved))):
         # A head that is solved afterwards is one of other features.
         logistic.set_inputs(False, unit_norm and not solved)
         fit_stage(logistic, data, images, schedule, directory.initial)
@@ -238,26 +236,51 @@ def _fit_logistic(
     stage = data
     if fixed and not data.train.num_features:
         stage = fixed_features(data, backbone, used_by=directory.user)
-    logistic.set_inputs(fixed, unit_norm)
     if directory.logistic.is_file():  # the run is resumed
         logistic.load_weights(directory.logistic)
     elif solved and (
         not start or start.unit_norm != unit_norm or given["penalty"]
     ):
-        _solve(logistic, stage, images, given, directory.initial)
-    elif fixed and trained and not start:
+        features = stage
+        if not fixed:
+            features = fixed_features(data, backbone, used_by=directory.user)
+        logistic.set_inputs(True, unit_norm)
+        _solve(logistic, features, images, given, directory.initial)
+    elif fixed and _is_trained(backbone) and not start:
+        logistic.set_inputs(True, unit_norm)
         fit_stage(logistic, stage, images, schedule, directory.initial)
+    logistic.set_inputs(fixed, unit_norm)
     return stage
 
 
-def _unit_norm(given, start) -> bool:
+def _is_trained(backbone) -> bool:
+    """Whether w is worth keeping: a network of unknown make has weights."""
+    return getattr(backbone, "pretrained", True)
+
+
+def _begins_solved(given, backbone, start) -> bool:
+    """Whether the initial logistic model is solved, or is as it was before.
+
+    On fixed features always; a trained network's, before it is trained on, if
+    no other run has begun it.
+    """
+    if given["initial_head"] != "solved":
+        return False
+    if given["regime"] == "fixed_features":
+        return True
+    return not start and _is_trained(backbone)
+
+
+def _unit_norm(given, backbone, start) -> bool:
     """Whether features are brought to unit norm.
 
-    Where the network is trained, as the model that it starts from has it.
+    Where the network is trained, as the head that it starts from has it.
     """
     if given["regime"] == "fixed_features":
         return given["unit_norm"]
-    return bool(start and start.unit_norm)
+    if start:
+        return start.unit_norm
+    return given["unit_norm"] and _begins_solved(given, backbone, start)
 
 
 def _is_solved(stage, given) -> bool:

@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import uuid
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -156,12 +158,26 @@ class Workdir:
 
     @property
     def unit_norm(self) -> bool:
-        """Whether the logistic model here is one of features of unit norm."""
-        settings = self.settings()
-        return bool(
-            settings.get("regime") == "fixed_features"
-            and settings.get("unit_norm")
-        )
+        """Whether the initial logistic model has features of unit norm.
+
+        Raises:
+          ValueError: if it cannot be read.
+          OSError: if there is none.
+        """
+        self._check_logistic()
+        try:
+            with zipfile.ZipFile(self.logistic) as archive:
+                config = parse_json(archive.read("config.json"))
+            return bool(config["config"]["unit_norm"])
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            LookupError,
+            ValueError,
+        ) as error:
+            raise ValueError(
+                f"init_from: {self.logistic} is damaged: {error}"
+            ) from error
 
     def _results(self) -> dict:
         file = self.path / _RESULTS
@@ -327,11 +343,7 @@ class Workdir:
             what `data` hide or evaluate on.
           OSError: if there is none.
         """
-        if not self.logistic.is_file():
-            raise FileNotFoundError(
-                f"init_from: {self.path} holds no initial logistic model "
-                f"({self.logistic})"
-            )
+        self._check_logistic()
         label_names = data.label_names
         names = (self.path / "labels.txt").read_text("utf-8").splitlines()
         if names != list(label_names):
@@ -347,6 +359,13 @@ class Workdir:
                 f"init_from: the model of {self.path} has another backbone: "
                 f"{error}"
             ) from error
+
+    def _check_logistic(self):
+        if not self.logistic.is_file():
+            raise FileNotFoundError(
+                f"init_from: {self.path} holds no initial logistic model "
+                f"({self.logistic})"
+            )
 
     def _check_seen(self, data: MultiLabelDataset):
         """Checks that the model was trained on nothing `data` hold back."""

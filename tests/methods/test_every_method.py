@@ -174,6 +174,19 @@ def test_boosted_methods_train_end_to_end(method, source, initial, tmp_path):
     )
 
 
+def test_a_map_of_unit_norm_scores_as_its_mean():
+    model = imcl_tf.MultiLabelModel(None, 3, unit_norm=True)
+    model.build((None, 2, 3, 5))
+    maps = np.random.default_rng(0).normal(size=(4, 2, 3, 5)).astype("f4")
+    mean = maps.mean((1, 2))
+    unit = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    kernel, bias = model.classifier.get_weights()
+    np.testing.assert_allclose(
+        model.scores(model.represent(tf.constant(maps))), unit @ kernel + bias,
+        rtol=1e-4, atol=1e-5,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -143,6 +143,37 @@ def test_init_from_a_run_that_saw_more_labels(source, tmp_path):
         run(source, tmp_path / "all", **options)
 
 
+def test_a_network_is_trained_from_the_solved_head(source, tmp_path):
+    """Also by a run that begins where such a run began."""
+    network = tiny_cnn()
+    network.pretrained = True
+
+    def run(workdir, **options):
+        return imcl_tf.run(
+            source, network, "logistic", workdir, **FAST | usual | options
+        )
+
+    usual = {
+        "initial_head": "solved", "unit_norm": True, "tuning": False,
+        "epochs": 0,
+    }  # fmt: skip
+    fixed = run(tmp_path / "fixed")
+    usual["regime"] = "end_to_end"
+    first = run(tmp_path / "first")
+    init_from = str(tmp_path / "first")
+    second = run(tmp_path / "second", init_from=init_from)
+    for results in (first, second):
+        assert results["penalty"] == fixed["penalty"] > 0
+        assert results["validation_mAP"] == pytest.approx(
+            fixed["validation_mAP"]
+        )
+        initial = results["initial_logistic"]["mAP"]
+        assert initial == results["mAP"] == pytest.approx(fixed["mAP"])
+    assert (tmp_path / "first/initial/penalties.csv").is_file()
+    usual["initial_head"] = "trained"
+    assert run(tmp_path / "trained")["penalty"] == 0
+
+
 def test_what_is_no_data_set(tmp_path):
     with pytest.raises(ValueError, match="load_dataset, got 'folder'"):
         run("folder", tmp_path)
