@@ -49,7 +49,7 @@ from imcl_tf import main as program
 from imcl_tf.backbones.pictures import picture_format
 from imcl_tf.data.datasets import load_dataset
 from imcl_tf.data.features import fixed_features
-from imcl_tf.data.pipeline import MultiLabelDataset
+from imcl_tf.data.multi_label_dataset import MultiLabelDataset
 from imcl_tf.files import fail, replacing
 from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.options import Value

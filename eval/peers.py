@@ -22,7 +22,8 @@ from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits  # scikit-learn requires it
 
 from imcl_tf.data.kept import parse_json
-from imcl_tf.data.pipeline import MultiLabelDataset, load_inputs
+from imcl_tf.data.multi_label_dataset import MultiLabelDataset
+from imcl_tf.data.pipeline import load_inputs
 from imcl_tf.files import replacing
 from imcl_tf.ops.metrics import AveragePrecision
 from imcl_tf.training.progress import report

@@ -36,7 +36,7 @@ _HOMES = {
     "picture_format": "backbones.pictures",
     "load_dataset": "data.datasets",
     "Batches": "data.pipeline",
-    "MultiLabelDataset": "data.pipeline",
+    "MultiLabelDataset": "data.multi_label_dataset",
     "Split": "data.pipeline",
     "fixed_features": "data.features",
     "Option": "options",
@@ -77,8 +77,10 @@ if TYPE_CHECKING:
     )
     from imcl_tf.data.datasets import load_dataset as load_dataset
     from imcl_tf.data.features import fixed_features as fixed_features
+    from imcl_tf.data.multi_label_dataset import (
+        MultiLabelDataset as MultiLabelDataset,
+    )
     from imcl_tf.data.pipeline import Batches as Batches
-    from imcl_tf.data.pipeline import MultiLabelDataset as MultiLabelDataset
     from imcl_tf.data.pipeline import Split as Split
     from imcl_tf.methods import method as method
     from imcl_tf.methods.base import Batch as Batch

@@ -359,7 +359,7 @@ def test_regularisers_count(kind):
 
 
 def test_features_and_pictures_are_not_mixed_up(prepared):
-    from imcl_tf.data.pipeline import open_source
+    from imcl_tf.data.multi_label_dataset import open_source
 
     data = open_source(prepared)
     backbone = tiny_cnn()
@@ -391,7 +391,7 @@ def test_features_and_pictures_are_not_mixed_up(prepared):
 
 
 def test_hide_labels_keeps_a_share_of_the_training_labels(prepared):
-    from imcl_tf.data.pipeline import open_source
+    from imcl_tf.data.multi_label_dataset import open_source
 
     data = open_source(prepared)
     hidden = data.hide_labels(0.5, seed=3, rule="per_image")

@@ -12,7 +12,11 @@ from absl import logging
 from imcl_tf.data import builders
 from imcl_tf.data.cells import listed
 from imcl_tf.data.folder import folder_builder
-from imcl_tf.data.pipeline import MultiLabelDataset, never_present, open_source
+from imcl_tf.data.multi_label_dataset import (
+    MultiLabelDataset,
+    never_present,
+    open_source,
+)
 from imcl_tf.data.scenes_set import Scenes, SmallScenes
 from imcl_tf.data.tfds_sets import tfds_builder
 from imcl_tf.options import Value, check_all

@@ -19,11 +19,11 @@ import tensorflow_datasets as tfds
 
 from imcl_tf.backbones.pictures import picture_format
 from imcl_tf.data import records
-from imcl_tf.data.pipeline import (
+from imcl_tf.data.multi_label_dataset import (
     MultiLabelDataset,
     naming_damaged_files,
-    without_autograph,
 )
+from imcl_tf.data.pipeline import without_autograph
 from imcl_tf.data.pixels import decode_and_resize
 from imcl_tf.files import locked, replacing
 

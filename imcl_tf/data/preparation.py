@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from imcl_tf.data import builders
 from imcl_tf.data.cells import listed
-from imcl_tf.data.pipeline import never_present, open_source
+from imcl_tf.data.multi_label_dataset import never_present, open_source
 from imcl_tf.files import fail
 
 

@@ -14,7 +14,8 @@ import scipy.sparse
 import tensorflow as tf
 
 from imcl_tf.backbones.pictures import picture_format
-from imcl_tf.data.pipeline import Batches, MultiLabelDataset, Split
+from imcl_tf.data.multi_label_dataset import MultiLabelDataset
+from imcl_tf.data.pipeline import Batches, Split
 from imcl_tf.data.tensors import WRONG_VALUE, TensorBatches
 from imcl_tf.methods.averages import AverageWeights, WeightAverage
 from imcl_tf.methods.batches import (

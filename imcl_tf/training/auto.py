@@ -22,7 +22,7 @@ import numpy as np
 
 from imcl_tf import presets
 from imcl_tf.data.features import fixed_features
-from imcl_tf.data.pipeline import MultiLabelDataset
+from imcl_tf.data.multi_label_dataset import MultiLabelDataset
 from imcl_tf.ops.jackknife import mean_precisions, standard_error
 from imcl_tf.ops.labels import rows_alone
 from imcl_tf.settings import AUTO, BUDGET, METHOD_STAGE, OBJECTS

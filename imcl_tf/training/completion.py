@@ -14,7 +14,7 @@ import scipy.sparse
 import scipy.special
 import tensorflow as tf
 
-from imcl_tf.data.pipeline import MultiLabelDataset
+from imcl_tf.data.multi_label_dataset import MultiLabelDataset
 from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.ops.logistic import Head, LogisticSolver
 from imcl_tf.ops.neighbors import evidence, nearest, of_unit_norm

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from imcl_tf.data.pipeline import MultiLabelDataset, Split, load_inputs
+from imcl_tf.data.multi_label_dataset import MultiLabelDataset
+from imcl_tf.data.pipeline import Split, load_inputs
 from imcl_tf.files import write_csv
 from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.ops.logistic import Head, LogisticSolver

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import tensorflow as tf
 
-from imcl_tf.data.pipeline import MultiLabelDataset
+from imcl_tf.data.multi_label_dataset import MultiLabelDataset
 from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.methods.dictionary import class_balanced_subset
 from imcl_tf.methods.neighbors import Mixing, TrainingNeighbors

@@ -14,7 +14,7 @@ from imcl_tf.backbones.pictures import picture_format
 from imcl_tf.backbones.statistics import freeze_batch_statistics
 from imcl_tf.data.features import architecture_digest, fixed_features
 from imcl_tf.data.label_updates import files_digest
-from imcl_tf.data.pipeline import MultiLabelDataset, reading
+from imcl_tf.data.multi_label_dataset import MultiLabelDataset, reading
 from imcl_tf.files import replacing, write_csv
 from imcl_tf.methods import method as method_named
 from imcl_tf.methods.base import METHODS, MultiLabelModel

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import keras
 
-from imcl_tf.data.pipeline import Batches, MultiLabelDataset
+from imcl_tf.data.multi_label_dataset import MultiLabelDataset
+from imcl_tf.data.pipeline import Batches
 from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.methods.epochs import steps_taken
 from imcl_tf.settings import BOTH_STAGES, INITIAL_STAGE, JIT, METHOD_STAGE

@@ -20,7 +20,7 @@ from absl import logging
 from imcl_tf.data import records
 from imcl_tf.data.cells import listed, shown
 from imcl_tf.data.kept import parse_json, read_array, read_arrays
-from imcl_tf.data.pipeline import MultiLabelDataset
+from imcl_tf.data.multi_label_dataset import MultiLabelDataset
 from imcl_tf.files import locked, replacing
 from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.training.callbacks import BEST, LATEST

@@ -20,6 +20,7 @@ from imcl_tf.backbones.statistics import (
     frozen_statistics,
 )
 from imcl_tf.data import pipeline
+from imcl_tf.data.multi_label_dataset import open_source
 from imcl_tf.data.pixels import decode_and_resize
 from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.settings import DEFAULT_METHOD
@@ -198,7 +199,7 @@ def test_a_run_resizes_all_its_images_alike(
     monkeypatch.setitem(make.BACKBONES, "small_cnn", spec)
     read, exported = spy_on(pipeline), spy_on(export)
     imcl_tf.run(
-        pipeline.open_source(prepared), backbone("small_cnn", image_size=32),
+        open_source(prepared), backbone("small_cnn", image_size=32),
         method, tmp_path, epochs=0, initial_epochs=1, regime=regime,
         dictionary_size=5, graph_neighbors=2,
     )  # fmt: skip

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import imcl_tf
 from imcl_tf.backbones.statistics import batch_normalizations
-from imcl_tf.data import pipeline
+from imcl_tf.data.multi_label_dataset import open_source
 from tests import programs
 
 layers = keras.layers
@@ -59,7 +59,7 @@ def test_end_to_end(kind, prepared, tmp_path):
         network = imcl_tf.backbone(name, image_size=S)
         before = [w.numpy() for w in network.trainable_variables]
         results = imcl_tf.run(
-            pipeline.open_source(prepared), network, "logistic",
+            open_source(prepared), network, "logistic",
             tmp_path / "run", **TINY, **boost,
         )  # fmt: skip
     assert 0 <= results["mAP"] <= 100
@@ -90,7 +90,7 @@ def test_what_resume_compares(prepared, tmp_path):
         network = imcl_tf.backbone(path, layer=layer, input=pixels)
         flags = f"--backbone={path}\n--backbone_layer={layer}\n"
         return imcl_tf.run(
-            pipeline.open_source(prepared), network, "logistic",
+            open_source(prepared), network, "logistic",
             tmp_path / "run", regime="fixed_features", initial_epochs=0,
             epochs=0, resume=True,
             settings=f"{flags}--backbone_input={pixels}\n",

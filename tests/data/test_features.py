@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from imcl_tf.backbones.pictures import SQUASHED, PictureInput, Resizing
 from imcl_tf.backbones.statistics import synchronize_batch_statistics
 from imcl_tf.data import features, pipeline
+from imcl_tf.data.multi_label_dataset import MultiLabelDataset
 from imcl_tf.data.pixels import decode_and_resize
 from imcl_tf.ops.labels import LabelTable
 
@@ -64,7 +65,7 @@ class Data:
             )
             for name, made in self.made.items()
         }
-        self.dataset = pipeline.MultiLabelDataset(
+        self.dataset = MultiLabelDataset(
             "made", str(directory), names, **splits
         )
 

@@ -13,13 +13,8 @@ import pytest
 from imcl_tf.data import folder as folder_module
 from imcl_tf.data import picture_digests, preparation
 from imcl_tf.data.builders import prepare
-from imcl_tf.data.folder import (
-    Folder,
-    FolderOptions,
-    folder_builder,
-    folder_digest,
-    read_folder,
-)
+from imcl_tf.data.folder import Folder, folder_builder, folder_digest
+from imcl_tf.data.folder_tables import FolderOptions, read_folder
 from tests import programs
 from tests.data.common import dense, image_ids, label_table, prepare_folder
 

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from imcl_tf.data import builders
 from imcl_tf.data import folder as folder_module
 from imcl_tf.data.folder import folder_builder
-from imcl_tf.data.pipeline import open_source
+from imcl_tf.data.multi_label_dataset import open_source
 from tests.data.common import (
     SPLITS,
     dense,

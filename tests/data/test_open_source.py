@@ -10,6 +10,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from imcl_tf.data import builders, pipeline
+from imcl_tf.data.multi_label_dataset import open_source
 from imcl_tf.data.pixels import AUGMENTATIONS
 from imcl_tf.ops.labels import LabelTable
 from tests.data.common import image_ids
@@ -17,7 +18,7 @@ from tests.data.common import image_ids
 
 class TestOpenSource:
     def test_what_the_builder_wrote(self, folder, prepared):
-        dataset = pipeline.open_source(prepared)
+        dataset = open_source(prepared)
         assert dataset.name == "folder"
         assert dataset.directory == str(prepared.data_path)
         assert dataset.label_names == folder.label_names
@@ -35,7 +36,7 @@ class TestOpenSource:
             np.testing.assert_array_equal(labels.toarray(), folder.rows(ids))
 
     def test_classes(self, folder, richer, make_richer):
-        for name, split in pipeline.open_source(richer).splits.items():
+        for name, split in open_source(richer).splits.items():
             ids = image_ids(richer, name)
             assert sorted(ids) == sorted(folder.splits[name])
             assert split.classes.dtype == np.int32
@@ -44,7 +45,7 @@ class TestOpenSource:
             )
 
     def test_real_images_become_batches(self, folder, prepared):
-        split = pipeline.open_source(prepared).splits["train"]
+        split = open_source(prepared).splits["train"]
         ds = pipeline.training_batches(
             split,
             LabelTable(split.labels),
@@ -83,7 +84,7 @@ class TestFiles:
         before = sorted(
             (path.name, path.stat().st_mtime_ns) for path in directory.iterdir()
         )
-        assert pipeline.open_source(builder).train.labels.nnz > 0
+        assert open_source(builder).train.labels.nnz > 0
         assert before == sorted(
             (path.name, path.stat().st_mtime_ns) for path in directory.iterdir()
         )
@@ -130,7 +131,7 @@ class TestFiles:
 
     def refused(self, builder, path):
         with pytest.raises(ValueError) as caught:
-            pipeline.open_source(builder)
+            open_source(builder)
         message = str(caught.value)
         assert message.startswith(f"{path}: ")
         assert message.endswith("prepare the data set again")
@@ -142,7 +143,7 @@ class TestFiles:
             directory / "labels-test.npz", directory / "labels-validation.npz"
         )
         with pytest.raises(ValueError, match="where 1 were|files where"):
-            pipeline.open_source(builder)
+            open_source(builder)
 
     def test_records_of_the_first_version(self, builder):
         """Labels within records, and a cache of them named like a table."""
@@ -156,4 +157,4 @@ class TestFiles:
         for path in old.glob("labels-*.npz"):
             np.savez(path, sizes=[1], values=[1], columns=[0], row_splits=[0])
         with pytest.raises(ValueError, match="damaged label table.*again"):
-            pipeline.open_source(tfds.builder_from_directory(old))
+            open_source(tfds.builder_from_directory(old))

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from imcl_tf.backbones.pictures import Resizing
 from imcl_tf.data import pipeline
+from imcl_tf.data.multi_label_dataset import naming_damaged_files
 from imcl_tf.data.pixels import (
     AUGMENTATIONS,
     Augmentation,
@@ -354,6 +355,6 @@ def test_a_damaged_file_is_named(make_image_shards, tmp_path):
     split = make_split(made.files, made.lengths, None)
     with (
         pytest.raises(ValueError, match=f"^{made.files[1]}: damaged records"),
-        pipeline.naming_damaged_files(made.files),
+        naming_damaged_files(made.files),
     ):
         list(pipeline.indexed_records(split))

@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from imcl_tf.data import builders, tfds_sets
 from imcl_tf.data.datasets import load_dataset
 from imcl_tf.data.decoding import decode_stored
-from imcl_tf.data.pipeline import open_source
+from imcl_tf.data.multi_label_dataset import open_source
 from imcl_tf.data.tfds_sets import tfds_builder
 from tests import programs
 from tests.data.common import (

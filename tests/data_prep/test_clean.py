@@ -13,7 +13,7 @@ from imcl_tf.backbones.make import backbone
 from imcl_tf.data.builders import prepare
 from imcl_tf.data.features import fixed_features
 from imcl_tf.data.folder import folder_builder
-from imcl_tf.data.pipeline import open_source, reading
+from imcl_tf.data.multi_label_dataset import open_source, reading
 from imcl_tf.files import locked, replacing
 
 

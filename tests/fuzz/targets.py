@@ -21,7 +21,13 @@ from hypothesis import strategies as st
 from data_prep import coco, cub, cub_tables, open_images
 from imcl_tf import main, settings
 from imcl_tf.backbones.make import backbone
-from imcl_tf.data import folder, headers, images, pipeline, records, splitting
+from imcl_tf.data import (
+    folder_tables,
+    headers,
+    images,
+    records,
+    splitting,
+)
 from imcl_tf.data.cells import SEPARATORS, Table
 from imcl_tf.data.feature_files import FeatureFile
 from imcl_tf.data.image_names import ImageNames
@@ -29,6 +35,7 @@ from imcl_tf.data.kept import parse_json
 from imcl_tf.data.label_json import read_label_json
 from imcl_tf.data.label_tables import Reading, read_label_table
 from imcl_tf.data.manifest import read_manifest
+from imcl_tf.data.multi_label_dataset import naming_damaged_files
 from imcl_tf.data.picture_digests import PictureDigests
 from imcl_tf.files import parse_or_fail
 from imcl_tf.methods import fast0tag, label_graph
@@ -162,7 +169,7 @@ def is_inside(name: str) -> bool:
 
 
 def read_splits(path: Path):
-    table = folder.read_splits(path, ImageNames(path.parent / "images"))
+    table = folder_tables.read_splits(path, ImageNames(path.parent / "images"))
     return [*zip(table["image"], table["split"], strict=True)]
 
 
@@ -189,8 +196,8 @@ def same_splits(content: bytes, found):
 
 
 def read_folder(path: Path):
-    options = folder.FolderOptions(*("", *reading_of(path.read_bytes())))
-    return folder.read_folder(path.parent, options, on_bad_image="skip")
+    options = folder_tables.FolderOptions(*("", *reading_of(path.read_bytes())))
+    return folder_tables.read_folder(path.parent, options, on_bad_image="skip")
 
 
 def same_folder(content: bytes, found):
@@ -356,7 +363,7 @@ def read_example(path: Path):
 
 
 def read_tfrecord(path: Path):
-    with pipeline.naming_damaged_files([str(path)]):
+    with naming_damaged_files([str(path)]):
         return [x.numpy() for x in tf.data.TFRecordDataset(str(path))]
 
 

@@ -11,7 +11,7 @@ import scipy.sparse
 import tensorflow as tf
 
 import imcl_tf
-from imcl_tf.data.pipeline import open_source
+from imcl_tf.data.multi_label_dataset import open_source
 from imcl_tf.methods.base import METHODS
 from imcl_tf.ops.labels import hide_labels
 from imcl_tf.training.callbacks import BestCheckpoint

@@ -9,7 +9,7 @@ import scipy.sparse
 import tensorflow as tf
 
 import imcl_tf
-from imcl_tf.data.pipeline import open_source
+from imcl_tf.data.multi_label_dataset import open_source
 from imcl_tf.methods.base import METHODS
 from imcl_tf.methods.batches import Batch
 from imcl_tf.methods.dictionary import Dictionary, DictionaryRefresh

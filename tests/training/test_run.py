@@ -9,7 +9,7 @@ import keras
 import pytest
 
 import imcl_tf
-from imcl_tf.data.pipeline import open_source
+from imcl_tf.data.multi_label_dataset import open_source
 from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.ops.labels import hide_labels
 from tests import programs

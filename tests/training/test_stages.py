@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import imcl_tf
-from imcl_tf.data.pipeline import open_source
+from imcl_tf.data.multi_label_dataset import open_source
 from imcl_tf.options import check_all
 from imcl_tf.settings import RUN
 from imcl_tf.training import stages

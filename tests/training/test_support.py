@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import imcl_tf
-from imcl_tf.data.pipeline import open_source
+from imcl_tf.data.multi_label_dataset import open_source
 from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.training import search
 from imcl_tf.training.callbacks import BestCheckpoint, RateDecay

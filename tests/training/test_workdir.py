@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from imcl_tf.data.pipeline import MultiLabelDataset, Split
+from imcl_tf.data.multi_label_dataset import MultiLabelDataset
+from imcl_tf.data.pipeline import Split
 from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.training.workdir import Identity, Workdir
 

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from data_prep import coco
-from imcl_tf.data.pipeline import open_source
+from imcl_tf.data.multi_label_dataset import open_source
 from tests.data.common import image_ids
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from data_prep import coco
 from imcl_tf.data import builders
-from imcl_tf.data.pipeline import open_source
+from imcl_tf.data.multi_label_dataset import open_source
 from tests import programs
 from tests.data.common import dense, image_ids, label_table
 from tests.data_prep.coco.files import (

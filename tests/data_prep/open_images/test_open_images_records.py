@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from data_prep import open_images
 from imcl_tf.data import builders
 from imcl_tf.data.manifest import Manifest, image_path, read_image
-from imcl_tf.data.pipeline import open_source
+from imcl_tf.data.multi_label_dataset import open_source
 from tests import programs
 from tests.data_prep.open_images.files import (
     SIZES,
