@@ -67,11 +67,12 @@ def standard_error(means: np.ndarray) -> float:
     """Standard error of a mean, from what it is without some groups.
 
     Args:
-      means: [1 + G], of all and then without each of G groups; NaN does not
-        count.
+      means: [1 + G], of all and then without each of G groups; NaN where it
+        is undefined.
 
     Returns:
-      the delete-a-group jackknife's standard error of the first.
+      the delete-a-group jackknife's standard error of the first; infinite where
+      the mean is undefined without one of the groups.
 
     Example:
       >>> import numpy as np
@@ -79,7 +80,9 @@ def standard_error(means: np.ndarray) -> float:
       >>> round(standard_error(np.array([0.5, 0.4, 0.6])), 2)
       0.1
     """
-    left_out = means[1:][np.isfinite(means[1:])]
+    left_out = means[1:]
+    if not np.isfinite(left_out).all():  # all of it may be that group's doing
+        return np.inf
     number = len(left_out)
     spread = ((left_out - left_out.mean()) ** 2).sum()
     return float(np.sqrt((number - 1) / number * spread))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-# Keeps logits of mixed probabilities finite.
+# Of what neighbours show: keeps logits of mixed probabilities finite.
 _LITTLE = 1e-7
 # Numbers of the stored features that are cast at a time: memory of that size is
 # used again, where a copy of all would be fresh memory in every call.
@@ -109,7 +109,7 @@ def mixed_logits(
       share: s in [0, 1].
 
     Returns:
-      [B, C] float32, whose sigmoid is the mixture.
+      [B, C] float32, whose sigmoid is the mixture; z itself for s = 0.
 
     Example:
       >>> import numpy as np
@@ -118,9 +118,10 @@ def mixed_logits(
       >>> round(float(mixed_logits(z, q, 0.5)[0, 0]), 4)  # log(3 / 1)
       1.0986
     """
+    if not share:  # also where the sigmoid is 0 or 1 in single precision
+        return logits
+    shown = tf.clip_by_value(shown, _LITTLE, 1 - _LITTLE)
     # Both probabilities as they are: 1 - p of a large p would lose digits.
     present = (1 - share) * tf.sigmoid(logits) + share * shown
     absent = (1 - share) * tf.sigmoid(-logits) + share * (1 - shown)
-    return tf.math.log(tf.maximum(present, _LITTLE)) - tf.math.log(
-        tf.maximum(absent, _LITTLE)
-    )
+    return tf.math.log(present) - tf.math.log(absent)

@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse
 
 import imcl_tf
-from imcl_tf.ops.jackknife import difference, mean_precisions
+from imcl_tf.ops.jackknife import difference, mean_precisions, standard_error
 
 
 def problem():
@@ -59,3 +59,16 @@ def test_what_is_the_same_differs_by_nothing():
         scipy.sparse.csr_array(labels), scores[0][labels != 0]
     )
     assert difference(one, one) == (0.0, 0.0)
+
+
+def test_what_rests_on_one_image_has_no_known_error():
+    """The only positive: without it there is no average precision."""
+    labels = np.full((40, 1), -1, np.int8)
+    labels[7] = 1
+    scores = np.random.default_rng(0).normal(size=(2, 40))
+    means = [
+        mean_precisions(scipy.sparse.csr_array(labels), x) for x in scores
+    ]
+    assert np.isnan(means[0][1:]).sum() == 1
+    assert standard_error(means[0]) == np.inf
+    assert difference(*means)[1] == np.inf

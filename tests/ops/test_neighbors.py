@@ -78,3 +78,16 @@ def test_mixture_of_probabilities():
     np.testing.assert_allclose(
         mixed_logits(near, np.zeros_like(near), 0.0), near, rtol=1e-3
     )
+
+
+def test_no_share_leaves_the_order_of_large_logits():
+    large = np.array([[-300.0, -40.0, 20.0, 40.0, 300.0]], np.float32)
+    shown = np.array([[0.0, 1.0, 0.0, 1.0, 0.5]], np.float32)
+    np.testing.assert_array_equal(mixed_logits(large, shown, 0.0), large)
+    for share in (0.01, 0.5, 1.0):
+        assert np.isfinite(mixed_logits(large, shown, share)).all()
+    # Where neighbours show nothing the classifier ranks.
+    near = np.array([[-20.0, -19.0, 19.0, 20.0]], np.float32)
+    shown = np.array([[0.0, 0.0, 1.0, 1.0]], np.float32)
+    mixed = mixed_logits(near, shown, 0.5).numpy()
+    assert (np.diff(mixed[0]) > 0).all()
