@@ -6,12 +6,15 @@ simpler one only if its validation mAP is higher by more than the standard error
 of the difference, so that where nothing helps the logistic model is the choice.
 
 Where validation is so small that it says little, trials are compared by
-cross-validation over the observed training labels.
+cross-validation over the observed training labels, with neighbours as the folds
+agree on them: what each chose for itself would be chosen on what is compared.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,15 +26,32 @@ import numpy as np
 from imcl_tf import presets
 from imcl_tf.data.features import fixed_features
 from imcl_tf.data.multi_label_dataset import MultiLabelDataset
+from imcl_tf.data.pipeline import Split
 from imcl_tf.ops.jackknife import mean_precisions, standard_error
 from imcl_tf.ops.labels import rows_alone
-from imcl_tf.settings import AUTO, BUDGET, METHOD_STAGE, OBJECTS
+from imcl_tf.ops.metrics import observed_counts
+from imcl_tf.settings import (
+    AUTO,
+    BUDGET,
+    INITIAL_HEAD,
+    METHOD_STAGE,
+    NEIGHBORS,
+    OBJECTS,
+)
+from imcl_tf.training.completion import check_size
 from imcl_tf.training.progress import report
 from imcl_tf.training.run import run
 from imcl_tf.training.trials import Part, Trials, explained
-from imcl_tf.training.workdir import VALIDATION_SCORES, Workdir
+from imcl_tf.training.workdir import EARLIER, VALIDATION_SCORES, Workdir
 
 _FIXED = "fixed_features"
+# The logistic model that trials start from.
+_PLAIN = {
+    "method": "logistic", "epochs": 0, "neighbors": "none",
+    "completion_rounds": 0,
+}  # fmt: skip
+# Neighbours that each run chooses on its validation.
+_NEAR = {"neighbors": "chosen"}
 _OTHERS = (
     "curriculum", "large_loss", "weak_assume_negative", "splc", "fast0tag",
 )  # fmt: skip
@@ -62,7 +82,8 @@ def auto(
     Where the standard error of the logistic model's validation mAP is above 2.5
     points, and more training than validation labels are observed, trials are
     compared by 5-fold cross-validation on the former, unless the network was
-    trained on these.
+    trained on these, or may have been by `init_from`, or a fold has no average
+    precision.
 
     Args:
       data: of `load_dataset`.
@@ -79,7 +100,7 @@ def auto(
       what results.json holds: of the chosen run, and "chosen".
 
     Raises:
-      ValueError: see `imcl_tf.run`.
+      ValueError: for `boost`, and see `imcl_tf.run`.
 
     Example:
       >>> import imcl_tf
@@ -90,9 +111,12 @@ def auto(
       >>> results["chosen"]["trials"][0]["name"]
       'logistic'
     """
+    if options.get("boost"):
+        raise ValueError(
+            "boost: auto tries methods on fixed features, which have no "
+            "positions; expected another method, or no boost"
+        )
     place = Path(workdir) / AUTO
-    if not resume and (place / "trials.csv").is_file():
-        shutil.rmtree(place)  # those of an earlier start
 
     def train(data, backbone, trial, directory, **more):
         keras.utils.set_random_seed(options.get("seed", 0))
@@ -100,23 +124,53 @@ def auto(
         method = whole.pop("method")
         return run(data, backbone, method, directory, **whole, **more)
 
-    start = _start(train, data, backbone, place, options)
-    if not resume:  # what the user gave is checked by now
-        Workdir(workdir).set_aside()
+    with _set_aside(Workdir(workdir), anew=not resume):
+        start = _start(train, data, backbone, place, options)
     fixed = _as_preset() | {"regime": _FIXED}
-    parts = _parts(train, data, backbone, place, start, options, fixed)
+    parts, near = _parts(train, data, backbone, place, start, options, fixed)
     trials = Trials(parts, place, 60 * budget)
-    for name, trial in _proposals(trials):
+    completes = _can_complete(data, backbone, options)
+    for name, trial in _proposals(trials, near, completes):
         trials.attempt(name, trial)
     chosen = explained(trials.done)
     if trials.best and len(parts) > 1:
         chosen["settings"] = _agreed(chosen["settings"], trials.best.results)
     report(chosen["why"])
+    final = fixed | {"init_from": str(start)} | chosen["settings"]
+    # Of more trials another one may be the best, which is run anew.
+    resume = resume and _is_of(Workdir(workdir), options | final)
     return train(
-        data, backbone,
-        fixed | {"init_from": str(start)} | chosen["settings"],
-        Path(workdir), resume=resume, settings=settings, chosen=chosen,
+        data, backbone, final, Path(workdir),
+        resume=resume, settings=settings, chosen=chosen,
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _set_aside(workdir: Workdir, anew: bool) -> Iterator[None]:
+    """Begins anew, but not before what the user gave is checked.
+
+    The first run within the context checks it, ahead of its first file.
+    """
+    place, aside = workdir.path / AUTO, workdir.path / EARLIER / AUTO
+    if anew and place.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.parent.mkdir(exist_ok=True)
+        os.replace(place, aside)
+    try:
+        yield
+    finally:
+        if anew and place.exists():
+            workdir.set_aside()
+        elif anew and aside.exists():
+            os.replace(aside, place)
+            with contextlib.suppress(OSError):  # of a run that was set aside
+                aside.parent.rmdir()
+
+
+def _is_of(workdir: Workdir, options: dict[str, Any]) -> bool:
+    """Whether the run in a workdir, if there is one, has these settings."""
+    before = workdir.settings()
+    return all(before.get(name, x) == x for name, x in options.items())
 
 
 def _as_preset() -> dict[str, Any]:
@@ -124,26 +178,29 @@ def _as_preset() -> dict[str, Any]:
     preset = presets.load("folder")
     stage = {option.name: option.default for option in METHOD_STAGE}
     stage |= {x: preset[x] for x in preset if x not in OBJECTS}
-    return stage | {"max_steps": _MOST_STEPS}
+    # Those of neighbours are tried; their number is the user's.
+    none = {o.name: o.default for o in NEIGHBORS if o.name != "neighbor_images"}
+    return stage | none | {"max_steps": _MOST_STEPS}
 
 
 def _start(train, data, backbone, place: Path, options) -> Path:
     """Workdir of the logistic model that all trials start from."""
-    plain = {"method": "logistic", "epochs": 0, "neighbors": "none"}
     start = place / "start"
     how = {"resume": True, "tuning": True, "keep_logistic": True}
-    train(data, backbone, plain, start, **how)
+    train(data, backbone, _PLAIN, start, **how)
     if backbone is None or options.get("regime") == _FIXED:
         return start
     # The head is one of the features of a network that is trained: solved
     # once, not in each trial.
     fixed = {"regime": _FIXED, "init_from": str(start)}
-    train(data, backbone, plain | fixed, place / "solved", **how)
+    train(data, backbone, _PLAIN | fixed, place / "solved", **how)
     return place / "solved"
 
 
-def _parts(train, data, backbone, place, start, options, fixed) -> list[Part]:
-    """The data of each trial: the whole, or folds of the training images."""
+def _parts(
+    train, data, backbone, place, start, options, fixed
+) -> tuple[list[Part], dict[str, Any]]:
+    """The data of each trial, the whole or folds; neighbours that are tried."""
 
     def part(name, data, backbone, more):
         def train_part(trial, directory):
@@ -159,31 +216,44 @@ def _parts(train, data, backbone, place, start, options, fixed) -> list[Part]:
         options.get("observed_fraction", 1.0), options.get("seed", 0),
         options.get("observed_rule", "per_label"),
     )  # fmt: skip
-    if _is_trained(backbone, options) or not _is_small(data, start):
-        return [whole]
+    folds = [*_folds(data)]
+    if (
+        _is_trained(backbone, options)
+        or not _is_small(data, start)
+        or not all(_has_precision(fold.validation) for fold in folds)
+    ):
+        return [whole], _NEAR
     if backbone is not None:
-        data = fixed_features(data, backbone)
-    parts = []
-    for number, fold in enumerate(_folds(data), 1):
+        folds = [*_folds(fixed_features(data, backbone))]
+    parts, found = [], []
+    for number, fold in enumerate(folds, 1):
         # The latest weights: the best ones would be chosen on what is compared.
         more = {"observed_fraction": 1.0, "keep": "latest"}
         name = f"fold-{number}"
-        plain = {"method": "logistic", "epochs": 0, "neighbors": "none"}
-        train(
-            fold, None, fixed | plain | more, start / name,
-            resume=True, tuning=True, keep_logistic=True,
+        result = train(
+            fold, None, fixed | _PLAIN | _NEAR | more | {"init_from": ""},
+            start / name, resume=True, tuning=True, keep_logistic=True,
         )  # fmt: skip
+        found.append(result["neighbors"])
         more |= {"init_from": str(start / name)}
         parts.append(part(name, fold, None, more))
-    return parts
+    return parts, _agreed_neighbors(found)
+
+
+def _has_precision(split: Split) -> bool:
+    """Whether a label is observed both present and absent."""
+    counts = observed_counts(split.labels)
+    return bool(np.logical_and(*counts).any())
 
 
 def _is_trained(backbone, options) -> bool:
-    """Whether the network has seen the training labels."""
+    """Whether the network has seen the training labels, or may have."""
     if backbone is None:
         return False
-    return options.get("regime") != _FIXED or not getattr(
-        backbone, "pretrained", True
+    return (
+        options.get("regime") != _FIXED
+        or bool(options.get("init_from"))
+        or not getattr(backbone, "pretrained", True)
     )
 
 
@@ -215,18 +285,28 @@ def _folds(data: MultiLabelDataset) -> Iterator[MultiLabelDataset]:
 def _agreed(
     settings: dict[str, Any], results: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """What to run with on all labels, after folds chose each for itself.
-
-    The median penalty, and the mixing that most folds chose.
-    """
+    """What to run with on all labels: the folds' median penalty."""
     penalty = _median([result["penalty"] for result in results])
-    settings = settings | {"penalty": penalty, "keep": "latest"}
-    if settings.get("neighbors") == "chosen":
-        mixings = [tuple((x["neighbors"] or {}).items()) for x in results]
-        (most, _), *_ = collections.Counter(mixings).most_common(1)
-        settings["neighbors"] = "given" if most else "none"
-        settings |= {f"neighbor_{name}": value for name, value in most}
-    return settings
+    return settings | {"penalty": penalty, "keep": "latest"}
+
+
+def _agreed_neighbors(found: list[dict[str, Any] | None]) -> dict[str, Any]:
+    """The mixing that most folds chose; empty if most chose none."""
+    mixings = [tuple((mixing or {}).items()) for mixing in found]
+    (most, _), *_ = collections.Counter(mixings).most_common(1)
+    if not most:
+        return {}
+    return {"neighbors": "given"} | {f"neighbor_{x}": y for x, y in most}
+
+
+def _can_complete(data, backbone, options) -> bool:
+    """Whether labels can be completed, see `imcl_tf.run`."""
+    size = data.train.num_features or backbone.output_shape[-1]
+    try:
+        check_size(data, size)
+    except ValueError:
+        return False
+    return options.get("initial_head", INITIAL_HEAD.default) == "solved"
 
 
 def _variations(trials: Trials) -> tuple[dict[str, Any], ...]:
@@ -249,14 +329,22 @@ def _median(values: list[float]) -> float:
     return sorted(values)[len(values) // 2]
 
 
-def _proposals(trials: Trials) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What to try next, from the simplest on, as long as there is time."""
+def _proposals(
+    trials: Trials, neighbors: dict[str, Any], completes: bool
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What to try next, from the simplest on, as long as there is time.
+
+    Args:
+      trials: those done so far.
+      neighbors: settings of neighbours to try; empty = none.
+      completes: whether labels can be completed.
+    """
     yield "logistic", {"method": "logistic"}
-    yield "neighbors", {"method": "logistic", "neighbors": "chosen"}
-    # What neighbours are worth to the logistic model they are to others.
     near = {}
-    if trials.done[-1].is_chosen:
-        near = {"neighbors": "chosen"}
+    if neighbors:
+        yield "neighbors", {"method": "logistic"} | neighbors
+        # What they are worth to the logistic model they are to others.
+        near = neighbors if trials.done[-1].is_chosen else {}
     best = {"method": "imcl"} | near
     if trials.has_time_for("imcl"):
         yield "imcl", best
@@ -267,7 +355,7 @@ def _proposals(trials: Trials) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"imcl-{number}", best | change
             if trials.done[-1].mean > mean:
                 best, mean = best | change, trials.done[-1].mean
-    if trials.has_time_for("logistic"):
+    if completes and trials.has_time_for("logistic"):
         trial = {"method": "logistic", "completion_rounds": 3}
         yield "completion", trial | near
     for method in _OTHERS:

@@ -134,6 +134,9 @@ def run(
         )
     identity = _identity(data, backbone, cls, given, own, settings)
     if resume and (finished := directory.finished(identity, tuning)):
+        if finished.get("chosen") != chosen:  # by more trials than before
+            finished |= {"chosen": chosen, "settings": settings.splitlines()}
+            directory.restate(finished, settings)
         return finished
     images = data.train.batches(
         given["batch_size"], seed=given["seed"], augment=given["augment"],

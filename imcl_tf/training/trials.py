@@ -148,11 +148,12 @@ def explained(trials: list[Trial]) -> dict[str, Any]:
 
     Returns:
       "settings" of the choice, "why", a paragraph, "parts", how many parts of
-      the data each was tried on, and "trials".
+      the data each was tried on, and "trials", of which a "standard_error" that
+      is not known is None.
     """
     first, best = trials[0], [t for t in trials if t.is_chosen][-1]
     parts = len(best.results)
-    text = f"auto tried {len(trials)} settings "
+    text = f"auto tried {len(trials)} setting{'s' * (len(trials) > 1)} "
     if parts > 1:
         text += f"by {parts}-fold cross-validation on the training labels "
     text += f"and chose {_words(best)}: validation mAP {best.mean:.2f}, "
@@ -175,7 +176,7 @@ def explained(trials: list[Trial]) -> dict[str, Any]:
             {
                 "name": t.name, "settings": t.settings,
                 "validation_mAP": t.mean, "gain": t.gain,
-                "standard_error": t.error,
+                "standard_error": t.error if np.isfinite(t.error) else None,
             }
             for t in trials
         ],

@@ -27,13 +27,13 @@ from imcl_tf.training.callbacks import BEST, LATEST
 
 # Of trials: scores of the observed validation labels, in their order.
 VALIDATION_SCORES = "validation_scores.npy"
-_RESULTS, _IDENTITY = "results.json", "run.json"
+_RESULTS, _IDENTITY, _FLAGS = "results.json", "run.json", "flags.cfg"
 _LABELS, _IMAGES = "observed_labels.npz", "train_images.npy"
-_EARLIER, _CHECKPOINTS = "earlier", "checkpoints"
+EARLIER, _CHECKPOINTS = "earlier", "checkpoints"
 # What runs write. Without run.json no run has left it.
 _WRITTEN = (
     "metrics.csv", VALIDATION_SCORES, _LABELS, _IMAGES,
-    "average_precision.csv", "flags.cfg", "label_graph.npz", "labels.txt",
+    "average_precision.csv", _FLAGS, "label_graph.npz", "labels.txt",
     _CHECKPOINTS, "initial", "saved_model", "tensorboard", _RESULTS,
 )  # fmt: skip
 _ELSE = "take another workdir, or remove this one"
@@ -269,7 +269,7 @@ class Workdir:
         for name, text in (
             # First: it says that the others are a run's.
             (_IDENTITY, json.dumps(run, indent=2) + "\n"),
-            ("flags.cfg", settings),
+            (_FLAGS, settings),
             ("labels.txt", names),
         ):
             with replacing(self.path / name) as path:
@@ -292,7 +292,7 @@ class Workdir:
           names: files and directories, results.json last: should this program
             be killed, the next one continues.
         """
-        place = self.path / _EARLIER
+        place = self.path / EARLIER
         if (self.path / _RESULTS).exists():
             if (place / _RESULTS).exists():
                 shutil.rmtree(place)
@@ -422,11 +422,18 @@ class Workdir:
         for name in (LATEST, BEST):
             (self.path / _CHECKPOINTS / name).unlink(missing_ok=True)
 
+    def restate(self, results: dict, settings: str):
+        """Writes anew what a finished run says of its settings."""
+        with self.alone():
+            with replacing(self.path / _FLAGS) as path:
+                path.write_text(settings, "utf-8")
+            self.write_results(results)
+
     def write_results(self, results: dict):
         """Writes results.json: the run is finished."""
         with replacing(self.path / _RESULTS) as path:
             path.write_text(json.dumps(results, indent=2) + "\n")
-        shutil.rmtree(self.path / _EARLIER, ignore_errors=True)
+        shutil.rmtree(self.path / EARLIER, ignore_errors=True)
 
 
 def _is_there(path: Path) -> bool:

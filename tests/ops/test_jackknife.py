@@ -66,9 +66,7 @@ def test_what_rests_on_one_image_has_no_known_error():
     labels = np.full((40, 1), -1, np.int8)
     labels[7] = 1
     scores = np.random.default_rng(0).normal(size=(2, 40))
-    means = [
-        mean_precisions(scipy.sparse.csr_array(labels), x) for x in scores
-    ]
+    means = [mean_precisions(scipy.sparse.csr_array(labels), x) for x in scores]
     assert np.isnan(means[0][1:]).sum() == 1
     assert standard_error(means[0]) == np.inf
     assert difference(*means)[1] == np.inf

@@ -1,6 +1,7 @@
 """`--method=auto`: what it tries, what it takes and how it says so."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -9,15 +10,19 @@ import scipy.sparse
 import imcl_tf
 from imcl_tf.ops.jackknife import mean_precisions, standard_error
 from imcl_tf.training import auto as module
+from imcl_tf.training import completion
+from imcl_tf.training import trials as trials_module
 from imcl_tf.training.auto import auto
 from imcl_tf.training.trials import explained
 from imcl_tf.training.workdir import VALIDATION_SCORES
 from tests.training.trials import trials_of
 
+NEAR = {"neighbors": "chosen"}
+
 
 def test_logistic_is_the_choice_where_nothing_helps(tmp_path):
     trials = trials_of(tmp_path, {})
-    for name, settings in module._proposals(trials):
+    for name, settings in module._proposals(trials, NEAR, True):
         trials.attempt(name, settings)
     names = [trial.name for trial in trials.done]
     assert names[:3] == ["logistic", "neighbors", "imcl"]
@@ -28,7 +33,7 @@ def test_logistic_is_the_choice_where_nothing_helps(tmp_path):
 
 def test_what_neighbours_gain_the_others_get(tmp_path):
     trials = trials_of(tmp_path, {"neighbors": 0.3, "imcl": 0.6, "imcl-3": 1.0})
-    for name, settings in module._proposals(trials):
+    for name, settings in module._proposals(trials, NEAR, True):
         trials.attempt(name, settings)
     by_name = {trial.name: trial.settings for trial in trials.done}
     assert by_name["imcl"]["neighbors"] == "chosen"
@@ -41,7 +46,7 @@ def test_what_neighbours_gain_the_others_get(tmp_path):
 
 def test_the_budget_ends_the_trials(tmp_path):
     trials = trials_of(tmp_path, {}, seconds=0.0)
-    for name, settings in module._proposals(trials):
+    for name, settings in module._proposals(trials, NEAR, True):
         trials.attempt(name, settings)
     assert [t.name for t in trials.done] == ["logistic", "neighbors"]
 
@@ -79,22 +84,33 @@ def test_folds_hold_every_observed_label_back_once(tmp_path):
 def test_what_folds_agree_on():
     near = {"share": 0.5, "number": 10, "temperature": 1.0, "observed": True}
     other = near | {"share": 1.0}
-    penalties = 1e-4, 1e-2, 1e-3, 1e-1, 1e-5
-    results = [
-        {"penalty": penalty, "neighbors": mixing}
-        for penalty, mixing in zip(
-            penalties, (near, other, near, None, None), strict=True
-        )
-    ]
-    settings = {"method": "imcl", "neighbors": "chosen"}
-    assert module._agreed(settings, results) == {
-        "method": "imcl", "penalty": 1e-3, "keep": "latest",
+    assert module._agreed_neighbors([near, other, near, None, None]) == {
         "neighbors": "given", "neighbor_share": 0.5, "neighbor_number": 10,
         "neighbor_temperature": 1.0, "neighbor_observed": True,
     }  # fmt: skip
-    none = [x | {"neighbors": None} for x in results]
-    assert module._agreed(settings, none)["neighbors"] == "none"
-    assert "neighbors" not in module._agreed({"method": "logistic"}, none)
+    assert module._agreed_neighbors([None, other, None, near, None]) == {}
+    penalties = 1e-4, 1e-2, 1e-3, 1e-1, 1e-5
+    results = [{"penalty": penalty} for penalty in penalties]
+    assert module._agreed({"method": "imcl"}, results) == {
+        "method": "imcl", "penalty": 1e-3, "keep": "latest",
+    }  # fmt: skip
+
+
+def test_only_what_can_be_is_proposed(tmp_path):
+    trials = trials_of(tmp_path, {})
+    for name, settings in module._proposals(trials, {}, False):
+        trials.attempt(name, settings)
+    names = {trial.name for trial in trials.done}
+    assert not {"neighbors", "completion"} & names
+    assert {"logistic", "imcl", *module._OTHERS} <= names
+
+
+def test_labels_are_completed_where_that_is_possible(tmp_path, monkeypatch):
+    data = ring(tmp_path, 20, 4)
+    assert module._can_complete(data, None, {})
+    assert not module._can_complete(data, None, {"initial_head": "trained"})
+    monkeypatch.setattr(completion, "_MOST_ENTRIES", 20 * 3 - 1)
+    assert not module._can_complete(data, None, {})
 
 
 def ring(place, train, held):
@@ -144,15 +160,22 @@ def test_a_run_and_its_resumption(tmp_path, monkeypatch):
 def test_cross_validation_where_validation_is_small(tmp_path):
     data = ring(tmp_path, 200, 12)
     place = tmp_path / "run"
-    results = auto(data, None, place, budget=0.0, regime="fixed_features")
+    plain = {"regime": "fixed_features", "epochs": 0}
+    first = tmp_path / "first"
+    imcl_tf.run(data, None, "logistic", first, **plain)
+    # Folds do not start from it: it has seen the images that they hold back.
+    results = auto(data, None, place, budget=0.0, init_from=str(first))
     labels = data.validation.labels.sorted_indices()
     scores = np.load(place / "auto/start" / VALIDATION_SCORES)
     assert standard_error(mean_precisions(labels, scores)) > 0.025
     chosen = results["chosen"]
     assert chosen["parts"] == 5
     assert "5-fold cross-validation on the training labels" in chosen["why"]
-    assert chosen["settings"]["neighbors"] == "given"
-    assert results["neighbors"]["share"] > 0
+    # What was compared is what was run.
+    proved = chosen["trials"][1]["settings"]
+    assert proved.items() <= chosen["settings"].items()
+    assert proved["neighbors"] == "given"
+    assert results["neighbors"]["share"] == proved["neighbor_share"] > 0
     assert results["penalty"] == chosen["settings"]["penalty"]
     # Every training label was scored by a model that had not seen it.
     trial = place / "auto/neighbors"
@@ -176,7 +199,7 @@ def test_an_earlier_result_does_not_pass_for_this_one(tmp_path, monkeypatch):
         auto(data, None, place, no_such=1)
     assert (place / "results.json").exists()
 
-    def interrupted(trials):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "_proposals", interrupted)
@@ -187,6 +210,85 @@ def test_an_earlier_result_does_not_pass_for_this_one(tmp_path, monkeypatch):
     assert json.loads(kept) == earlier
 
 
+def propose(monkeypatch, *trials):
+    """Makes auto try these alone."""
+
+    def proposals(*_):
+        for number, trial in enumerate(trials):
+            yield f"trial-{number}", trial
+
+    monkeypatch.setattr(module, "_proposals", proposals)
+
+
+PLAIN = {"method": "logistic"}
+
+
+def test_a_mistake_removes_no_trial(tmp_path, monkeypatch):
+    propose(monkeypatch, PLAIN)
+    data = ring(tmp_path, 20, 30)
+    place = tmp_path / "run"
+    # What auto tries replaces what is given.
+    given = {"neighbors": "given", "completion_rounds": 2, "seed": 1}
+    assert auto(data, None, place, **given)["neighbors"] is None
+    assert not [*place.rglob("completion.csv")]
+    before = (place / "auto/trials.csv").stat().st_mtime_ns
+    for mistake in {"no_such": 1}, {"init_from": str(tmp_path / "none")}:
+        with pytest.raises((TypeError, OSError)):
+            auto(data, None, place, **mistake)
+    assert (place / "auto/trials.csv").stat().st_mtime_ns == before
+    assert not (place / "earlier").exists()
+    # Another start is no continuation of this one, at whatever point it ended.
+    (place / "auto/trials.csv").unlink()
+    assert auto(data, None, place, seed=2)["seed"] == 2
+
+
+def test_more_trials_are_told_apart_from_fewer(tmp_path, monkeypatch):
+    """Those of a larger budget, of the same choice and then of another one."""
+    data = ring(tmp_path, 20, 30)
+    slow = {"method": "hill", "epochs": 0}
+    better = {"method": "logistic", "penalty": 0.02}
+    file = tmp_path / "run/results.json"
+    for trials, taken in (
+        ((PLAIN,), PLAIN), ((PLAIN, slow), PLAIN),
+        ((PLAIN, slow, better), better),
+    ):  # fmt: skip
+        propose(monkeypatch, *trials)
+        gain = float(len(trials) > 2), 0.0
+        monkeypatch.setattr(trials_module, "difference", lambda *_, x=gain: x)
+        found = auto(data, None, tmp_path / "run", resume=True)
+        assert found["chosen"]["settings"] == taken
+        assert len(found["chosen"]["trials"]) == len(trials)
+        assert json.loads(file.read_text()) == found
+    assert found["penalty"] == 0.02
+
+
+def test_boost_is_refused_before_a_network_is_trained(tmp_path):
+    data = ring(tmp_path, 20, 30)
+    with pytest.raises(ValueError, match="boost: auto tries .* fixed features"):
+        auto(data, None, tmp_path / "boosted", boost=True)
+    assert not (tmp_path / "boosted").exists()
+
+
+def test_folds_without_average_precision_are_none(tmp_path, monkeypatch):
+    """A single positive: four folds in five have no average precision."""
+    propose(monkeypatch, PLAIN)
+    data = ring(tmp_path, 40, 6)
+    labels = -np.ones((40, 1), np.int8)
+    labels[5] = 1
+    rare = scipy.sparse.csr_array(labels)
+    data = data._replace(train=data.train._replace(labels=rare))
+    results = auto(data, None, tmp_path / "run")
+    assert results["chosen"]["parts"] == 1
+
+
+def test_a_network_of_another_run_may_have_seen_the_labels():
+    network = types.SimpleNamespace(pretrained=True)
+    fixed = {"regime": "fixed_features"}
+    assert not module._is_trained(network, fixed)
+    assert module._is_trained(network, fixed | {"init_from": "runs/mine"})
+    assert not module._is_trained(None, fixed | {"init_from": "runs/mine"})
+
+
 def stop_unless_finished(tmp_path):
     """The same proposals; a trial that is begun anew would change its file."""
     before = {
@@ -195,8 +297,8 @@ def stop_unless_finished(tmp_path):
     }
     proposals = module._proposals
 
-    def checked(search):
-        yield from proposals(search)
+    def checked(*arguments):
+        yield from proposals(*arguments)
         for path, time in before.items():
             assert path.stat().st_mtime_ns == time
 

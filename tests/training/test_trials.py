@@ -1,6 +1,7 @@
 """Trials of auto: what is compared, and what is taken."""
 
 import csv
+import json
 
 import pytest
 
@@ -43,3 +44,15 @@ def test_parts_are_compared_together(tmp_path):
         assert two.error == pytest.approx(one.error)
         assert len(two.results) == 2
     assert "2-fold cross-validation" in explained(halves.done)["why"]
+
+
+def test_an_error_that_is_not_known_proves_nothing(tmp_path, monkeypatch):
+    trials = trials_of(tmp_path, {"b": 2.0})
+    trials.attempt("a", {"method": "a"})
+    monkeypatch.setattr(
+        "imcl_tf.training.trials.difference", lambda *_: (0.4, float("inf"))
+    )
+    assert not trials.attempt("b", {"method": "b"}).is_chosen
+    found = explained(trials.done)
+    assert found["trials"][1]["standard_error"] is None
+    json.dumps(found, allow_nan=False)
