@@ -12,7 +12,6 @@ agree on them: what each chose for itself would be chosen on what is compared.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import os
 import shutil
@@ -131,7 +130,12 @@ def auto(
     trials = Trials(parts, place, 60 * budget)
     completes = _can_complete(data, backbone, options)
     for name, trial in _proposals(trials, near, completes):
-        trials.attempt(name, trial)
+        try:
+            trials.attempt(name, trial)
+        except FloatingPointError as error:
+            if not trials.done:  # the logistic model itself
+                raise
+            report(f"{name}: {error}")
     chosen = explained(trials.done)
     if trials.best and len(parts) > 1:
         chosen["settings"] = _agreed(chosen["settings"], trials.best.results)
@@ -291,12 +295,16 @@ def _agreed(
 
 
 def _agreed_neighbors(found: list[dict[str, Any] | None]) -> dict[str, Any]:
-    """The mixing that most folds chose; empty if most chose none."""
-    mixings = [tuple((mixing or {}).items()) for mixing in found]
-    (most, _), *_ = collections.Counter(mixings).most_common(1)
-    if not most:
+    """The medians of the mixings that folds chose; empty for share 0."""
+    share = _median([mixing["share"] if mixing else 0.0 for mixing in found])
+    if not share:
         return {}
-    return {"neighbors": "given"} | {f"neighbor_{x}": y for x, y in most}
+    mixings = [mixing for mixing in found if mixing]
+    agreed = {name: _median([m[name] for m in mixings]) for name in mixings[0]}
+    agreed["share"] = share
+    return {"neighbors": "given"} | {
+        f"neighbor_{name}": x for name, x in agreed.items()
+    }
 
 
 def _can_complete(data, backbone, options) -> bool:
@@ -324,7 +332,7 @@ def _variations(trials: Trials) -> tuple[dict[str, Any], ...]:
     )
 
 
-def _median(values: list[float]) -> float:
+def _median(values: list) -> Any:
     """One of them."""
     return sorted(values)[len(values) // 2]
 
@@ -344,7 +352,7 @@ def _proposals(
     if neighbors:
         yield "neighbors", {"method": "logistic"} | neighbors
         # What they are worth to the logistic model they are to others.
-        near = neighbors if trials.done[-1].is_chosen else {}
+        near = neighbors if trials.done[1:] and trials.done[1].is_chosen else {}
     best = {"method": "imcl"} | near
     if trials.has_time_for("imcl"):
         yield "imcl", best

@@ -82,10 +82,11 @@ def test_folds_hold_every_observed_label_back_once(tmp_path):
 
 
 def test_what_folds_agree_on():
-    near = {"share": 0.5, "number": 10, "temperature": 1.0, "observed": True}
-    other = near | {"share": 1.0}
-    assert module._agreed_neighbors([near, other, near, None, None]) == {
-        "neighbors": "given", "neighbor_share": 0.5, "neighbor_number": 10,
+    near = {"share": 0.5, "number": 20, "temperature": 1.0, "observed": True}
+    other = near | {"share": 1.0, "number": 40}
+    few = {"share": 0.25, "number": 10, "temperature": 0.05, "observed": True}
+    assert module._agreed_neighbors([near, other, few, other, None]) == {
+        "neighbors": "given", "neighbor_share": 0.5, "neighbor_number": 40,
         "neighbor_temperature": 1.0, "neighbor_observed": True,
     }  # fmt: skip
     assert module._agreed_neighbors([None, other, None, near, None]) == {}
@@ -242,7 +243,22 @@ def test_a_mistake_removes_no_trial(tmp_path, monkeypatch):
     assert auto(data, None, place, seed=2)["seed"] == 2
 
 
-def test_more_trials_are_told_apart_from_fewer(tmp_path, monkeypatch):
+def test_a_trial_that_diverges_is_passed_over(tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        if arguments[2] == "hill":
+            raise FloatingPointError("scores are not finite")
+        return imcl_tf.run(*arguments, **options)
+
+    propose(monkeypatch, PLAIN, {"method": "hill"})
+    monkeypatch.setattr(module, "run", fail)
+    results = auto(ring(tmp_path, 20, 30), None, tmp_path / "run")
+    assert [x["name"] for x in results["chosen"]["trials"]] == ["trial-0"]
+    propose(monkeypatch, {"method": "hill"})
+    with pytest.raises(FloatingPointError):
+        auto(ring(tmp_path, 20, 30), None, tmp_path / "run")
+
+
+def test_more_trials_are_no_fewer(tmp_path, monkeypatch):
     """Those of a larger budget, of the same choice and then of another one."""
     data = ring(tmp_path, 20, 30)
     slow = {"method": "hill", "epochs": 0}
