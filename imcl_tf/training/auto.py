@@ -220,12 +220,10 @@ def _parts(
         options.get("observed_fraction", 1.0), options.get("seed", 0),
         options.get("observed_rule", "per_label"),
     )  # fmt: skip
+    if _is_trained(backbone, options) or not _is_small(data, start):
+        return [whole], _NEAR
     folds = [*_folds(data)]
-    if (
-        _is_trained(backbone, options)
-        or not _is_small(data, start)
-        or not all(_has_precision(fold.validation) for fold in folds)
-    ):
+    if not all(_has_precision(fold.validation) for fold in folds):
         return [whole], _NEAR
     if backbone is not None:
         folds = [*_folds(fixed_features(data, backbone))]

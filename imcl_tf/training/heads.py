@@ -151,11 +151,14 @@ def stored_features(
 
 
 def _computed_features(model, split) -> np.ndarray:
+    batches = model.evaluation_batches(split)
+    spec = batches.element_spec[0]["inputs"]
     run = tf.function(
         lambda inputs: model.features_of(inputs, training=False),
-        autograph=False, reduce_retracing=True,
+        # The last minibatch may be smaller: one function for all.
+        input_signature=[tf.TensorSpec([None, *spec.shape[1:]], spec.dtype)],
+        autograph=False,
     )  # fmt: skip
-    batches = model.evaluation_batches(split)
     return np.concatenate([run(x["inputs"]).numpy() for x, _ in batches])
 
 

@@ -208,6 +208,21 @@ def test_images_without_labels_are_no_neighbours(data):
     np.testing.assert_allclose(cosines[:, 0], expected, atol=1e-3)
 
 
+def test_features_are_computed_by_one_function(data, monkeypatch):
+    """For minibatches of 32 and 18 alike: a second one would be a warning."""
+    model, traced = model_of(), []
+    features_of = model.features_of
+
+    def counted(inputs, training):
+        traced.append(inputs.shape)
+        return features_of(inputs, training=training)
+
+    monkeypatch.setattr(model, "features_of", counted)
+    found = heads._computed_features(model, data.train)
+    assert found.shape == (50, D)
+    assert [shape[0] for shape in traced] == [None]
+
+
 def test_a_run_with_chosen_neighbours(data, tmp_path):
     arguments = {"neighbors": "given", "neighbor_share": 1.0, **FEW}
     results = imcl_tf.run(data, None, "logistic", tmp_path, **arguments)
