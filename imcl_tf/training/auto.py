@@ -191,11 +191,12 @@ def _start(train, data, backbone, place: Path, options) -> Path:
     """Workdir of the logistic model that all trials start from."""
     start = place / "start"
     how = {"resume": True, "tuning": True, "keep_logistic": True}
-    train(data, backbone, _PLAIN, start, **how)
     if backbone is None or options.get("regime") == _FIXED:
+        train(data, backbone, _PLAIN, start, **how)
         return start
-    # The head is one of the features of a network that is trained: solved
-    # once, not in each trial.
+    # The initial stage trains the network; then the head is solved on its
+    # features, once and not in each trial.
+    train(data, backbone, _PLAIN | {"initial_head": "trained"}, start, **how)
     fixed = {"regime": _FIXED, "init_from": str(start)}
     train(data, backbone, _PLAIN | fixed, place / "solved", **how)
     return place / "solved"

@@ -8,6 +8,7 @@ import pytest
 import scipy.sparse
 
 import imcl_tf
+from imcl_tf.data.multi_label_dataset import open_source
 from imcl_tf.ops.jackknife import mean_precisions, standard_error
 from imcl_tf.training import auto as module
 from imcl_tf.training import completion
@@ -15,6 +16,7 @@ from imcl_tf.training import trials as trials_module
 from imcl_tf.training.auto import auto
 from imcl_tf.training.trials import explained
 from imcl_tf.training.workdir import VALIDATION_SCORES
+from tests.methods.common import tiny_cnn
 from tests.training.trials import trials_of
 
 NEAR = {"neighbors": "chosen"}
@@ -59,6 +61,19 @@ def test_trials_train_as_the_preset_says():
     assert found["lambda_y"] == preset["lambda_y"]
     assert found["rate_drop_epoch"] == 0  # the default
     assert not {"backbone", "method"} & {*found}
+
+
+def test_end_to_end_a_pretrained_network_is_trained(prepared, tmp_path):
+    network = tiny_cnn()
+    network.pretrained = True
+    before = network.trainable_variables[0].numpy()
+    results = auto(
+        open_source(prepared), network, tmp_path, budget=0,
+        regime="end_to_end", initial_epochs=1, batch_size=8,
+    )  # fmt: skip
+    assert abs(network.trainable_variables[0].numpy() - before).max() > 1e-4
+    # Its head is solved afterwards.
+    assert results["regime"] == "fixed_features" and results["penalty"] > 0
 
 
 def test_folds_hold_every_observed_label_back_once(tmp_path):
