@@ -239,6 +239,7 @@ def _fit_logistic(
     stage = data
     if fixed and not data.train.num_features:
         stage = fixed_features(data, backbone, used_by=directory.user)
+    logistic.set_inputs(True, unit_norm)  # until the head is fitted
     if directory.logistic.is_file():  # the run is resumed
         logistic.load_weights(directory.logistic)
     elif solved and (
@@ -247,10 +248,8 @@ def _fit_logistic(
         features = stage
         if not fixed:
             features = fixed_features(data, backbone, used_by=directory.user)
-        logistic.set_inputs(True, unit_norm)
         _solve(logistic, features, images, given, directory.initial)
     elif fixed and _is_trained(backbone) and not start:
-        logistic.set_inputs(True, unit_norm)
         fit_stage(logistic, stage, images, schedule, directory.initial)
     logistic.set_inputs(fixed, unit_norm)
     return stage
