@@ -69,7 +69,7 @@ def test_end_to_end_a_pretrained_network_is_trained(prepared, tmp_path):
     before = network.trainable_variables[0].numpy()
     results = auto(
         open_source(prepared), network, tmp_path, budget=0,
-        regime="end_to_end", initial_epochs=1, batch_size=8,
+        regime="end_to_end", initial_epochs=1, batch_size=8, keep="latest",
     )  # fmt: skip
     assert abs(network.trainable_variables[0].numpy() - before).max() > 1e-4
     # Its head is solved afterwards.
