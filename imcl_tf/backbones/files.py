@@ -50,9 +50,11 @@ def from_file(
     network.name = graphs.safe_name(Path(path).stem)
     picture_input = find_picture_input(network)
     resizing = picture_input.resizing if picture_input else ()
-    return with_preprocessing(
+    model = with_preprocessing(
         network, scaling(expected), PictureInput(*resizing)
     )
+    model.of_run = isinstance(inner, keras.Model)
+    return model
 
 
 def _read(path) -> keras.Model:

@@ -172,7 +172,8 @@ def backbone(
 
     Returns:
       keras.Model, [B, S, S, 3] in [0, 255] -> features [B, d] float32. Its
-      attribute `pretrained` says whether weights were loaded.
+      attribute `pretrained` says whether weights were loaded; `of_run`, of a
+      .keras file, whether it is that of a model with a backbone.
 
     Raises:
       ValueError: for an unknown name, a file that holds no such network,

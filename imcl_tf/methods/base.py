@@ -19,21 +19,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from imcl_tf.backbones.depth import layer_groups
 from imcl_tf.backbones.statistics import (
-    batch_normalizations,
     frozen_statistics,
     restore_frozen_statistics,
-    synchronize_batch_statistics,
 )
-from imcl_tf.methods.averages import WeightAverage
 from imcl_tf.methods.batches import (
-    KERAS_ARGUMENTS,
     Batch,
     TrainingData,
-    clipped,
-    gradients_of,
-    refuse,
     require_numbers,
     whole_minibatch,
 )
@@ -124,10 +116,6 @@ class MultiLabelModel(PartialLabelFitting):
     OPTIONS: tuple[Option, ...] = ()
     TERMS: tuple[str, ...] = ("loss", "logistic_loss")
     boostable = True
-    # Set by `compile`.
-    clip_norm = 0.0
-    layer_decay = 1.0
-    ema_decay = 0.0
 
     def __init__(
         self,
@@ -193,10 +181,6 @@ class MultiLabelModel(PartialLabelFitting):
         self.feature_shape: tuple[int, ...] = ()
         self.pseudo_labels: PseudoLabels | None = None
         self._training_neighbors: TrainingNeighbors | None = None
-        self.average: WeightAverage | None = None
-        self.backbone_optimizer = None
-        self._layer_optimizers: list = []
-        self._xla_backbone = None
         self._term_means = [keras.metrics.Mean(name) for name in self.TERMS]
 
     def build(self, input_shape: tuple | dict[str, tuple]):
@@ -418,158 +402,6 @@ class MultiLabelModel(PartialLabelFitting):
     def test_step(self, data: tuple) -> dict:
         return self.track(self.evaluation_step(Batch.unpack(data))[1])
 
-    def minimize(self, tape: tf.GradientTape, loss: tf.Tensor, groups: list):
-        """One step of each optimizer of `groups` on its variables."""
-        gradients = gradients_of(
-            tape, loss, [variables for _, variables in groups]
-        )
-        if self.clip_norm:
-            flat = clipped(tf.nest.flatten(gradients), self.clip_norm)
-            gradients = tf.nest.pack_sequence_as(gradients, flat)
-        for (optimizer, variables), gradient in zip(
-            groups, gradients, strict=True
-        ):
-            optimizer.apply(gradient, variables)
-
-    def variable_groups(self) -> list:
-        """Returns [(optimizer, trainable variables)], each variable once."""
-        theta = self.head_variables()
-        w = [] if self.fixed_features else self.backbone.trainable_variables
-        if self.layer_decay < 1 and w:
-            groups = layer_groups(self.backbone)
-            by_depth = zip(self._layer_optimizers, groups, strict=True)
-            return [(self.optimizer, theta), *by_depth]
-        if self.backbone_optimizer is None:
-            return [(self.optimizer, theta + w)]
-        return [(self.optimizer, theta)] + (
-            [(self.backbone_optimizer, w)] if w else []
-        )
-
-    def head_variables(self) -> list:
-        """Returns the trainable variables that are not of the backbone."""
-        w = {id(variable) for variable in self.backbone.trainable_variables}
-        return [v for v in self.trainable_variables if id(v) not in w]
-
-    def _make_layer_optimizers(self):
-        """One for each group of layers, the last layers' first."""
-        first = self.backbone_optimizer or self.optimizer
-        config = first.get_config()
-        rates = [
-            config["learning_rate"] * self.layer_decay ** (level + 1)
-            for level, _ in enumerate(layer_groups(self.backbone))
-        ]
-        self._layer_optimizers = [
-            type(first).from_config(config | {"learning_rate": rate})
-            for rate in rates
-        ]
-
-    def build_optimizers(self):
-        by_depth = self.layer_decay < 1 and not self.fixed_features
-        if by_depth and not self._layer_optimizers:
-            self._make_layer_optimizers()
-        super().build_optimizers()
-        if self.ema_decay and self.average is None:
-            self.average = WeightAverage(self._averaged(), self.ema_decay)
-
-    def _averaged(self) -> list:
-        """The trained weights, and the statistics that move with them."""
-        trained = [v for _, group in self.variable_groups() for v in group]
-        if self.fixed_features:
-            return trained
-        layers = batch_normalizations(self.backbone)
-        return trained + [
-            v for layer in layers for v in layer.variables if not v.trainable
-        ]
-
-    @property
-    def optimizers(self) -> list:
-        """Every optimizer in use."""
-        return [optimizer for optimizer, _ in self.variable_groups()]
-
-    def compile(
-        self,
-        optimizer: str | keras.optimizers.Optimizer = "rmsprop",
-        backbone_optimizer: str | keras.optimizers.Optimizer | None = None,
-        jit_compile: bool = False,
-        clip_norm: float = 0.0,
-        layer_decay: float = 1.0,
-        ema_decay: float = 0.0,
-        **kwargs,
-    ):
-        """Sets the optimizers.
-
-        Args:
-          optimizer: of theta, and of w where `backbone_optimizer` is None.
-          backbone_optimizer: of w.
-          jit_compile: compile the CNN with XLA. What comes after it never is:
-            XLA has no sparse product, which A needs.
-          clip_norm: largest norm of the gradient of all variables that step
-            together, on all devices; 0 = not clipped.
-          layer_decay: factor in (0, 1] of the rate of w from the head to the
-            last layers, and from each group of layers to the one below it, see
-            `imcl_tf.backbones.depth.layer_groups`; 1 = one rate for all. The
-            optimizer's rate is then a number, not a schedule.
-          ema_decay: in [0, 1), of the moving average of the weights per step,
-            see `imcl_tf.methods.averages.WeightAverage`; 0 = no average. What
-            is evaluated, and what `fit` leaves, is the average.
-          **kwargs: of `keras.Model.compile`. The loss is the model's own:
-            loss, metrics and their weights must not be given.
-
-        Raises:
-          ValueError: for what cannot be honoured.
-        """
-        refuse(**{k: kwargs.pop(k, None) for k in KERAS_ARGUMENTS})
-        if kwargs.get("steps_per_execution", 1) != 1:
-            raise ValueError(
-                "steps_per_execution must be 1: methods act between steps"
-            )
-        _check_range("clip_norm", clip_norm, clip_norm >= 0)
-        _check_range("layer_decay", layer_decay, 0 < layer_decay <= 1)
-        _check_range("ema_decay", ema_decay, 0 <= ema_decay < 1)
-        super().compile(optimizer=optimizer, jit_compile=False, **kwargs)
-        self.clip_norm = float(clip_norm)
-        self.layer_decay = float(layer_decay)
-        self.ema_decay = float(ema_decay)
-        self.average = None
-        self._layer_optimizers = []
-        self.backbone_optimizer = _optimizer(backbone_optimizer)
-        several = self.distribute_strategy.num_replicas_in_sync > 1
-        for name in ("optimizer", "backbone_optimizer"):
-            _refuse_optimizer(name, getattr(self, name), several)
-        if several:
-            synchronize_batch_statistics(self.backbone)
-        self.forget_traces()
-        self._xla_backbone = None
-        if jit_compile:
-            self._xla_backbone = tf.function(
-                self.backbone.__call__, autograph=False, jit_compile=True
-            )
-
-    def get_compile_config(self) -> dict | None:
-        if not self.compiled:
-            return None
-        return {
-            name: keras.saving.serialize_keras_object(getattr(self, name))
-            for name in self._optimizer_names()
-            if getattr(self, name) is not None
-        } | {
-            name: getattr(self, name)
-            for name in ("clip_norm", "layer_decay", "ema_decay")
-        }
-
-    def compile_from_config(self, config: dict):
-        self.compile(
-            **{
-                name: keras.saving.deserialize_keras_object(value)
-                for name, value in config.items()
-            }
-        )
-        if self.built:
-            self.build_optimizers()
-
-    def _optimizer_names(self):
-        return ("optimizer", "backbone_optimizer")
-
     def track(self, terms: dict) -> dict:
         """Adds `terms` to the running means of the epoch and returns these."""
         for mean in self._term_means:
@@ -641,34 +473,3 @@ def mean_over_observed(per_image: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Sum of `per_image` [B] divided by the observed entries of the batch."""
     observed = tf.math.count_nonzero(labels, dtype=tf.float32)
     return tf.math.divide_no_nan(tf.reduce_sum(per_image), observed)
-
-
-def _refuse_optimizer(name, optimizer, several_devices):
-    """Raises ValueError for what no step here does."""
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        raise ValueError(
-            f"{name}: losses are not scaled, as mixed_float16 needs; use "
-            "mixed_bfloat16"
-        )
-    if getattr(optimizer, "use_ema", False):
-        raise ValueError(
-            f"{name}: use_ema cannot be honoured, for an optimizer here has "
-            "some of the model's variables; give compile an ema_decay"
-        )
-    if several_devices and any(
-        getattr(optimizer, clip, None)
-        for clip in ("clipnorm", "clipvalue", "global_clipnorm")
-    ):
-        raise ValueError(
-            f"{name}: gradients cannot be clipped on several devices, for "
-            "Keras clips each device's part of them; give compile a clip_norm"
-        )
-
-
-def _check_range(name, value, inside):
-    if not inside or not math.isfinite(value):
-        raise ValueError(f"{name} is out of range, got {value}")
-
-
-def _optimizer(identifier):
-    return None if identifier is None else keras.optimizers.get(identifier)

@@ -108,39 +108,6 @@ def whole_minibatch(
     )
 
 
-def gradients_of(
-    tape: tf.GradientTape, loss: tf.Tensor, variables: list
-) -> list:
-    """Returns this device's part of the gradient of `loss`.
-
-    Each device has the loss of the whole minibatch, and optimizers add up the
-    gradients of the devices.
-    """
-    devices = tf.distribute.get_strategy().num_replicas_in_sync
-    return tape.gradient(
-        loss, variables, output_gradients=tf.constant(1.0 / devices)
-    )
-
-
-def clipped(gradients: list, clip_norm: float) -> list:
-    """Scales gradients so that their common norm is `clip_norm` at most.
-
-    Args:
-      gradients: this device's parts, of `gradients_of`; None = no gradient.
-      clip_norm: largest norm, of the gradients summed over the devices.
-
-    Returns:
-      the parts, all multiplied by one factor; NaN where the norm is no finite
-      number.
-    """
-    whole = [tf.convert_to_tensor(g) for g in gradients if g is not None]
-    context = tf.distribute.get_replica_context()
-    if context is not None and context.num_replicas_in_sync > 1:
-        whole = context.all_reduce(tf.distribute.ReduceOp.SUM, whole)
-    norm = tf.linalg.global_norm(whole)
-    return tf.clip_by_global_norm(gradients, clip_norm, use_norm=norm)[0]
-
-
 def require_numbers(data: TrainingData, what: str):
     """Raises ValueError if the training data do not number their images."""
     if isinstance(data, TensorBatches) and not data.numbered:

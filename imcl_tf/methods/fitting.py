@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ from imcl_tf.backbones.pictures import picture_format
 from imcl_tf.data.multi_label_dataset import MultiLabelDataset
 from imcl_tf.data.pipeline import Batches, Split
 from imcl_tf.data.tensors import WRONG_VALUE, TensorBatches
-from imcl_tf.methods.averages import AverageWeights, WeightAverage
+from imcl_tf.methods.averages import AverageWeights
 from imcl_tf.methods.batches import (
     Batch,
     TrainingData,
@@ -25,6 +24,7 @@ from imcl_tf.methods.batches import (
     refuse,
 )
 from imcl_tf.methods.epochs import steps_taken
+from imcl_tf.methods.optimization import MultiOptimizerModel
 from imcl_tf.ops.labels import check_labels
 from imcl_tf.ops.metrics import (
     AveragePrecision,
@@ -34,20 +34,15 @@ from imcl_tf.ops.metrics import (
 )
 
 
-class PartialLabelFitting(keras.Model):
+class PartialLabelFitting(MultiOptimizerModel):
     """A model whose `fit` is a method of learning from partial labels.
 
-    A subclass has a `backbone` and `num_labels`, says with `fixed_features`
-    whether it takes features, and defines `variable_groups`, `callbacks` and
-    `evaluation_step`.
+    A subclass has `num_labels`, takes features where `fixed_features` says so,
+    and defines `callbacks` and `evaluation_step`.
     """
 
     TERMS: tuple[str, ...] = ("loss",)
-    backbone: Any
     num_labels: int
-    fixed_features: bool
-    average: WeightAverage | None
-    variable_groups: Callable[[], list]
     callbacks: Callable[..., list]
     evaluation_step: Any  # tf.function, `Batch` -> (scores, loss terms)
     _prepared_for: weakref.ref | None = None
@@ -67,18 +62,6 @@ class PartialLabelFitting(keras.Model):
             self.forget_traces()
         # Weak: the model must not hold the data, nor export them.
         self._prepared_for = weakref.ref(identity(data))
-
-    def forget_traces(self):
-        """Drops compiled steps: they hold parts of the earlier model or data.
-
-        Is called where such a part changes: `prepare`, `compile`, a new
-        dictionary.
-        """
-        self.train_function = None
-        for name in [*vars(self)]:
-            made_by = getattr(type(self), name, None)
-            if isinstance(made_by, functools.cached_property):
-                del self.__dict__[name]
 
     def fit(
         self,
@@ -237,16 +220,6 @@ class PartialLabelFitting(keras.Model):
         if self.fixed_features and getattr(self.backbone, "inputs", None):
             shape = self.backbone.input_shape[1:]
         self.build((None, *shape))
-
-    def build_optimizers(self):
-        """Makes the optimizers' variables.
-
-        Keras makes those of the first optimizer alone, and under a
-        tf.distribute strategy the others could not be made within a step.
-        """
-        for optimizer, variables in self.variable_groups():
-            if not optimizer.built:
-                optimizer.build(variables)
 
     def evaluation_batches(
         self,

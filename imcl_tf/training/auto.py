@@ -256,6 +256,7 @@ def _is_trained(backbone, options) -> bool:
     return (
         options.get("regime") != _FIXED
         or bool(options.get("init_from"))
+        or getattr(backbone, "of_run", False)
         or not getattr(backbone, "pretrained", True)
     )
 

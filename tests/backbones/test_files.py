@@ -64,7 +64,8 @@ def refused(path, *words, **arguments):
 def test_features_are_those_of_the_network(saved):
     network, path = saved
     model = backbone(path)
-    assert model.pretrained and model.name == "My_net__1_"
+    assert model.pretrained and not model.of_run
+    assert model.name == "My_net__1_"
     assert picture_format(model) == (S, Resizing())
     assert frozen_statistics(model) == ["norm"]
     expected = network(pictures().astype(np.float32))
@@ -190,6 +191,7 @@ def test_a_model_of_this_package_gives_its_backbone(tmp_path):
         model.build((None, S, S, 3))
         model.save(tmp_path / "best.keras")
         loaded = backbone(tmp_path / "best.keras")
+        assert loaded.of_run
         assert picture_format(loaded) == (S, Resizing(256, True))
         np.testing.assert_allclose(
             loaded(pictures()), network(pictures() / 1.0), rtol=1e-5, atol=1e-6

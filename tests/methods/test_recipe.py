@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import imcl_tf
 from imcl_tf.methods.averages import WeightAverage
-from imcl_tf.methods.batches import clipped
+from imcl_tf.methods.optimization import clipped
 
 N, C, D = 12, 3, 4
 

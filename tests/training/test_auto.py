@@ -318,6 +318,8 @@ def test_a_network_of_another_run_may_have_seen_the_labels():
     assert not module._is_trained(network, fixed)
     assert module._is_trained(network, fixed | {"init_from": "runs/mine"})
     assert not module._is_trained(None, fixed | {"init_from": "runs/mine"})
+    network.of_run = True  # --backbone=RUN/checkpoints/best.keras
+    assert module._is_trained(network, fixed)
 
 
 def stop_unless_finished(tmp_path):
