@@ -245,8 +245,8 @@ class Comparison:
     def _start(self, regime: str, seed: str) -> dict:
         """Results of the logistic model that the rows of a regime start from.
 
-        That of a network's features is solved once more on the stored ones, so
-        that no further run needs the network.
+        With fixed features it is solved on the stored ones: no run needs the
+        network.
         """
         if (regime, seed) not in self._starts:
             self._starts[regime, seed] = self._program(
@@ -280,13 +280,9 @@ class Comparison:
         if regime == _END_TO_END or self._data.train.num_features:
             return self._data
         if seed not in self._of_features:
-            self._start(_END_TO_END, seed)
             network = program.network_of(self._chosen)
-            model = MultiLabelModel(network, self._data.num_labels)
-            size = picture_format(network).image_size
-            model.build((None, size, size, 3))
-            place = self._place_of_start(_END_TO_END, seed)
-            Workdir(place).load_logistic(model, self._data)
+            if not network.pretrained:
+                self._load_trained(network, seed)
             made = fixed_features(self._data, network)
             # As those of a file: no run is to look for pictures or a network.
             alone: dict[str, Any] = {
@@ -295,6 +291,15 @@ class Comparison:
             }
             self._of_features[seed] = made._replace(**alone)
         return self._of_features[seed]
+
+    def _load_trained(self, network, seed):
+        """Gives a network the weights of the start that was trained with it."""
+        self._start(_END_TO_END, seed)
+        model = MultiLabelModel(network, self._data.num_labels)
+        size = picture_format(network).image_size
+        model.build((None, size, size, 3))
+        place = self._place_of_start(_END_TO_END, seed)
+        Workdir(place).load_logistic(model, self._data)
 
     def _program(self, data, settings, workdir, tuning=False) -> dict:
         changed = program.changed(self._chosen, settings)

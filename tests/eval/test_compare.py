@@ -7,9 +7,11 @@ import pytest
 
 from eval import compare
 from imcl_tf import main as program
+from imcl_tf.backbones.pictures import picture_format
 from imcl_tf.data.datasets import load_dataset
 from imcl_tf.methods.base import METHODS
 from imcl_tf.settings import AUTO, known_options
+from tests.methods.common import tiny_cnn
 
 
 def test_every_method_has_rows_of_equal_budget():
@@ -142,6 +144,29 @@ def test_rows_start_from_the_solved_model(make_folder, tmp_path, monkeypatch):
     times = [file.stat().st_mtime_ns for file in files]
     assert entries() == found
     assert times == [file.stat().st_mtime_ns for file in files]
+
+
+def test_a_pretrained_network_is_not_trained(make_folder, tmp_path):
+    """Its features are those of all seeds, which need no run."""
+    made = make_folder(tmp_path / "data", names=())
+    network = tiny_cnn()
+    network.save(tmp_path / "net.keras")
+    program.define_flags()
+    chosen = {o.name: o.default for o in known_options().values()}
+    chosen["backbone"] = f"{tmp_path}/net.keras"
+    data = load_dataset("folder", made.path)
+    comparison = compare.Comparison(
+        data, chosen, tmp_path / "runs", ["1", "2"], {}
+    )
+    found = [comparison._data_of("fixed_features", seed) for seed in "12"]
+    assert not (tmp_path / "runs").exists()
+    (pictures, _), *_ = (
+        data.test.batches(64).sized(*picture_format(network)).one_pass()
+    )
+    expected = network(pictures["inputs"])
+    for dataset in found:
+        (features, _), *_ = dataset.test.batches(64).one_pass()
+        np.testing.assert_allclose(features["inputs"], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
