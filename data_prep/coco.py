@@ -18,7 +18,6 @@ import collections
 import dataclasses
 import functools
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,16 +28,15 @@ import scipy.sparse
 import tensorflow_datasets as tfds
 from absl import flags
 
-from imcl_tf.data import preparation
+from imcl_tf.data import label_json, preparation
 from imcl_tf.data.builders import Contents, ImageFilesBuilder
 from imcl_tf.data.captions import (
     is_unspaced,
     most_frequent_words,
     split_words,
 )
-from imcl_tf.data.cells import listed as listed_names
+from imcl_tf.data.cells import listed
 from imcl_tf.data.image_names import leads_out
-from imcl_tf.data.kept import parse_json
 from imcl_tf.data.shards import ImageFiles, read_file
 from imcl_tf.files import existing_file
 
@@ -247,14 +245,18 @@ def read_captions(
         be left out.
       FileNotFoundError: if there is no such file.
     """
-    listed, annotated = _load(path)
-    ids = _values(path, "images", listed, "id", int)
-    names = _values(path, "images", listed, "file_name", str)
+    content = label_json.load(path)
+    images, annotations = (
+        label_json.entries(path, content, part)
+        for part in ("images", "annotations")
+    )
+    ids = label_json.column(path, "images", images, "id", (int,))
+    names = label_json.column(path, "images", images, "file_name", (str,))
     outside = [x for x in names if leads_out(x) or not x.strip(" ./\\")]
     if outside:
         raise ValueError(
             f"{path}: file_name must be a path below the directory of images, "
-            f"got {listed_names(outside)}"
+            f"got {listed(outside)}"
         )
     for values in (ids, names):
         for value, number in collections.Counter(values).most_common(1):
@@ -269,8 +271,10 @@ def read_captions(
     captions: dict[int, list[str]] = {image_id: [] for image_id in ids}
     stray, wordless, unspaced = [], [], []
     for image_id, caption in zip(
-        _values(path, "annotations", annotated, "image_id", int),
-        _values(path, "annotations", annotated, "caption", str),
+        *(
+            label_json.column(path, "annotations", annotations, key, (kind,))
+            for key, kind in (("image_id", int), ("caption", str))
+        ),
         strict=True,
     ):
         if image_id not in captions:
@@ -281,7 +285,7 @@ def read_captions(
             unspaced.append(image_id)
         else:
             captions[image_id].append(caption)
-    counts["captions"] += len(annotated)
+    counts["captions"] += len(annotations)
     for what, of_images in (
         ("captions of images that are not listed", stray),
         ("captions without a word", wordless),
@@ -299,37 +303,6 @@ def read_captions(
         image_id: CaptionedImage(name, "\n".join(captions[image_id]))
         for image_id, name in sorted(zip(ids, names, strict=True))
     }
-
-
-def _load(path: Path) -> tuple[list, list]:
-    """The lists `images` and `annotations` of a JSON file."""
-    try:
-        content = parse_json(existing_file(path).read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}; download it again") from error
-    lists = []
-    for part in ("images", "annotations"):
-        found = content.get(part) if isinstance(content, dict) else None
-        if not (isinstance(found, list) and found):
-            raise ValueError(
-                f"{path}: expected COCO captions, got nothing in {part!r}"
-            )
-        lists.append(found)
-    return lists[0], lists[1]
-
-
-def _values(path: Path, part: str, entries: list, key: str, kind: type) -> list:
-    """The value of `key` in each of the entries of `part`."""
-    values = [
-        entry.get(key) if isinstance(entry, dict) else None for entry in entries
-    ]
-    for number, value in enumerate(values):
-        if type(value) is not kind:
-            raise ValueError(
-                f"{path}: {part}[{number}]: {key} must be {kind.__name__}, "
-                f"got {json.dumps(value)[:40]}"
-            )
-    return values
 
 
 def halves(images: Sequence) -> tuple[list, list]:

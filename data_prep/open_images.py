@@ -23,7 +23,7 @@ import collections
 import functools
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,7 +38,7 @@ from absl import flags, logging
 
 from imcl_tf.data import preparation
 from imcl_tf.data.builders import Contents, ImageFilesBuilder
-from imcl_tf.data.cells import shown
+from imcl_tf.data.cells import listed, shown
 from imcl_tf.data.manifest import IMAGE_ID, read_image, read_manifest
 from imcl_tf.data.records import SPLITS
 from imcl_tf.data.shards import ImageFiles
@@ -188,33 +188,28 @@ def read_classes(raw_dir: Path) -> Classes:
       ValueError: for a class that is listed twice or not described.
       FileNotFoundError: for a missing file.
     """
-    listed, described = map(existing_file, _class_files(raw_dir))
+    known, described = map(existing_file, _class_files(raw_dir))
     try:
-        mids = pd.Index(listed.read_text("utf-8-sig").split())
+        mids = pd.Index(known.read_text("utf-8-sig").split())
     except UnicodeDecodeError as error:
-        raise ValueError(f"{listed}: not UTF-8 text: {error}") from error
+        raise ValueError(f"{known}: not UTF-8 text: {error}") from error
     blocks = _blocks(described, ("mid", "name"), header=False)
     table = pd.concat(block.to_pandas() for _, block in blocks)
-    for path, values in ((listed, mids), (described, pd.Index(table["mid"]))):
+    for path, values in ((known, mids), (described, pd.Index(table["mid"]))):
         if values.has_duplicates:
             twice = list(values[values.duplicated()].unique())
-            raise ValueError(f"{path}: class {_first(twice)} is listed twice")
+            raise ValueError(f"{path}: class {listed(twice)} is listed twice")
     names = table.set_index("mid")["name"].astype(str)
     unknown = list(mids.difference(names.index))
     if unknown:
         raise ValueError(
-            f"{described}: class {_first(unknown)} of {listed.name} is missing"
+            f"{described}: class {listed(unknown)} of {known.name} is missing"
         )
     chosen = names[mids]
     # Some names stand for several classes: a crane is a bird and a machine.
     ambiguous = chosen.duplicated(keep=False)
     distinct = chosen.where(~ambiguous, chosen + " (" + chosen.index + ")")
     return Classes(mids, tuple(distinct), names.index)
-
-
-def _first(names: Sequence[str]) -> str:
-    """Up to five names, for a message."""
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def read_split(
@@ -359,7 +354,7 @@ def _exclude(usable, allowed, ids, path, counts, skip):
     """Takes what is not `allowed` out of `usable`, or raises."""
     lost = usable & ~allowed
     if lost.any() and not skip:
-        names = _first([f"{image:016x}" for image in ids[lost][:6]])
+        names = listed([f"{image:016x}" for image in ids[lost][:5]])
         raise ValueError(
             f"{path}: no usable image {names}, which has labels "
             f"({lost.sum()} such images); --on_bad_image=skip leaves them out"

@@ -30,11 +30,11 @@ def read_label_json(path: Path, reading: Reading) -> LabelRows:
       ValueError: if it is no such file, or has entries that cannot be.
       FileNotFoundError: if there is no such file.
     """
-    content = _load(path)
-    images = _entries(path, content, "images")
-    annotations = _entries(path, content, "annotations")
+    content = load(path)
+    images = entries(path, content, "images")
+    annotations = entries(path, content, "annotations")
     refuse_unset(path, reading)
-    ids = _column(path, "images", images, "id", (int, str))
+    ids = column(path, "images", images, "id", (int, str))
     names = _names(path, "images", images, "file_name")
     _refuse_repeats(path, "images", "id", ids)
     _refuse_repeats(path, "images", "file_name", names)
@@ -56,8 +56,8 @@ def read_label_json(path: Path, reading: Reading) -> LabelRows:
 
 def _categories(path, content, annotations):
     """(label names, annotation of each pair, label of each pair)."""
-    categories = _entries(path, content, "categories")
-    ids = _column(path, "categories", categories, "id", (int, str))
+    categories = entries(path, content, "categories")
+    ids = column(path, "categories", categories, "id", (int, str))
     names = _names(path, "categories", categories, "name")
     _refuse_repeats(path, "categories", "id", ids)
     _refuse_repeats(path, "categories", "name", names)
@@ -66,12 +66,12 @@ def _categories(path, content, annotations):
 
 
 def _words(path, annotations):
-    captions = _column(path, "annotations", annotations, "caption", (str,))
+    captions = column(path, "annotations", annotations, "caption", (str,))
     words = most_frequent_words(captions)
-    column = dict(zip(words, itertools.count(), strict=False))
+    number_of = dict(zip(words, itertools.count(), strict=False))
     of_caption = [
-        [column[word] for word in dict.fromkeys(split_words(text))
-         if word in column]
+        [number_of[word] for word in dict.fromkeys(split_words(text))
+         if word in number_of]
         for text in captions
     ]  # fmt: skip
     lengths = [*map(len, of_caption)]
@@ -80,7 +80,8 @@ def _words(path, annotations):
     return words, places, columns
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds."""
     text = read_text(path)
     try:
         content = parse_json(text)
@@ -94,24 +95,28 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _entries(path: Path, content: dict, part: str) -> list[dict]:
-    entries = content.get(part)
-    if not isinstance(entries, list) or not entries:
+def entries(path: Path, content: dict, part: str) -> list[dict]:
+    """The list of objects that `part` of the content is."""
+    listing = content.get(part)
+    if not isinstance(listing, list) or not listing:
         raise ValueError(
             f"{path}: expected COCO instances or captions, got nothing in "
             f"{part!r}; it holds {shown(listed(sorted(content))) or 'nothing'}"
         )
-    for number, entry in enumerate(entries):
+    for number, entry in enumerate(listing):
         if not isinstance(entry, dict):
             raise ValueError(
                 f"{path}: {part}[{number}]: expected an object, got "
                 f"{json.dumps(entry)[:60]}"
             )
-    return entries
+    return listing
 
 
-def _column(path, part, entries, key, kinds) -> list:
-    values = [entry.get(key) for entry in entries]
+def column(
+    path: Path, part: str, listing: list[dict], key: str, kinds: tuple
+) -> list:
+    """The value of `key`, of one of `kinds`, of each entry of `part`."""
+    values = [entry.get(key) for entry in listing]
     for number, value in enumerate(values):
         if type(value) not in kinds:
             words = " or ".join(kind.__name__ for kind in kinds)
@@ -122,8 +127,8 @@ def _column(path, part, entries, key, kinds) -> list:
     return values
 
 
-def _names(path, part, entries, key) -> list[str]:
-    names = [*map(clean, _column(path, part, entries, key, (str,)))]
+def _names(path, part, listing, key) -> list[str]:
+    names = [*map(clean, column(path, part, listing, key, (str,)))]
     for number in with_control(names):
         raise ValueError(
             f"{path}: {part}[{number}]: {key} holds a line break or another "
@@ -137,7 +142,7 @@ def _names(path, part, entries, key) -> list[str]:
 def _found(path, annotations, key, ids, part) -> np.ndarray:
     """[A] int: where in `ids` is what each annotation refers to."""
     number_of = dict(zip(ids, itertools.count(), strict=False))
-    values = _column(path, "annotations", annotations, key, (int, str))
+    values = column(path, "annotations", annotations, key, (int, str))
     numbers = np.array([number_of.get(value, -1) for value in values], np.int64)
     if (numbers < 0).any():
         first = int((numbers < 0).argmax())

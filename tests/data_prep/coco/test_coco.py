@@ -302,7 +302,7 @@ BAD = {
     ),
     "image is no object": (
         lambda c: c["images"].insert(0, 7),
-        "images[0]: id must be int, got null",
+        "images[0]: expected an object, got 7",
     ),
     "no image id": (
         lambda c: c["annotations"][6].pop("image_id") and None,
@@ -322,13 +322,16 @@ BAD = {
     ),
     "no annotations": (
         lambda c: c.pop("annotations") and None,
-        "expected COCO captions, got nothing in 'annotations'",
+        "expected COCO instances or captions, got nothing in 'annotations'",
     ),
     "no images": (
         lambda c: c.update(images=[]),
-        "expected COCO captions, got nothing in 'images'",
+        "expected COCO instances or captions, got nothing in 'images'",
     ),
-    "a list": (lambda c: [c], "expected COCO captions"),
+    "a list": (
+        lambda c: [c],
+        "expected COCO's object with images and annotations",
+    ),
 }
 
 
@@ -379,14 +382,19 @@ class TestBadInput:
         assert found.splits["test"].names == expected.splits["test"].names
 
     @pytest.mark.parametrize(
-        "content",
-        [b"", b"<html><body>404</body></html>", b"\xff\xfe\x00", None],
+        ("content", "words"),
+        [
+            (b"", "not a whole JSON file"),
+            (b"<html><body>404</body></html>", "not a whole JSON file"),
+            (None, "not a whole JSON file"),
+            (b"\xff\xfe\x00", "is not UTF-8"),
+        ],
     )
-    def test_not_json(self, spoilt, tmp_path, content):
+    def test_not_json(self, spoilt, tmp_path, content, words):
         path = captions_file(spoilt, "val")
         whole = path.read_bytes()
         path.write_bytes(whole[:-100] if content is None else content)
-        fails(spoilt, tmp_path, path, "not a whole JSON file")
+        fails(spoilt, tmp_path, path, words)
 
     @pytest.mark.parametrize(
         "name",

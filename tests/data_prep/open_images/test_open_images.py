@@ -213,7 +213,9 @@ class TestClasses:
         with (spoilt / "classes-trainable.txt").open("a") as file:
             file.writelines(f"/m/new{number}\n" for number in range(6))
         names = ", ".join(f"/m/new{number}" for number in range(5))
-        message = f"class {names}, ... of classes-trainable.txt is missing"
+        message = (
+            f"class {names} and 1 more of classes-trainable.txt is missing"
+        )
         path = spoilt / "class-descriptions.csv"
         fails(spoilt, tmp_path / "out", path, message)
 
