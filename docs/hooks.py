@@ -20,8 +20,12 @@ ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = (
     "CHANGELOG.md",
     "CONTRIBUTING.md",
-    "eval/results/birds.md",
-    "eval/results/clothing.md",
+    "eval/results/birds-10.md",
+    "eval/results/birds-48px.md",
+    "eval/results/clothing-100.md",
+    "eval/results/clothing-20.md",
+    "eval/results/clothing-48px.md",
+    "eval/results/corel5k-10.md",
     "eval/results/growth.png",
 )
 # Wing of the package -> heading on the API page, in this order.

@@ -108,7 +108,7 @@ def _short(value) -> str:
 
 def _spread(scores, digits: int = 2) -> str:
     """Mean and deviation, which a single score has not."""
-    text = f"{np.mean(scores):.{digits}f}"
+    text = f"{np.mean(scores):z.{digits}f}"
     if len(scores) > 1:
         text += f" ± {np.std(scores, ddof=1):.{digits}f}"
     return text

@@ -45,7 +45,7 @@ def to_markdown(tables: dict[str, list[dict]]) -> str:
             if mean == best and entry["row"] != FULL:
                 text = f"**{text}**"
             if entry.get("gap_share"):
-                text += f" ({np.mean(entry['gap_share']):.0f} %)"
+                text += f" ({np.mean(entry['gap_share']):z.0f} %)"
             cells.setdefault(entry["row"], {})[name] = text
     lines = [f"| | {' | '.join(tables)} |", "|---" * (len(tables) + 1) + "|"]
     for row, line in cells.items():

@@ -36,6 +36,11 @@ def test_no_share_of_a_gap_that_is_chance(full):
     assert (found is None) == (full[0] != 51.0)
 
 
+def test_no_number_is_minus_zero():
+    assert table._spread([-0.4, 0.2], 0) == "0 ± 0"
+    assert table._spread([-0.6], 0) == "-1"
+
+
 def test_each_regime_has_a_table():
     first, second = [50.0, 52.0], [60.0, 63.0]
     entries = [
