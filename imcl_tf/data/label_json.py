@@ -81,7 +81,12 @@ def _words(path, annotations):
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds."""
+    """The object that a JSON file holds.
+
+    Raises:
+      ValueError: if the file is no whole JSON, or holds something else.
+      FileNotFoundError: if there is no such file.
+    """
     text = read_text(path)
     try:
         content = parse_json(text)
@@ -96,7 +101,11 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def entries(path: Path, content: dict, part: str) -> list[dict]:
-    """The list of objects that `part` of the content is."""
+    """The list of objects that `part` of the content is.
+
+    Raises:
+      ValueError: if there is no such list, or it holds something else.
+    """
     listing = content.get(part)
     if not isinstance(listing, list) or not listing:
         raise ValueError(
@@ -115,7 +124,18 @@ def entries(path: Path, content: dict, part: str) -> list[dict]:
 def column(
     path: Path, part: str, listing: list[dict], key: str, kinds: tuple
 ) -> list:
-    """The value of `key`, of one of `kinds`, of each entry of `part`."""
+    """The value of `key` in each entry of `part`.
+
+    Args:
+      path: of the file, for messages.
+      part: name of the listing, for messages.
+      listing: of `entries`.
+      key: in each entry.
+      kinds: types that its value may have.
+
+    Raises:
+      ValueError: for a value of another type, or none.
+    """
     values = [entry.get(key) for entry in listing]
     for number, value in enumerate(values):
         if type(value) not in kinds:

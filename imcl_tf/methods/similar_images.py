@@ -44,8 +44,10 @@ _LITTLE = 1e-12  # a squared norm that is divided by
 class SimilarImages(MultiLabelModel):
     """A model that finds the similar images of each image of a minibatch.
 
-    A subclass says with `label_targets` and `label_atoms` what stands for the
-    labels of an image, and has the options that Algorithm 2 needs.
+    Steps 3 to 6 of Algorithm 1. A subclass has the options declared here, and
+    says what stands for the labels of an image: both methods map observed
+    labels [n, C] int8 and logits [n, C] to [n, C] float32, `label_targets` to
+    y of eq. (3), `label_atoms` to A y.
     """
 
     label_targets: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -99,9 +101,9 @@ class SimilarImages(MultiLabelModel):
         # With dictionary_size=0 one that was set by hand stays.
         if self.dictionary_size and (self.dictionary is None or renewed):
             self.dictionary = self._make_dictionary(data)
-        if self.image_similarity == "fixed" and self.dictionary is None:
-            raise ValueError("image_similarity=fixed needs a dictionary")
         if self.image_similarity == "fixed":
+            if self.dictionary is None:
+                raise ValueError("image_similarity=fixed needs a dictionary")
             self.fixed_similarities = FixedSimilarities(
                 data.labels.shape[0], self.num_neighbors
             )
