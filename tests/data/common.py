@@ -1,6 +1,7 @@
 """What tests of records share: records as they lie on disk."""
 
 import csv
+import gzip
 import hashlib
 import io
 from pathlib import Path
@@ -13,6 +14,25 @@ from imcl_tf.data import builders
 from imcl_tf.data.folder import folder_builder
 
 SPLITS = ("train", "validation", "test")
+
+
+def snapshot(directory):
+    """Path, size and time of everything below `directory`."""
+    directory = Path(directory)  # of TFDS's own kind, it would not glob
+    paths = [directory, *directory.rglob("*")]
+    stats = {str(p.relative_to(directory)): p.stat() for p in paths}
+    return {name: (s.st_size, s.st_mtime_ns) for name, s in stats.items()}
+
+
+def read_csv(path):
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def edit(path, change):
+    """Rewrites a text file."""
+    path.write_text(change(path.read_text()))
 
 
 def raw_records(builder, split):
