@@ -93,7 +93,10 @@ def _in_words(own: dict) -> str:
     own = dict(own)
     near = own.pop("neighbors", None)
     if isinstance(near, dict):
-        near = f"share {near['share']:g} of {near['number']} neighbours"
+        near = (
+            f"share {near['share']:g} of {near['number']} neighbours by "
+            f"{near['by']}"
+        )
     elif near:  # of auto
         near = "with neighbours"
     words = [] if "method" not in own else [own.pop("method")]

@@ -682,6 +682,13 @@ NEIGHBORS = (
         "of it, with --neighbors=given.",
     ),
     Option(
+        "neighbor_by", "features",
+        "What similar training images resemble a picture in, with "
+        "--neighbors=given: its features, or the classifier's logits, each "
+        "label's brought to one scale.",
+        choices=("features", "logits"),
+    ),
+    Option(
         "neighbor_images", 20_000,
         "Training images at most that predictions look at, so chosen that "
         "rare labels are well represented.",

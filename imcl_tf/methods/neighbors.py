@@ -26,30 +26,37 @@ class Mixing(NamedTuple):
       observed: whether their observed labels count as such. Else all of their
         labels are the classifier's probabilities, smoother where few labels
         are observed.
+      by: "features" or "logits", whose cosine says how similar images are.
+        Logits are the classifier's, each label's brought to mean 0 and
+        deviation 1 over the training images, so that rare labels count too.
 
     Example:
       >>> import imcl_tf
-      >>> imcl_tf.Mixing(0.5)
-      Mixing(share=0.5, number=20, temperature=0.05, observed=False)
+      >>> imcl_tf.Mixing(0.5, by="logits").number
+      20
     """
 
     share: float
     number: int = 20
     temperature: float = 0.05
     observed: bool = False
+    by: str = "features"
 
     def checked(self) -> Mixing:
         """Returns itself.
 
         Raises:
-          ValueError: for a number out of range.
+          ValueError: for a value out of range.
         """
         if not (
-            0 <= self.share <= 1 and self.number >= 1 and self.temperature > 0
+            0 <= self.share <= 1
+            and self.number >= 1
+            and self.temperature > 0
+            and self.by in ("features", "logits")
         ):
             raise ValueError(
-                "share must lie in [0, 1], number be at least 1 and "
-                f"temperature above 0, got {self}"
+                "share must lie in [0, 1], number be at least 1, temperature "
+                f"be above 0 and by be features or logits, got {self}"
             )
         return self
 
@@ -58,15 +65,16 @@ class TrainingNeighbors:
     """M training images in half precision, which a model's predictions mix in.
 
     Their labels are the model's own probabilities, computed from what is
-    stored: no [M, C] is kept.
+    stored: not both features and probabilities are kept.
 
     Args:
-      features: [M, d] float32, as the model represents them.
+      stored: [M, d] float32, features as the model represents them, or [M, C]
+        float32, their logits (`MultiLabelModel.scores`), as `mixing.by` says.
       labels: [M, C] int8 csr_array, observed labels.
       mixing: how they count.
 
     Raises:
-      ValueError: for numbers out of range or that do not fit.
+      ValueError: for values out of range or that do not fit.
 
     Example:
       >>> import imcl_tf, numpy as np, scipy.sparse
@@ -82,21 +90,27 @@ class TrainingNeighbors:
 
     def __init__(
         self,
-        features: np.ndarray,
+        stored: np.ndarray,
         labels: scipy.sparse.csr_array,
         mixing: Mixing,
     ):
-        if features.ndim != 2 or not len(features):
+        mixing.checked()
+        if stored.ndim != 2 or not len(stored):
             raise ValueError(
-                f"features must be [M, d], M >= 1, got {features.shape}"
+                f"{mixing.by} must be [M, d], M >= 1, got {stored.shape}"
             )
-        if len(features) != labels.shape[0]:
+        if len(stored) != labels.shape[0]:
             raise ValueError(
-                f"{len(features)} images have features, {labels.shape[0]} have "
-                "labels"
+                f"{len(stored)} images have {mixing.by}, {labels.shape[0]} "
+                "have labels"
             )
-        self.mixing = mixing.checked()
-        double = features.astype(np.float64)  # squares of 1e20 are no float32
+        self.mixing = mixing
+        double = stored.astype(np.float64)  # squares of 1e20 are no float32
+        self._mean = np.zeros(double.shape[1], np.float32)
+        self._deviation = np.ones_like(self._mean)
+        if mixing.by == "logits":
+            self._mean, self._deviation = _mean_and_deviation(double)
+            double = (double - self._mean) / self._deviation
         norms = np.linalg.norm(double, axis=1, keepdims=True)
         unit = double / np.where(norms == 0, 1, norms)
         self._unit = tf.Variable(unit.astype(np.float16), trainable=False)
@@ -105,7 +119,15 @@ class TrainingNeighbors:
         self._table: LabelTable | None = None
 
     def mixed_by(self, mixing: Mixing) -> TrainingNeighbors:
-        """The same images, which count in another way."""
+        """The same images, which count in another way.
+
+        Raises:
+          ValueError: for values out of range, or for another `by`.
+        """
+        if mixing.by != self.mixing.by:
+            raise ValueError(
+                f"by: {self.mixing.by} are stored, got {mixing.by!r}"
+            )
         other = copy.copy(self)
         other.mixing = mixing.checked()
         return other
@@ -124,32 +146,44 @@ class TrainingNeighbors:
           [B, C] float32, logits of the mixed probabilities.
         """
         return mixed_logits(
-            scores, self.shown(features, model), self.mixing.share
+            scores, self.shown(features, scores, model), self.mixing.share
         )
 
-    def shown(self, features: tf.Tensor, model: MultiLabelModel) -> tf.Tensor:
+    def shown(
+        self, features: tf.Tensor, scores: tf.Tensor, model: MultiLabelModel
+    ) -> tf.Tensor:
         """Probabilities [B, C] that training images similar to B have."""
-        return evidence(*self.look_up(features, model), self.mixing.temperature)
+        return evidence(
+            *self.look_up(features, scores, model), self.mixing.temperature
+        )
 
     def look_up(
-        self, features: tf.Tensor, model: MultiLabelModel
+        self, features: tf.Tensor, scores: tf.Tensor, model: MultiLabelModel
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Finds similar training images, the most similar one first.
 
         Args:
           features: [B, d] float32.
+          scores: [B, C] float32, the classifier's.
           model: see `mix`.
 
         Returns:
           their cosines [B, k] and the probabilities of their labels [B, k, C].
         """
+        by_logits = self.mixing.by == "logits"
+        own = scores if by_logits else features
         # Read once: to gather from a variable makes each of its reads a copy.
         stored = tf.convert_to_tensor(self._unit)
-        found = nearest(features, stored, self.mixing.number)
+        found = nearest(
+            (own - self._mean) / self._deviation, stored, self.mixing.number
+        )
         chosen = tf.reshape(found.indices, [-1])
         unit = tf.cast(tf.gather(stored, chosen), tf.float32)
-        own = model.scores(unit * tf.gather(self._norms, chosen))
-        probabilities = tf.sigmoid(own)
+        theirs = unit * tf.gather(self._norms, chosen)
+        theirs = theirs * self._deviation + self._mean
+        probabilities = tf.sigmoid(
+            theirs if by_logits else model.scores(theirs)
+        )
         if self.mixing.observed:
             labels = self._observed().rows(chosen)
             probabilities = tf.where(
@@ -164,3 +198,10 @@ class TrainingNeighbors:
             with tf.init_scope():  # not a tensor of the graph being traced
                 self._table = LabelTable(self._labels)
         return self._table
+
+
+def _mean_and_deviation(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each label, [C] float32 each; a deviation of 0 counts as 1."""
+    deviation = logits.std(0)
+    deviation = np.where(deviation == 0, 1, deviation)
+    return logits.mean(0).astype(np.float32), deviation.astype(np.float32)

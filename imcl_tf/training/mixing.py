@@ -45,8 +45,10 @@ def neighbors_of(
     labels = data.train.labels
     rows = class_balanced_subset(labels, most_images, seed)
     rows = rows[np.diff(labels.indptr)[rows] > 0]
-    features = stored_features(model, data.train, rows)
-    return TrainingNeighbors(features, labels[rows], mixing)
+    stored = stored_features(model, data.train, rows)
+    if mixing.by == "logits":
+        stored = _scores(model, stored)
+    return TrainingNeighbors(stored, labels[rows], mixing)
 
 
 def choose_mixing(
@@ -57,18 +59,24 @@ def choose_mixing(
 ) -> Mixing:
     """The mixing of the best validation mAP; share 0 if none is better.
 
+    Logits are tried where they are no more than features: what is stored does
+    not grow with the labels.
+
     Args:
       model: whose neighbours are chosen; it is not changed.
       data: of feature records.
       most_images: see `neighbors_of`.
       seed: see there.
     """
-    stored = neighbors_of(model, data, Mixing(0.0), most_images, seed)
     parts = [*_validation_parts(model, data, seed)]
+    size = parts[0][0].shape[-1]
     means: dict[Mixing, float] = {}
-    for observed in (False, True):
-        way = Mixing(1.0, max(NUMBERS), 1.0, observed)
-        means |= _means(model, stored.mixed_by(way), parts)
+    for by in ("features", "logits")[: 1 + (model.num_labels <= size)]:
+        way = Mixing(1.0, max(NUMBERS), by=by)
+        stored = neighbors_of(model, data, way, most_images, seed)
+        for observed in (False, True):
+            way = way._replace(observed=observed)
+            means |= _means(model, stored.mixed_by(way), parts)
     best = max(means, key=lambda mixing: means[mixing])  # the first of equals
     report(f"neighbours: {best}, validation mAP {means[best]:.2f}")
     return best
@@ -88,6 +96,16 @@ def _validation_parts(model, data, seed):
         yield part, model.scores(part), split.labels[chosen].toarray()
 
 
+def _scores(model, features: np.ndarray) -> np.ndarray:
+    """The classifier's, [n, C] float32."""
+    parts = np.array_split(
+        features, max(1, len(features) * model.num_labels // _PART)
+    )
+    return np.concatenate(
+        [model.scores(tf.constant(part)).numpy() for part in parts]
+    )
+
+
 def _means(model, neighbors, parts) -> dict[Mixing, float]:
     """Validation mAP in percent of each way to mix in some neighbours.
 
@@ -102,8 +120,8 @@ def _means(model, neighbors, parts) -> dict[Mixing, float]:
         )
     }
     for features, scores, labels in parts:
-        cosines, shown = neighbors.look_up(features, model)
-        for (share, k, temperature, _), precision in precisions.items():
+        cosines, shown = neighbors.look_up(features, scores, model)
+        for (share, k, temperature, *_), precision in precisions.items():
             seen = evidence(cosines[:, :k], shown[:, :k], temperature)
             mixed = mixed_logits(scores, seen, share)
             precision.update(labels, mixed.numpy())

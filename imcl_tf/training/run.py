@@ -332,6 +332,7 @@ def _neighbors(model, stage, given) -> TrainingNeighbors | None:
             given["neighbor_number"],
             given["neighbor_temperature"],
             given["neighbor_observed"],
+            given["neighbor_by"],
         )
     elif given["neighbors"] == "chosen":
         mixing = choose_mixing(model, stage, most, seed)

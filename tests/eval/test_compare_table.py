@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import imcl_tf
 from eval import table
 
 SUPPORT = {"labels": 3, "num_labels": 4, "positives": 9, "negatives": 20}
@@ -43,13 +44,14 @@ def test_no_number_is_minus_zero():
 
 def test_each_regime_has_a_table():
     first, second = [50.0, 52.0], [60.0, 63.0]
+    near = imcl_tf.Mixing(0.5, 10, by="logits")
     entries = [
         entry("logistic", [40.0, 41.0], own=[{"penalty": 0.01}] * 2),
         entry(table.FULL, [70.0, 71.0],
               own=[{"penalty": 0.01}, {"penalty": 0.0032}]),
         entry("Hill", first, learning_rate="0.1"),
         entry("near", [40.0, 41.0], own=[
-            {"neighbors": {"share": 0.5, "number": 10}, "penalty": 1.0}, {},
+            {"neighbors": near._asdict(), "penalty": 1.0}, {},
         ]),
         entry("auto", [40.0, 41.0], own=[
             {"method": "imcl", "neighbors": "chosen", "lambda_y": 1.0},
@@ -71,7 +73,7 @@ def test_each_regime_has_a_table():
         "penalty 0.0032 |",
         "| Hill | **51.00 ± 1.41** | 35 ± 2 | rate 0.1 |",
         "| near | 40.50 ± 0.71 | 0 ± 0 | penalty 1, share 0.5 of 10 "
-        "neighbours |",
+        "neighbours by logits |",
         "| auto | 40.50 ± 0.71 | 0 ± 0 | imcl, with neighbours; logistic |",
         "",
         "| end_to_end | mAP | chosen |",

@@ -97,12 +97,13 @@ def test_folds_hold_every_observed_label_back_once(tmp_path):
 
 
 def test_what_folds_agree_on():
-    near = {"share": 0.5, "number": 20, "temperature": 1.0, "observed": True}
-    other = near | {"share": 1.0, "number": 40}
-    few = {"share": 0.25, "number": 10, "temperature": 0.05, "observed": True}
+    near = imcl_tf.Mixing(0.5, 20, 1.0, True)._asdict()
+    other = imcl_tf.Mixing(1.0, 40, 1.0, True, "logits")._asdict()
+    few = imcl_tf.Mixing(0.25, 10, 0.05, True, "logits")._asdict()
     assert module._agreed_neighbors([near, other, few, other, None]) == {
         "neighbors": "given", "neighbor_share": 0.5, "neighbor_number": 40,
         "neighbor_temperature": 1.0, "neighbor_observed": True,
+        "neighbor_by": "logits",
     }  # fmt: skip
     assert module._agreed_neighbors([None, other, None, near, None]) == {}
     penalties = 1e-4, 1e-2, 1e-3, 1e-1, 1e-5

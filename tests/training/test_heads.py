@@ -180,6 +180,7 @@ def test_the_best_mixing_is_chosen(data):
             best,
             best._replace(number=10),
             best._replace(observed=True),
+            best._replace(by="logits"),
         ):
             way = other._replace(share=share)
             model.training_neighbors = mixing.neighbors_of(model, data, way, 30)
@@ -198,10 +199,10 @@ def test_images_without_labels_are_no_neighbours(data):
     found = mixing.neighbors_of(model, data, mixing.Mixing(1.0), 1000)
     rows = np.flatnonzero(without.any(1))
     features = heads.stored_features(model, data.train, rows)
-    cosines, _ = found.look_up(features, model)
+    cosines, _ = found.look_up(features, model(features), model)
     np.testing.assert_allclose(cosines[:, 0], 1, atol=1e-3)  # itself
     others = heads.stored_features(model, data.train, np.arange(5))
-    cosines, _ = found.look_up(others, model)
+    cosines, _ = found.look_up(others, model(others), model)
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     norms = np.linalg.norm(others, axis=1, keepdims=True)
     expected = (others / norms @ unit.T).max(1)
