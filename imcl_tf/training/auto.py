@@ -319,10 +319,12 @@ def _can_complete(data, backbone, options) -> bool:
 
 def _variations(trials: Trials) -> tuple[dict[str, Any], ...]:
     """What to vary of IMCL, one after the other, from the best so far."""
-    penalties = [result["penalty"] for result in trials.done[0].results]
+    penalty = _median([result["penalty"] for result in trials.done[0].results])
+    # From a head that hardly has a penalty little can be learned; a head that
+    # was trained, not solved, has none.
+    stronger = [{"penalty": float(f"{10 * penalty:.2g}")}] if penalty else []
     return (
-        # From a head that hardly has a penalty little can be learned.
-        {"penalty": float(f"{10 * _median(penalties):.2g}")},
+        *stronger,
         {"label_graph": "cooccurrence", "graph_self_weight": 0.5},
         {"lambda_y": 0.2},
         {"lambda_y": 5.0},

@@ -122,6 +122,16 @@ def test_only_what_can_be_is_proposed(tmp_path):
     assert {"logistic", "imcl", *module._OTHERS} <= names
 
 
+def test_a_stronger_penalty_is_tried_where_there_is_one(tmp_path):
+    for penalty, expected in (0.003, {0.03}), (0.0, set()):
+        trials = trials_of(tmp_path / str(penalty), {}, penalty=penalty)
+        tried = set()
+        for name, settings in module._proposals(trials, {}, False):
+            trials.attempt(name, settings)
+            tried |= {settings["penalty"]} if "penalty" in settings else set()
+        assert tried == expected
+
+
 def test_labels_are_completed_where_that_is_possible(tmp_path, monkeypatch):
     data = ring(tmp_path, 20, 4)
     assert module._can_complete(data, None, {})

@@ -9,10 +9,10 @@ from imcl_tf.training.trials import Part, Trials
 from imcl_tf.training.workdir import VALIDATION_SCORES
 
 C, N = 3, 60
-PENALTY = 1e-3  # of every run
+PENALTY = 1e-3
 
 
-def trials_of(directory, quality, seconds=1e6, parts=1):
+def trials_of(directory, quality, seconds=1e6, parts=1, penalty=PENALTY):
     """Trials whose runs leave scores of a given quality, by name."""
     rng = np.random.default_rng(0)
     labels = rng.choice([-1, 1], (N, C)).astype(np.int8)
@@ -26,18 +26,18 @@ def trials_of(directory, quality, seconds=1e6, parts=1):
             Part(
                 name,
                 scipy.sparse.csr_array(labels[rows]),
-                _run(labels[rows], noise[rows], quality, bool(name)),
+                _run(labels[rows], noise[rows], quality, penalty, bool(name)),
             )
         )
     return Trials(made, directory, seconds)
 
 
-def _run(labels, noise, quality, is_part) -> Callable:
+def _run(labels, noise, quality, penalty, is_part) -> Callable:
     def run(settings, directory):
         trial = directory.parent.name if is_part else directory.name
         scores = quality.get(trial, 0.0) * labels + noise
         directory.mkdir(parents=True)
         np.save(directory / VALIDATION_SCORES, scores.ravel())
-        return {"penalty": PENALTY}
+        return {"penalty": penalty}
 
     return run
