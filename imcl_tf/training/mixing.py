@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import scipy.sparse
 import tensorflow as tf
 
 from imcl_tf.data.multi_label_dataset import MultiLabelDataset
 from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.methods.dictionary import class_balanced_subset
 from imcl_tf.methods.neighbors import Mixing, TrainingNeighbors
+from imcl_tf.ops.jackknife import difference, mean_precisions
 from imcl_tf.ops.metrics import AveragePrecision
 from imcl_tf.ops.neighbors import evidence, mixed_logits
 from imcl_tf.training.heads import stored_features
@@ -59,8 +61,9 @@ def choose_mixing(
 ) -> Mixing:
     """The mixing of the best validation mAP; share 0 if none is better.
 
-    Logits are tried where they are no more than features: what is stored does
-    not grow with the labels.
+    Neighbours by logits are taken where they are better than those by features
+    by more than the standard error of that, and tried where logits are no more
+    than features: what is stored does not grow with the labels.
 
     Args:
       model: whose neighbours are chosen; it is not changed.
@@ -69,17 +72,27 @@ def choose_mixing(
       seed: see there.
     """
     parts = [*_validation_parts(model, data, seed)]
-    size = parts[0][0].shape[-1]
-    means: dict[Mixing, float] = {}
-    for by in ("features", "logits")[: 1 + (model.num_labels <= size)]:
+
+    def best_by(by):
         way = Mixing(1.0, max(NUMBERS), by=by)
         stored = neighbors_of(model, data, way, most_images, seed)
+        means: dict[Mixing, float] = {}
         for observed in (False, True):
             way = way._replace(observed=observed)
             means |= _means(model, stored.mixed_by(way), parts)
-    best = max(means, key=lambda mixing: means[mixing])  # the first of equals
-    report(f"neighbours: {best}, validation mAP {means[best]:.2f}")
-    return best
+        best = max(means, key=lambda mixing: means[mixing])  # first of equals
+        report(f"neighbours: {best}, validation mAP {means[best]:.2f}")
+        return stored.mixed_by(best)
+
+    best = best_by("features")
+    if model.num_labels <= parts[0][0].shape[-1]:
+        other = best_by("logits")
+        gain, error = difference(
+            *(_precisions(model, x, parts) for x in (other, best))
+        )
+        report(f"neighbours: by logits {100 * gain:+.2f} ± {100 * error:.2f}")
+        best = other if gain > error else best
+    return best.mixing
 
 
 def _validation_parts(model, data, seed):
@@ -103,6 +116,15 @@ def _scores(model, features: np.ndarray) -> np.ndarray:
     )
     return np.concatenate(
         [model.scores(tf.constant(part)).numpy() for part in parts]
+    )
+
+
+def _precisions(model, neighbors, parts) -> np.ndarray:
+    """Of `mean_precisions`, on validation."""
+    scores = [neighbors.mix(f, z, model).numpy()[y != 0] for f, z, y in parts]
+    labels = np.concatenate([y for *_, y in parts])
+    return mean_precisions(
+        scipy.sparse.csr_array(labels), np.concatenate(scores)
     )
 
 
