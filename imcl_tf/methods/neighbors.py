@@ -201,7 +201,7 @@ class TrainingNeighbors:
 
 
 def _mean_and_deviation(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each label, [C] float32 each; a deviation of 0 counts as 1."""
+    """Each label's, [C] float32; a deviation of 0 counts as 1."""
     deviation = logits.std(0)
     deviation = np.where(deviation == 0, 1, deviation)
     return logits.mean(0).astype(np.float32), deviation.astype(np.float32)

@@ -120,7 +120,7 @@ def _scores(model, features: np.ndarray) -> np.ndarray:
 
 
 def _precisions(model, neighbors, parts) -> np.ndarray:
-    """Of `mean_precisions`, on validation."""
+    """Validation mAPs of `mean_precisions`."""
     scores = [neighbors.mix(f, z, model).numpy()[y != 0] for f, z, y in parts]
     labels = np.concatenate([y for *_, y in parts])
     return mean_precisions(
