@@ -29,8 +29,8 @@ COMPARE = (
     ),
     Option(
         "rows", "",
-        "Rows of the table, apart by commas, beside the logistic models; "
-        "empty = all.",
+        "Rows of the table by their whole names, such as 'auto,kNN (same "
+        "features)', beside the logistic models; empty = all.",
     ),
     Option(
         "end_to_end_epochs", 3,

@@ -36,6 +36,8 @@ def from_file(
     network = _read(path)
     inner = getattr(network, "backbone", None)
     network = inner if isinstance(inner, keras.Model) else network
+    if isinstance(network, keras.Sequential) and not network.built:
+        raise ValueError("it was saved before it had the shape of its input")
     if not graphs.is_graph(network):
         raise ValueError(
             f"{type(network).__name__} is no functional or sequential model"
@@ -48,6 +50,12 @@ def from_file(
     if not layer:
         _warn_of_classifier(path, network)
     network.name = graphs.safe_name(Path(path).stem)
+    numbers = keras.backend.standardize_dtype(network.inputs[0].dtype)
+    if expected != "pixels" and "float" not in numbers:
+        raise ValueError(
+            f"it takes {numbers}, which are whole numbers: backbone_input must "
+            f"be pixels, got {expected}"
+        )
     picture_input = find_picture_input(network)
     resizing = picture_input.resizing if picture_input else ()
     model = with_preprocessing(

@@ -172,20 +172,27 @@ def of_size(model: keras.Model, size: int) -> keras.Model:
     return resized
 
 
-def _resize_inputs(config, before, size):
+def _resize_inputs(config, before, size, depth=0):
     """Changes the inputs of a network, and of those within, in place.
 
-    One that sees a feature map sees one of any size.
+    One that sees a feature map sees one of any size, and so does one within a
+    network of any size.
     """
     if isinstance(config, dict):
+        depth += "layers" in config
         if config.get("class_name") == "InputLayer":
             shape = config["config"]["batch_shape"]
             if len(shape) == 4:
-                side = size if tuple(shape[1:3]) == before else None
+                sees_pictures = depth == 1 or None not in before
+                side = (
+                    size
+                    if sees_pictures and tuple(shape[1:3]) == before
+                    else None
+                )
                 config["config"]["batch_shape"] = (
                     shape[0], side, side, shape[3],
                 )  # fmt: skip
         config = [*config.values()]
     if isinstance(config, list):
         for part in config:
-            _resize_inputs(part, before, size)
+            _resize_inputs(part, before, size, depth)

@@ -21,6 +21,7 @@ Resized pixels are rounded to bytes, which the originals leave as fractions.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -194,7 +195,9 @@ def backbone(
     except Exception as error:
         # Keras raises a plain Exception where a download fails, BadZipFile for
         # a broken .keras file, and lists every layer that does not fit.
-        reason = " ".join(str(error).split()) or type(error).__name__
+        # They colour their messages.
+        plain = re.sub(r"\x1b\[[\d;]*m", "", str(error))
+        reason = " ".join(plain.split()) or type(error).__name__
         if len(reason) > 240:
             reason = reason[:240] + " ..."
         size = f" of {image_size} pixels" if image_size else ""

@@ -40,6 +40,7 @@ from imcl_tf.data.feature_matrix import (
     WrongFeatures,
     matrix_of,
     read_header,
+    single_precision,
     temporary,
     unpacked,
 )
@@ -403,8 +404,7 @@ def _numbers(column) -> np.ndarray:
 
     if pyarrow.types.is_boolean(column.type):
         column = column.cast(pyarrow.uint8())
-    with np.errstate(over="ignore"):
-        return column.to_numpy(zero_copy_only=False).astype(np.float32)
+    return single_precision(column.to_numpy(zero_copy_only=False))
 
 
 # TFRecords.

@@ -64,9 +64,13 @@ class Matrix(NamedTuple):
         size = self.dtype.itemsize
         self.file.seek(self.offset + first * size)
         content = self.file.read(number * size)
-        # What is too large for float32 becomes infinite, and is refused.
-        with np.errstate(over="ignore"):
-            return np.frombuffer(content, self.dtype, number).astype(np.float32)
+        return single_precision(np.frombuffer(content, self.dtype, number))
+
+
+def single_precision(numbers: np.ndarray) -> np.ndarray:
+    """As float32; what is too large becomes infinite, which is refused."""
+    with np.errstate(over="ignore"):
+        return numbers.astype(np.float32)
 
 
 class Header(NamedTuple):

@@ -226,6 +226,15 @@ class AveragePrecision:
         label, _, positive = self._observed()
         return np.bincount(label[~positive], minlength=self.num_labels)
 
+    def is_chance(self) -> bool:
+        """Whether each label has one score for all images that show it."""
+        label, score, _ = self._observed()
+        lowest = np.full(self.num_labels, np.inf)
+        highest = -lowest
+        np.minimum.at(lowest, label, score)
+        np.maximum.at(highest, label, score)
+        return bool((lowest >= highest).all())
+
     def per_label(self) -> np.ndarray:
         """Average precision of each label over all images seen, eq. (9).
 

@@ -7,7 +7,8 @@ of the difference, so that where nothing helps the logistic model is the choice.
 
 Where validation is so small that it says little, trials are compared by
 cross-validation over the observed training labels, with neighbours as the folds
-agree on them: what each chose for itself would be chosen on what is compared.
+agree on them, and without completed labels: what each chose for itself would
+be chosen on what is compared.
 """
 
 from __future__ import annotations
@@ -128,7 +129,8 @@ def auto(
     fixed = _as_preset() | {"regime": _FIXED}
     parts, near = _parts(train, data, backbone, place, start, options, fixed)
     trials = Trials(parts, place, 60 * budget)
-    completes = _can_complete(data, backbone, options)
+    # Each fold would choose its rounds on what is compared.
+    completes = len(parts) == 1 and _can_complete(data, backbone, options)
     for name, trial in _proposals(trials, near, completes):
         try:
             trials.attempt(name, trial)

@@ -136,6 +136,8 @@ def _shown(features: np.ndarray, head: Head) -> np.ndarray:
         scipy.special.expit(head.scores(features)).astype(np.float32)
     )
     number = min(_NUMBER, len(features) - 1)
+    if not number:  # an image alone: the model says what it did
+        return probabilities.numpy()
     shown = np.empty(probabilities.shape, np.float32)
     size = max(1, _PART // ((number + 1) * shown.shape[1]))
     for first in range(0, len(features), size):

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from imcl_tf.data.feature_files import FeatureFile, first_not_finite
+from imcl_tf.data.feature_matrix import single_precision
 from imcl_tf.data.images import inspect
 from imcl_tf.training.export import FEATURES, SERVING
 
@@ -153,7 +154,7 @@ def predict_features(
         predictions = [
             *_of_features(
                 saved_model, names, features.shape[1],
-                lambda part: features[part].astype(np.float32), batch_size,
+                lambda part: single_precision(features[part]), batch_size,
             )
         ]  # fmt: skip
     for prediction in predictions:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import keras
 import numpy as np
+from absl import logging
 
 from imcl_tf.backbones.graphs import without_pooling
 from imcl_tf.backbones.make import source_files
@@ -95,8 +96,9 @@ def run(
       TypeError: for an unknown option.
       ValueError: for a value out of range, an `init_from` or a graph that does
         not fit, an `init_from` that has seen what this run hides or evaluates
-        on, a validation or test split in which no label has an observed
-        positive and an observed negative, a backbone that cannot be boosted,
+        on, a train split without an observed label, a validation or test
+        split in which no label has an observed positive and an observed
+        negative, a backbone that cannot be boosted,
         or `resume` with other settings or data.
 
     Example:
@@ -128,6 +130,10 @@ def run(
     data = data.hide_labels(
         given["observed_fraction"], given["seed"], given["observed_rule"]
     )
+    if not data.train.labels.nnz:
+        raise ValueError(
+            "split train: no label is observed, so that nothing can be learned"
+        )
     if given["init_from"] and _are_same(given["init_from"], directory.path):
         raise ValueError(
             f"init_from: {workdir} is the workdir itself; take another workdir"
@@ -210,6 +216,11 @@ def _validated(model, data, stage, given, directory, tuning) -> dict:
 def _tested(model, data, stage, given, directory) -> dict:
     """Evaluates on test and exports."""
     test = evaluate(model, stage.test, given["batch_size"])
+    if test.is_chance():
+        logging.warning(
+            "test: every image has the same scores, so that mAP is chance: "
+            "the features tell no images apart"
+        )
     write_average_precision(
         test, data.label_names, directory.path / "average_precision.csv"
     )

@@ -156,7 +156,8 @@ def explained(trials: list[Trial]) -> dict[str, Any]:
     text = f"auto tried {len(trials)} setting{'s' * (len(trials) > 1)} "
     if parts > 1:
         text += f"by {parts}-fold cross-validation on the training labels "
-    text += f"and chose {_words(best)}: validation mAP {best.mean:.2f}, "
+    where = "" if parts > 1 else "validation "
+    text += f"and chose {_words(best)}: {where}mAP {best.mean:.2f}, "
     if best is first:
         text += "and no other setting was better by more than the standard "
         text += "error of the difference. "

@@ -12,6 +12,7 @@ from imcl_tf.backbones.make import backbone
 from imcl_tf.backbones.pictures import PictureInput, Resizing, picture_format
 from imcl_tf.backbones.statistics import frozen_statistics
 from imcl_tf.methods.base import MultiLabelModel
+from imcl_tf.settings import BACKBONE_INPUTS
 
 layers = keras.layers
 S = 8
@@ -168,6 +169,49 @@ def test_a_sequential_model(tmp_path):
     images = pictures() / 1.0
     np.testing.assert_array_equal(backbone(path)(images), network(images))
     assert backbone(path, image_size=5, layer="conv").output_shape == (None, 2)
+
+
+def test_a_network_within_one_of_any_size(tmp_path):
+    images, maps = keras.Input((None, None, 3)), keras.Input((None, None, 8))
+    inner = keras.Model(maps, layers.Conv2D(4, 3)(maps))
+    x = inner(layers.Conv2D(8, 3, strides=2)(images))
+    network = keras.Model(images, layers.GlobalAveragePooling2D()(x))
+    path = tmp_path / "network.keras"
+    network.save(path)
+    model = backbone(path, image_size=40)
+    assert model.input_shape == (None, 40, 40, 3)
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 40, 40, 3))
+    np.testing.assert_allclose(model(pixels), network(pixels), rtol=1e-5)
+
+
+def test_whole_numbers_are_pixels(tmp_path):
+    """A scaled picture would be all zeros and ones."""
+    images = keras.Input((S, S, 3), dtype="uint8")
+    x = layers.GlobalAveragePooling2D()(layers.Rescaling(1 / 255)(images))
+    path = save(tmp_path, images, x)
+    found = backbone(path)(pictures())
+    np.testing.assert_allclose(found, pictures().mean((1, 2)) / 255, rtol=1e-5)
+    for given in BACKBONE_INPUTS[1:]:
+        with pytest.raises(ValueError, match=f"takes uint8, .* got {given}"):
+            backbone(path, input=given)
+
+
+def test_a_model_that_was_not_built(tmp_path):
+    path = tmp_path / "network.keras"
+    with pytest.warns(UserWarning, match="not yet been built"):
+        keras.Sequential([layers.Conv2D(8, 3)]).save(path)
+    with pytest.raises(ValueError, match="before it had the shape of its inp"):
+        backbone(path)
+
+
+def test_errors_have_no_colours(tmp_path):
+    """Keras prints its own in bold."""
+    images = keras.Input((S, S, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(2, 3)(images))
+    path = save(tmp_path, images, x)
+    with pytest.raises(ValueError, match="Computed output size") as caught:
+        backbone(path, image_size=2)
+    assert "\x1b" not in str(caught.value)
 
 
 def test_an_input_by_its_name_and_a_list_of_one_output(tmp_path):

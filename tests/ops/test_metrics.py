@@ -162,6 +162,19 @@ def test_single_image_constant_scores_and_all_positive():
     assert_same(positive, [np.nan] * 30)
 
 
+def test_one_score_of_all_images_is_chance():
+    """Infinite ones too; a label seen once, or never, tells nothing."""
+    labels = np.array([[1, -1, 1, 0], [-1, 1, 0, 0], [0, 1, 0, 0]], np.int8)
+    scores = np.array(
+        [[3, -np.inf, 1, 5], [3, -np.inf, 2, 6], [4, -np.inf, 3, 7]]
+    )
+    for change, expected in (0, True), (1, False):
+        scores[1, 0] += change
+        precision = AveragePrecision(4)
+        precision.update(labels, scores)
+        assert precision.is_chance() == expected
+
+
 def test_infinite_scores_rank_first_and_last():
     labels, scores = random_case()
     scores[:, ::2] = np.round(scores[:, ::2])

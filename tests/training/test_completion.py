@@ -49,6 +49,13 @@ def model_of(data):
     return model, head
 
 
+def test_an_image_alone_has_no_neighbours(data):
+    _, head = model_of(data)
+    features = np.random.default_rng(1).normal(size=(1, 8)).astype("f4")
+    expected = scipy.special.expit(features @ head.kernel + head.bias)
+    np.testing.assert_allclose(_shown(features, head), expected, rtol=1e-5)
+
+
 def test_what_neighbours_show(data):
     """Against every pair of images."""
     _, head = model_of(data)

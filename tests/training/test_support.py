@@ -24,6 +24,34 @@ def only(labels, sign):
     return labels
 
 
+@pytest.mark.parametrize("method", ["logistic", "auto"])
+def test_training_without_labels_is_refused(prepared, method, tmp_path):
+    data = open_source(prepared)
+    labels = only(data.train.labels, 0)
+    data = data._replace(train=data.train._replace(labels=labels))
+    place = tmp_path / "run"
+    with pytest.raises(ValueError, match="split train: no label is observed"):
+        if method == "auto":
+            imcl_tf.auto(data, tiny_cnn(), place, budget=0)
+        else:
+            imcl_tf.run(data, tiny_cnn(), method, place)
+    assert not place.exists()
+
+
+@pytest.mark.parametrize("scale", [0, 1])
+def test_a_result_by_chance_is_named(prepared, scale, tmp_path, caplog):
+    data = open_source(prepared)
+    network = tiny_cnn()
+    weights = [scale * w for w in network.get_weights()[:1]]
+    network.set_weights(weights + network.get_weights()[1:])
+    with caplog.at_level("WARNING", "absl"):
+        imcl_tf.run(
+            data, network, "logistic", tmp_path / "run",
+            regime="fixed_features", initial_epochs=0, epochs=0,
+        )  # fmt: skip
+    assert ("every image has the same scores" in caplog.text) == (scale == 0)
+
+
 @pytest.mark.parametrize("kept", SIGNS)
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_run_refuses_a_split_without_average_precision(
