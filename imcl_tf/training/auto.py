@@ -14,6 +14,7 @@ be chosen on what is compared.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ from imcl_tf.settings import (
 from imcl_tf.training.completion import check_size
 from imcl_tf.training.progress import report
 from imcl_tf.training.run import run
-from imcl_tf.training.trials import Part, Trials, explained
+from imcl_tf.training.trials import Part, Trials, explained, timed
 from imcl_tf.training.workdir import EARLIER, VALIDATION_SCORES, Workdir
 
 _FIXED = "fixed_features"
@@ -61,6 +62,9 @@ _LARGE_ERROR = 0.025
 # Of a trial: minutes at most, however many the images are.
 _MOST_STEPS = 600
 _FOLDS = 5
+# Rounds of completion, each of which solves a path for two shares of labels.
+_ROUNDS = 3
+_MOST_SOLVED = 2 * _ROUNDS
 
 
 def auto(
@@ -125,13 +129,15 @@ def auto(
         return run(data, backbone, method, directory, **whole, **more)
 
     with _set_aside(Workdir(workdir), anew=not resume):
-        start = _start(train, data, backbone, place, options)
+        start, solving = _start(train, data, backbone, place, options)
     fixed = _as_preset() | {"regime": _FIXED}
     parts, near = _parts(train, data, backbone, place, start, options, fixed)
     trials = Trials(parts, place, 60 * budget)
+    completing = _MOST_SOLVED * solving
     # Each fold would choose its rounds on what is compared.
-    completes = len(parts) == 1 and _can_complete(data, backbone, options)
-    for name, trial in _proposals(trials, near, completes):
+    if len(parts) > 1 or not _can_complete(data, backbone, options):
+        completing = math.inf
+    for name, trial in _proposals(trials, near, completing):
         try:
             trials.attempt(name, trial)
         except FloatingPointError as error:
@@ -189,19 +195,24 @@ def _as_preset() -> dict[str, Any]:
     return stage | none | {"max_steps": _MOST_STEPS}
 
 
-def _start(train, data, backbone, place: Path, options) -> Path:
-    """Workdir of the logistic model that all trials start from."""
-    start = place / "start"
+def _start(train, data, backbone, place, options) -> tuple[Path, float]:
+    """Workdir of the model that all trials start from, and seconds to solve it.
+
+    With those to compute features of a network that stays as it is.
+    """
+    start, settings = place / "start", _PLAIN
     how = {"resume": True, "tuning": True, "keep_logistic": True}
-    if backbone is None or options.get("regime") == _FIXED:
-        train(data, backbone, _PLAIN, start, **how)
-        return start
-    # The initial stage trains the network; then the head is solved on its
-    # features, once and not in each trial.
-    train(data, backbone, _PLAIN | {"initial_head": "trained"}, start, **how)
-    fixed = {"regime": _FIXED, "init_from": str(start)}
-    train(data, backbone, _PLAIN | fixed, place / "solved", **how)
-    return place / "solved"
+    if backbone is not None and options.get("regime") != _FIXED:
+        # The initial stage trains the network; then the head is solved on its
+        # features, once and not in each trial.
+        trained = _PLAIN | {"initial_head": "trained"}
+        train(data, backbone, trained, start, **how)
+        settings = _PLAIN | {"regime": _FIXED, "init_from": str(start)}
+        start = place / "solved"
+    _, seconds = timed(
+        start, lambda: train(data, backbone, settings, start, **how)
+    )
+    return start, seconds
 
 
 def _parts(
@@ -342,14 +353,14 @@ def _median(values: list) -> Any:
 
 
 def _proposals(
-    trials: Trials, neighbors: dict[str, Any], completes: bool
+    trials: Trials, neighbors: dict[str, Any], completing: float
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """What to try next, from the simplest on, as long as there is time.
 
     Args:
       trials: those done so far.
       neighbors: settings of neighbours to try; empty = none.
-      completes: whether labels can be completed.
+      completing: seconds to complete labels; infinite where that cannot be.
     """
     yield "logistic", {"method": "logistic"}
     near = {}
@@ -367,8 +378,8 @@ def _proposals(
             yield f"imcl-{number}", best | change
             if trials.done[-1].mean > mean:
                 best, mean = best | change, trials.done[-1].mean
-    if completes and trials.has_time_for("logistic"):
-        trial = {"method": "logistic", "completion_rounds": 3}
+    if trials.has_time_for("logistic", completing):
+        trial = {"method": "logistic", "completion_rounds": _ROUNDS}
         yield "completion", trial | near
     for method in _OTHERS:
         if trials.has_time_for(method):

@@ -60,6 +60,25 @@ class Trial(NamedTuple):
         return 100 * float(self.means[0])
 
 
+def timed(place: Path, work: Callable[[], Any]) -> tuple[Any, float]:
+    """What `work` returns, and the seconds that it took.
+
+    Args:
+      place: gets `seconds.json`; where work ended before, by an earlier start
+        of the program, it says how long that took.
+      work: makes `place`.
+    """
+    begun = time.monotonic()
+    result = work()
+    seconds = time.monotonic() - begun
+    noted = place / "seconds.json"
+    if noted.is_file():
+        seconds = float(json.loads(noted.read_text()))
+    with replacing(noted) as path:
+        path.write_text(json.dumps(seconds))
+    return result, seconds
+
+
 class Trials:
     """The trials of a workdir, and the best of them so far.
 
@@ -86,27 +105,28 @@ class Trials:
         """Seconds that trials have taken, those of an earlier start too."""
         return sum(trial.seconds for trial in self.done)
 
-    def has_time_for(self, kind: str) -> bool:
-        """Whether another trial of a method ends within the budget."""
+    def has_time_for(self, kind: str, at_least: float = 0.0) -> bool:
+        """Whether another trial of a method ends within the budget.
+
+        Args:
+          kind: the method.
+          at_least: seconds that the trial takes.
+        """
         like = [t.seconds for t in self.done if t.settings["method"] == kind]
-        like = like or [t.seconds for t in self.done[1:]] or [0.0]
-        return self.spent + max(like) <= self._seconds
+        like = like or [t.seconds for t in self.done[1:]]
+        return self.spent + max([*like, at_least]) <= self._seconds
 
     def attempt(self, name: str, settings: dict[str, Any]) -> Trial:
         """Runs a trial and takes it as the best if it is proved better."""
         place = self._directory / name
-        begun = time.monotonic()
         places = [place / part.name for part in self._parts]
-        results = [
-            part.train(settings, path)
-            for part, path in zip(self._parts, places, strict=True)
-        ]
-        seconds = time.monotonic() - begun
-        noted = place / "seconds.json"
-        if noted.is_file():  # by the start before
-            seconds = float(json.loads(noted.read_text()))
-        with replacing(noted) as path:
-            path.write_text(json.dumps(seconds))
+        results, seconds = timed(
+            place,
+            lambda: [
+                part.train(settings, path)
+                for part, path in zip(self._parts, places, strict=True)
+            ],
+        )
         scores = [np.load(path / VALIDATION_SCORES) for path in places]
         means = mean_precisions(self._labels, np.concatenate(scores))
         trial = Trial(name, settings, means, seconds, results)

@@ -1,6 +1,7 @@
 """`--method=auto`: what it tries, what it takes and how it says so."""
 
 import json
+import math
 import types
 
 import numpy as np
@@ -24,7 +25,7 @@ NEAR = {"neighbors": "chosen"}
 
 def test_logistic_is_the_choice_where_nothing_helps(tmp_path):
     trials = trials_of(tmp_path, {})
-    for name, settings in module._proposals(trials, NEAR, True):
+    for name, settings in module._proposals(trials, NEAR, 0.0):
         trials.attempt(name, settings)
     names = [trial.name for trial in trials.done]
     assert names[:3] == ["logistic", "neighbors", "imcl"]
@@ -35,7 +36,7 @@ def test_logistic_is_the_choice_where_nothing_helps(tmp_path):
 
 def test_what_neighbours_gain_the_others_get(tmp_path):
     trials = trials_of(tmp_path, {"neighbors": 0.3, "imcl": 0.6, "imcl-3": 1.0})
-    for name, settings in module._proposals(trials, NEAR, True):
+    for name, settings in module._proposals(trials, NEAR, 0.0):
         trials.attempt(name, settings)
     by_name = {trial.name: trial.settings for trial in trials.done}
     assert by_name["imcl"]["neighbors"] == "chosen"
@@ -48,7 +49,7 @@ def test_what_neighbours_gain_the_others_get(tmp_path):
 
 def test_the_budget_ends_the_trials(tmp_path):
     trials = trials_of(tmp_path, {}, seconds=0.0)
-    for name, settings in module._proposals(trials, NEAR, True):
+    for name, settings in module._proposals(trials, NEAR, 0.0):
         trials.attempt(name, settings)
     assert [t.name for t in trials.done] == ["logistic", "neighbors"]
 
@@ -115,18 +116,26 @@ def test_what_folds_agree_on():
 
 def test_only_what_can_be_is_proposed(tmp_path):
     trials = trials_of(tmp_path, {})
-    for name, settings in module._proposals(trials, {}, False):
+    for name, settings in module._proposals(trials, {}, math.inf):
         trials.attempt(name, settings)
     names = {trial.name for trial in trials.done}
     assert not {"neighbors", "completion"} & names
     assert {"logistic", "imcl", *module._OTHERS} <= names
 
 
+def test_labels_are_completed_within_the_budget(tmp_path):
+    for completing, expected in (50.0, True), (200.0, False):
+        trials = trials_of(tmp_path / str(completing), {}, seconds=100.0)
+        for name, settings in module._proposals(trials, {}, completing):
+            trials.attempt(name, settings)
+        assert ("completion" in {t.name for t in trials.done}) == expected
+
+
 def test_a_stronger_penalty_is_tried_where_there_is_one(tmp_path):
     for penalty, expected in (0.003, {0.03}), (0.0, set()):
         trials = trials_of(tmp_path / str(penalty), {}, penalty=penalty)
         tried = set()
-        for name, settings in module._proposals(trials, {}, False):
+        for name, settings in module._proposals(trials, {}, math.inf):
             trials.attempt(name, settings)
             tried |= {settings["penalty"]} if "penalty" in settings else set()
         assert tried == expected

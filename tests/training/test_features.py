@@ -157,6 +157,7 @@ class TestPredict:
             (np.zeros((0, 4)), r"neither of them 0, got \[0, 4\]"),
             (np.full((2, 4), "x"), "of type <U1"),
             (np.diag([1, 1, np.nan, 1]), "row 2: column 2 is not finite"),
+            (np.diag([1, 1e300, 1, 1]), "row 1: column 1 is not finite"),
         ],
     )
     def test_refused(self, of_features, features, message):
