@@ -13,7 +13,7 @@ from imcl_tf.backbones.pictures import Resizing, picture_format
 
 S = 96  # large enough for all of them
 # With the preprocessing within the network, as Caffe, and in [-1, 1].
-KINDS = ("MobileNetV3Small", "ResNet50", "MobileNetV2")
+KINDS = ("MobileNetV3Small", "VGG16", "MobileNet")
 SIZES = {
     "MobileNetV3Small": 224, "Xception": 299, "InceptionV3": 299,
     "EfficientNetB1": 240, "NASNetLarge": 331, "VGG16": 224,

@@ -55,7 +55,10 @@ def resnet():
     return backbone("resnet101", image_size=S)
 
 
-@pytest.fixture(scope="module", params=["resnet101", "vgg16"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param("resnet101", marks=pytest.mark.slow), "vgg16"],
+)
 def pretrained(request, tmp_path_factory):
     """(name, network of keras.applications, its weights file)."""
     make, options, _ = APPLICATIONS[request.param]
