@@ -194,8 +194,8 @@ def backbone(
         model = _make(name, weights, image_size, layer, input)
     except Exception as error:
         # Keras raises a plain Exception where a download fails, BadZipFile for
-        # a broken .keras file, and lists every layer that does not fit.
-        # They colour their messages.
+        # a broken .keras file, lists every layer that does not fit, and
+        # colours what it says.
         plain = re.sub(r"\x1b\[[\d;]*m", "", str(error))
         reason = " ".join(plain.split()) or type(error).__name__
         if len(reason) > 240:

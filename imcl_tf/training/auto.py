@@ -87,7 +87,8 @@ def auto(
     points, and more training than validation labels are observed, trials are
     compared by 5-fold cross-validation on the former, unless the network was
     trained on these, or may have been by `init_from`, or a fold has no average
-    precision.
+    precision. Labels are completed where six times the seconds of the logistic
+    model are left of the budget, and not by cross-validation.
 
     Args:
       data: of `load_dataset`.

@@ -98,8 +98,8 @@ def run(
         not fit, an `init_from` that has seen what this run hides or evaluates
         on, a train split without an observed label, a validation or test
         split in which no label has an observed positive and an observed
-        negative, a backbone that cannot be boosted,
-        or `resume` with other settings or data.
+        negative, a backbone that cannot be boosted, or `resume` with other
+        settings or data.
 
     Example:
       >>> import imcl_tf
