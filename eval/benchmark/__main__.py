@@ -19,6 +19,8 @@ input       Minibatches of 32 from records of JPEGs of 500 x 375 pixels, at 224
 average_precision
             The average precision of 125,436 images and 5,000 labels, 9
             observed each, against scikit-learn, label by label on dense arrays.
+head        The logistic model of 4,370 images, 1,280 features and 22 labels for
+            six penalties, against L-BFGS on the features as they are.
 step        A training step of IMCL, ResNet-101 of 224 pixels, 32 images, 5,000
             labels, 50 neighbours each, against that of logistic regression;
             and an epoch on fixed features. With a dictionary of 10,000 images
@@ -46,6 +48,7 @@ from absl import flags
 
 from eval.benchmark.average_precision import average_precision
 from eval.benchmark.graph import graph
+from eval.benchmark.head import head
 from eval.benchmark.input import input_pipeline
 from eval.benchmark.measure import Figure
 from eval.benchmark.records import records
@@ -61,6 +64,7 @@ SECTIONS = {
     "similarity": similarity,
     "input": input_pipeline,
     "average_precision": average_precision,
+    "head": head,
     "step": step,
     "methods": methods,
     "variants": variants,

@@ -115,13 +115,13 @@ class LogisticSolver:
         """The solution [r + 1, c] of a block of c labels."""
         # The curvature of the loss is at most 1/4.
         scale = 1 / np.sqrt(np.append(self._variances / 4 + penalty, 1 / 4))
-        scale = scale.astype(np.float64)[:, np.newaxis]
+        scale = scale[:, np.newaxis]
         rates = np.full_like(scale, penalty)
         rates[-1] = _BIAS_PENALTY
-        gradient = np.zeros(entries.shape, np.float64)
+        gradient = np.zeros(entries.shape)
 
         def objective(flat):
-            theta = scale * flat.reshape(start.shape).astype(np.float64)
+            theta = scale * flat.reshape(start.shape)
             scores = self._rotated @ theta[:-1] + theta[-1]
             z = scores.ravel()[entries.places]
             loss = np.logaddexp(0, z) - entries.probabilities * z
@@ -131,19 +131,19 @@ class LogisticSolver:
             slope = rates * theta
             slope[:-1] += self._rotated.T @ gradient
             slope[-1] += gradient.sum(0)
-            value = loss.sum(dtype=np.float64) / entries.mean_count
-            value += (rates * theta * theta).sum(dtype=np.float64) / 2
-            return value, (scale * slope).ravel().astype(np.float64)
+            value = loss.sum() / entries.mean_count
+            value += (rates * theta * theta).sum() / 2
+            return value, (scale * slope).ravel()
 
         found = scipy.optimize.minimize(
-            objective, (start / scale).ravel().astype(np.float64), jac=True,
+            objective, (start / scale).ravel(), jac=True,
             method="L-BFGS-B",
             options={
                 "maxiter": _MOST_STEPS, "gtol": _TOLERANCE, "ftol": 1e-9,
                 "maxcor": 10,
             },
         )  # fmt: skip
-        return scale * found.x.reshape(start.shape).astype(np.float64)
+        return scale * found.x.reshape(start.shape)
 
 
 def _principal_axes(centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
