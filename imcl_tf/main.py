@@ -6,7 +6,9 @@ Reads flags/DATASET.cfg ahead of the command line, which wins over it.
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ and exports it. The settings of flags/NAME.cfg are read first; the command line
 wins over them. --flagfile=FILE reads further flags from a file.
 """
 _FIXED = "fixed_features"
+# What a head that is solved looks at.
+_OF_HEAD = {"regime", "unit_norm", "penalty"}
 GROUPS = {
     "data": (*settings.PROGRAM_DATA, *settings.DATA),
     "model": settings.MODEL,
@@ -197,7 +201,7 @@ def main(argv: list[str]):
             **program.values(settings.FOLDER),
         )  # fmt: skip
         _warn_of_random_weights()
-        _warn_of_what_auto_sets()
+        _warn_of_what_has_no_effect()
         chosen = current_settings()
         resume = FLAGS.resume
         if FLAGS.search:
@@ -237,31 +241,57 @@ def _warn_of_random_weights():
         )  # fmt: skip
 
 
-def _warn_of_what_auto_sets():
-    """auto chooses these, or trains as the preset folder says."""
-    if FLAGS.method != settings.AUTO:
-        return
+def _warn_of_what_has_no_effect():
+    """Names flags that are given and that the run does not look at."""
     usual = presets.load(FLAGS.dataset)
-    own = (
-        option
-        for options in (
-            settings.METHOD_STAGE, settings.NEIGHBORS,
-            *settings.METHOD_OPTIONS.values(),
-        )
-        for option in options
+    for why, options in _without_effect():
+        given = {
+            f"--{option.name}={FLAGS[option.name].value}"
+            for option in options
+            if FLAGS[option.name].value
+            != usual.get(option.name, option.default)
+        }
+        if given:
+            logging.warning(
+                "%s, so that %s has no effect", why, " ".join(sorted(given))
+            )
+
+
+def _without_effect() -> Iterator[tuple[str, Iterable[Option]]]:
+    """Options that a run does not look at, and why."""
+    is_fixed = bool(FLAGS.features) or FLAGS.regime == _FIXED
+    is_solved = is_fixed and FLAGS.initial_head == "solved"
+    # A network, or a head, that is trained looks at all of these.
+    in_both = {
+        option.name: option for option in settings.BOTH_STAGES
+        if is_solved and option.name not in _OF_HEAD
+    }  # fmt: skip
+    neighbors = {
+        option.name: option for option in settings.NEIGHBORS
         if option.name != "neighbor_images"
-    )  # fmt: skip
-    without_effect = {
-        f"--{option.name}={FLAGS[option.name].value}"
-        for option in own
-        if FLAGS[option.name].value != usual.get(option.name, option.default)
-    }
-    if without_effect:
-        logging.warning(
-            "method: auto chooses method and settings itself, so that %s has "
-            "no effect; --method=NAME takes it",
-            " ".join(sorted(without_effect)),
+    }  # fmt: skip
+    if FLAGS.method == settings.AUTO:
+        yield (
+            "method: auto chooses method and settings itself (--method=NAME "
+            "takes them)",
+            [
+                *settings.METHOD_STAGE, *neighbors.values(),
+                *itertools.chain(*settings.METHOD_OPTIONS.values()),
+                *(in_both[x] for x in presets.load("folder") if x in in_both),
+            ],
         )  # fmt: skip
+        return
+    if FLAGS.method == "logistic" and is_solved:
+        yield (
+            "method: logistic regression is solved, not trained, where its "
+            "features fit in memory",
+            [*settings.METHOD_STAGE, *in_both.values()],
+        )
+    if FLAGS.neighbors != "given":
+        yield (
+            f"neighbors: {FLAGS.neighbors}, not given",
+            [neighbors[x] for x in neighbors if x.startswith("neighbor_")],
+        )
 
 
 def run(

@@ -244,7 +244,7 @@ BOTH_STAGES = (
     ),
     Option(
         "momentum", 0.9, "RMSProp momentum; beta_1 of AdamW.",
-        minimum=0, maximum=1,
+        minimum=0, maximum=0.999999,
     ),
     Option(
         "rate_schedule", "plateau",

@@ -297,16 +297,47 @@ def test_what_does_not_fit_the_data_set(fail, folder, arguments, message):
 def test_what_auto_sets_itself_is_named(parse, caplog):
     parse(
         "--dataset=folder", "--workdir=x", "--lambda_y=3", "--epochs=6",
-        "--neighbors=given", "--observed_fraction=0.5",
+        "--neighbors=given", "--observed_fraction=0.5", "--clip_norm=1",
+        "--optimizer=rmsprop",
     )  # fmt: skip
-    main._warn_of_what_auto_sets()
-    assert "--lambda_y=3.0 --neighbors=given has no effect" in caplog.text
+    main._warn_of_what_has_no_effect()
+    assert (
+        "so that --epochs=6 --lambda_y=3.0 --neighbors=given "
+        "--optimizer=rmsprop has no effect"
+    ) in caplog.text
 
 
-@pytest.mark.parametrize("flag", ["--method=imcl", "--lambda_y=1"])
-def test_what_has_its_effect_is_not_named(parse, caplog, flag):
-    parse("--dataset=folder", "--workdir=x", "--lambda_y=3", flag)
-    main._warn_of_what_auto_sets()
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--method=logistic", "--ema", "--epochs=9", "--penalty=0.1"],
+         "logistic regression is solved, not trained, where its features fit "
+         "in memory, so that --ema=True --epochs=9 has no effect"),
+        (["--method=imcl", "--neighbor_share=0.9", "--neighbor_images=9"],
+         "neighbors: none, not given, so that --neighbor_share=0.9 has no"),
+        (["--method=imcl", "--neighbors=chosen", "--neighbor_by=logits"],
+         "neighbors: chosen, not given, so that --neighbor_by=logits has no"),
+    ],
+)  # fmt: skip
+def test_what_has_no_effect_is_named(parse, caplog, flags, message):
+    parse("--dataset=folder", "--workdir=x", *flags)
+    main._warn_of_what_has_no_effect()
+    assert message in caplog.text
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--method=imcl", "--lambda_y=3", "--ema"],
+        ["--lambda_y=1"],
+        ["--method=logistic", "--epochs=9", "--initial_head=trained"],
+        ["--regime=end_to_end", "--optimizer=rmsprop"],
+        ["--method=imcl", "--neighbors=given", "--neighbor_share=0.9"],
+    ],
+)
+def test_what_has_its_effect_is_not_named(parse, caplog, flags):
+    parse("--dataset=folder", "--workdir=x", *flags)
+    main._warn_of_what_has_no_effect()
     assert not caplog.text
 
 

@@ -14,6 +14,7 @@ from imcl_tf.data.cells import listed
 from imcl_tf.data.folder import folder_builder
 from imcl_tf.data.multi_label_dataset import (
     MultiLabelDataset,
+    never_absent,
     never_present,
     open_source,
 )
@@ -101,6 +102,14 @@ def load_dataset(
             "%s: %d of %d labels are never observed present in train, so that "
             "no method can learn them: %s", name, len(unlearned),
             data.num_labels, listed(unlearned),
+        )  # fmt: skip
+    one_sided = never_absent(data)
+    if one_sided:
+        logging.warning(
+            "%s: %d of %d labels are never observed absent in train, so that "
+            "only methods that count unobserved labels as absent can learn "
+            "them: %s", name, len(one_sided), data.num_labels,
+            listed(one_sided),
         )  # fmt: skip
     return data
 

@@ -317,9 +317,12 @@ def _read_parquet(path: Path, files: list[Path]) -> tuple[list[str], Matrix]:
                 key, columns = _columns(file.schema_arrow, name)
                 order.extend([] if order else columns)
                 if {*columns} != {*order}:
+                    unknown = [x for x in columns if x not in {*order}]
+                    missing = [x for x in order if x not in {*columns}]
                     raise WrongFeatures(
-                        f"{name}: features {listed(columns)}, and "
-                        f"{listed(order)} before; expected the same in all"
+                        f"{name}: expected the features of the files before "
+                        f"it, got {listed(unknown) or 'none'} in place of "
+                        f"{listed(missing) or 'none'}"
                     )
                 for batch in file.iter_batches(_BATCH, columns=[key, *columns]):
                     new = _parquet_ids(batch.column(key), name)

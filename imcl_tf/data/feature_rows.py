@@ -97,9 +97,9 @@ class FeatureRows(Names):
             )
             more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
             raise ValueError(
-                f"{self.place}: features that are not finite: {some}{more} "
-                f"({len(wrong)} of {len(image_ids)} images); "
-                "--on_bad_image=skip leaves such images out"
+                f"{self.place}: features that are not finite in single "
+                f"precision: {some}{more} ({len(wrong)} of {len(image_ids)} "
+                "images); --on_bad_image=skip leaves such images out"
             )
 
     def read(self, names: Sequence[str]) -> tuple[np.ndarray, list[str | None]]:

@@ -140,9 +140,11 @@ def column(
     for number, value in enumerate(values):
         if type(value) not in kinds:
             words = " or ".join(kind.__name__ for kind in kinds)
+            got = json.dumps(value)[:60]
+            if key not in listing[number]:
+                got = f"none; it holds {shown(listed(sorted(listing[number])))}"
             raise ValueError(
-                f"{path}: {part}[{number}]: {key} must be {words}, got "
-                f"{json.dumps(value)[:60]}"
+                f"{path}: {part}[{number}]: {key} must be {words}, got {got}"
             )
     return values
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import scipy.sparse
 import tensorflow as tf
 
 from imcl_tf.data import records
@@ -104,9 +105,31 @@ def _digest(*parts: bytes) -> str:
 
 def never_present(data: MultiLabelDataset) -> list[str]:
     """The labels that no training image is observed to have."""
+    present = _are_observed(data.train.labels, 1)
+    return [data.label_names[i] for i in np.flatnonzero(~present)]
+
+
+def never_absent(data: MultiLabelDataset) -> list[str]:
+    """The labels that training images are only ever observed to have."""
     labels = data.train.labels
-    number = np.bincount(labels.indices[labels.data > 0], None, data.num_labels)
-    return [data.label_names[i] for i in np.flatnonzero(number == 0)]
+    one_sided = _are_observed(labels, 1) & ~_are_observed(labels, -1)
+    return [data.label_names[i] for i in np.flatnonzero(one_sided)]
+
+
+# Observed labels looked at at a time.
+_ENTRIES = 1 << 20
+
+
+def _are_observed(labels: scipy.sparse.csr_array, sign: int) -> np.ndarray:
+    """[C] bool: whether a label is observed to be `sign` on some image."""
+    found = np.zeros(labels.shape[1], bool)
+    # Where all labels are observed, the first images have shown each.
+    for first in range(0, labels.nnz, _ENTRIES):
+        part = slice(first, first + _ENTRIES)
+        found[labels.indices[part][labels.data[part] == sign]] = True
+        if found.all():
+            break
+    return found
 
 
 def open_source(builder: tfds.core.DatasetBuilder) -> MultiLabelDataset:

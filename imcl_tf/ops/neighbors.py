@@ -20,6 +20,8 @@ _LITTLE = 1e-7
 # Numbers of the stored features that are cast at a time: memory of that size is
 # used again, where a copy of all would be fresh memory in every call.
 _BLOCK = 1 << 21
+# Cosines are multiples of this: what differs by rounding alone is a tie.
+_RESOLUTION = 2.0**-18
 
 
 class Nearest(NamedTuple):
@@ -43,7 +45,8 @@ def nearest(features: tf.Tensor, stored: tf.Tensor, number: int) -> Nearest:
       number: k >= 1; M where there are fewer.
 
     Returns:
-      `Nearest`; of equally similar images the first ones.
+      `Nearest`; of images whose cosines round to the same multiple of 4e-6
+      the first ones.
 
     Example:
       >>> import numpy as np
@@ -70,7 +73,8 @@ def nearest(features: tf.Tensor, stored: tf.Tensor, number: int) -> Nearest:
         (tf.TensorShape([]), tf.TensorShape([None, None])),
         parallel_iterations=1,
     )
-    cosines, indices = tf.math.top_k(tf.transpose(cosines), min(number, images))
+    cosines = _RESOLUTION * tf.round(tf.transpose(cosines) / _RESOLUTION)
+    cosines, indices = tf.math.top_k(cosines, min(number, images))
     return Nearest(indices, cosines)
 
 

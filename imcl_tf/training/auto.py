@@ -26,7 +26,7 @@ import numpy as np
 
 from imcl_tf import presets
 from imcl_tf.data.features import fixed_features
-from imcl_tf.data.multi_label_dataset import MultiLabelDataset
+from imcl_tf.data.multi_label_dataset import MultiLabelDataset, never_absent
 from imcl_tf.data.pipeline import Split
 from imcl_tf.ops.jackknife import mean_precisions, standard_error
 from imcl_tf.ops.labels import rows_alone
@@ -105,7 +105,7 @@ def auto(
       what results.json holds: of the chosen run, and "chosen".
 
     Raises:
-      ValueError: for `boost`, and see `imcl_tf.run`.
+      ValueError: for `boost` or a wrong budget, and see `imcl_tf.run`.
 
     Example:
       >>> import imcl_tf
@@ -116,6 +116,7 @@ def auto(
       >>> results["chosen"]["trials"][0]["name"]
       'logistic'
     """
+    budget = cast(float, BUDGET.checked(budget))
     if options.get("boost"):
         raise ValueError(
             "boost: auto tries methods on fixed features, which have no "
@@ -133,12 +134,13 @@ def auto(
         start, solving = _start(train, data, backbone, place, options)
     fixed = _as_preset() | {"regime": _FIXED}
     parts, near = _parts(train, data, backbone, place, start, options, fixed)
+    one_sided = 2 * len(never_absent(data)) > data.num_labels
     trials = Trials(parts, place, 60 * budget)
     completing = _MOST_SOLVED * solving
     # Each fold would choose its rounds on what is compared.
     if len(parts) > 1 or not _can_complete(data, backbone, options):
         completing = math.inf
-    for name, trial in _proposals(trials, near, completing):
+    for name, trial in _proposals(trials, near, completing, one_sided):
         try:
             trials.attempt(name, trial)
         except FloatingPointError as error:
@@ -354,7 +356,10 @@ def _median(values: list) -> Any:
 
 
 def _proposals(
-    trials: Trials, neighbors: dict[str, Any], completing: float
+    trials: Trials,
+    neighbors: dict[str, Any],
+    completing: float,
+    one_sided: bool = False,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """What to try next, from the simplest on, as long as there is time.
 
@@ -362,6 +367,8 @@ def _proposals(
       trials: those done so far.
       neighbors: settings of neighbours to try; empty = none.
       completing: seconds to complete labels; infinite where that cannot be.
+      one_sided: whether most labels are never observed absent in training: then
+        methods that count unobserved labels as absent come first.
     """
     yield "logistic", {"method": "logistic"}
     near = {}
@@ -369,6 +376,8 @@ def _proposals(
         yield "neighbors", {"method": "logistic"} | neighbors
         # What they are worth to the logistic model they are to others.
         near = neighbors if trials.done[1:] and trials.done[1].is_chosen else {}
+    if one_sided:
+        yield from _other_methods(trials, near)
     best = {"method": "imcl"} | near
     if trials.has_time_for("imcl"):
         yield "imcl", best
@@ -382,6 +391,13 @@ def _proposals(
     if trials.has_time_for("logistic", completing):
         trial = {"method": "logistic", "completion_rounds": _ROUNDS}
         yield "completion", trial | near
+    if not one_sided:
+        yield from _other_methods(trials, near)
+
+
+def _other_methods(
+    trials: Trials, near: dict[str, Any]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     for method in _OTHERS:
         if trials.has_time_for(method):
             yield method, {"method": method} | near

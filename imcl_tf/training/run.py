@@ -118,13 +118,17 @@ def run(
     if backbone is None:
         options = {"regime": "fixed_features"} | options
     given, own = _split_options(options, cls)
-    check_schedules(given)
     if given["completion_rounds"]:
         _check_completion(data, backbone, given)
     if backbone is None and given["regime"] != "fixed_features":
         raise ValueError(
             f"regime must be fixed_features for data of features, got "
             f"{given['regime']!r}: they have no network to train"
+        )
+    if given["unit_norm"] and data.train.num_features == 1:
+        raise ValueError(
+            "unit_norm: features of one number each, of which unit norm leaves "
+            "only the sign; give --nounit_norm"
         )
     _check_support(data)
     data = data.hide_labels(
@@ -153,6 +157,10 @@ def run(
     logistic = MultiLabelModel(backbone, data.num_labels)
     logistic.build((None, *images.input_shape))
     start = Workdir(given["init_from"]) if given["init_from"] else None
+    check_schedules(
+        given, images.steps_per_epoch,
+        bool(start) or _begins_solved(given, backbone, start),
+    )  # fmt: skip
     model = _make_model(cls, backbone, data.num_labels, given, own)
     model.unit_norm = _unit_norm(given, backbone, start)
     model.prepare(images)
@@ -219,7 +227,7 @@ def _tested(model, data, stage, given, directory) -> dict:
     if test.is_chance():
         logging.warning(
             "test: every image has the same scores, so that mAP is chance: "
-            "the features tell no images apart"
+            "the features, or the training labels, tell no images apart"
         )
     write_average_precision(
         test, data.label_names, directory.path / "average_precision.csv"

@@ -37,8 +37,14 @@ def initial_schedule(given: dict) -> SimpleNamespace:
     )
 
 
-def check_schedules(given: dict):
-    """Raises ValueError for options of a run's schedules that contradict."""
+def check_schedules(given: dict, steps_per_epoch: int, is_solved: bool):
+    """Raises ValueError for options of a run's schedules that contradict.
+
+    Args:
+      given: option -> value.
+      steps_per_epoch: on the training set.
+      is_solved: whether the initial model is solved, or loaded, not trained.
+    """
     cosine = given["rate_schedule"] == "cosine"
     if cosine and given["rate_drop_epoch"]:
         raise ValueError(
@@ -46,13 +52,18 @@ def check_schedules(given: dict):
             "rate_schedule=plateau, got rate_schedule=cosine; set one of them"
         )
     warmup = given["warmup_epochs"]
-    stages = ["epochs"] if given["init_from"] else ["initial_epochs", "epochs"]
-    for name in stages:
+    for name in ["epochs"] if is_solved else ["initial_epochs", "epochs"]:
         if 0 < given[name] <= warmup:
             raise ValueError(
                 f"warmup_epochs must be less than {name}={given[name]}, got "
                 f"{warmup:g}"
             )
+    steps = math.ceil(warmup * steps_per_epoch)
+    if 0 < given["max_steps"] <= steps:
+        raise ValueError(
+            f"warmup_epochs={warmup:g} are {steps} steps; expected less than "
+            f"max_steps={given['max_steps']}"
+        )
 
 
 def fit_stage(

@@ -53,3 +53,21 @@ def test_what_a_folder_leaves_open_is_said(make_folder, tmp_path, caplog):
             f"folder: 2 of {number} labels are never observed present in "
             "train, so that no method can learn them: never seen, seen in test",
         ]
+
+
+def test_labels_that_are_only_ever_present_are_named(
+    make_folder, tmp_path, caplog
+):
+    made = make_folder(tmp_path / "raw", names=())
+    table = made.path / "labels.csv"
+    lines = table.read_text().splitlines()
+    of_train = {f"{image},cat,-1" for image in made.splits["train"]}
+    assert of_train & {*lines}
+    table.write_text("\n".join(x for x in lines if x not in of_train))
+    with caplog.at_level("WARNING", "absl"):
+        data = load_dataset("folder", str(made.path))
+    assert (
+        f"folder: 1 of {data.num_labels} labels are never observed absent in "
+        "train, so that only methods that count unobserved labels as absent "
+        "can learn them: cat"
+    ) in caplog.messages

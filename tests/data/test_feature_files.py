@@ -276,9 +276,13 @@ class TestRefused:
 
     def test_other_columns_in_another_file(self, tmp_path):
         for name in "xy":
-            table = pd.DataFrame({"id": [name], name: [1.0]})
+            table = pd.DataFrame({"id": [name], "both": [2.0], name: [1.0]})
             table.to_parquet(tmp_path / f"{name}.parquet")
-        check_refused(tmp_path, r"y\.parquet: features y, and x before")
+        check_refused(
+            tmp_path,
+            r"y\.parquet: expected the features of the files before it, got y "
+            "in place of x$",
+        )
 
     @pytest.mark.parametrize(
         ("examples", "message"),

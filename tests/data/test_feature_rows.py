@@ -178,9 +178,10 @@ class TestBadRows:
         with pytest.raises(ValueError) as caught:
             made.prepared()
         assert str(caught.value) == (
-            f"{made.features}: features that are not finite: x/2.jpg: column 1 "
-            "is not finite; x/5.jpg: column 0 is not finite (2 of 18 images); "
-            "--on_bad_image=skip leaves such images out"
+            f"{made.features}: features that are not finite in single "
+            "precision: x/2.jpg: column 1 is not finite; x/5.jpg: column 0 is "
+            "not finite (2 of 18 images); --on_bad_image=skip leaves such "
+            "images out"
         )
 
     def test_skipped(self, made):

@@ -54,6 +54,23 @@ def test_the_budget_ends_the_trials(tmp_path):
     assert [t.name for t in trials.done] == ["logistic", "neighbors"]
 
 
+def test_methods_for_labels_that_are_only_present_come_first(tmp_path):
+    trials = trials_of(tmp_path, {})
+    for name, settings in module._proposals(trials, NEAR, 0.0, True):
+        trials.attempt(name, settings)
+    names = [trial.name for trial in trials.done]
+    others = len(module._OTHERS)
+    assert names[2 : 2 + others] == [*module._OTHERS]
+    assert names[2 + others] == "imcl" and len({*names}) == len(names)
+
+
+@pytest.mark.parametrize("budget", [-1, float("nan"), float("inf")])
+def test_a_budget_is_a_number(budget, tmp_path):
+    with pytest.raises(ValueError, match="budget must be"):
+        auto(ring(tmp_path, 20, 30), None, tmp_path / "run", budget=budget)
+    assert not (tmp_path / "run").exists()
+
+
 def test_trials_train_as_the_preset_says():
     """Whatever stands in flags/folder.cfg, and in no option of a user's."""
     found = module._as_preset()
@@ -193,7 +210,8 @@ def test_a_run_and_its_resumption(tmp_path, monkeypatch):
     assert again == results
 
 
-def test_cross_validation_where_validation_is_small(tmp_path):
+def test_cross_validation_where_validation_is_small(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_FOLDS", 2)
     data = ring(tmp_path, 200, 12)
     place = tmp_path / "run"
     plain = {"regime": "fixed_features", "epochs": 0}
@@ -205,8 +223,8 @@ def test_cross_validation_where_validation_is_small(tmp_path):
     scores = np.load(place / "auto/start" / VALIDATION_SCORES)
     assert standard_error(mean_precisions(labels, scores)) > 0.025
     chosen = results["chosen"]
-    assert chosen["parts"] == 5
-    assert "5-fold cross-validation on the training labels" in chosen["why"]
+    assert chosen["parts"] == 2
+    assert "2-fold cross-validation on the training labels" in chosen["why"]
     # What was compared is what was run.
     proved = chosen["trials"][1]["settings"]
     assert proved.items() <= chosen["settings"].items()
@@ -216,11 +234,11 @@ def test_cross_validation_where_validation_is_small(tmp_path):
     # Every training label was scored by a model that had not seen it.
     trial = place / "auto/neighbors"
     number = 0
-    for fold in range(1, 6):
+    for fold in (1, 2):
         part = trial / f"fold-{fold}"
         seen = scipy.sparse.load_npz(part / "observed_labels.npz")
         number += len(np.load(part / VALIDATION_SCORES))
-        assert seen.nnz == 160
+        assert seen.nnz == 100
     assert number == 200
     found = json.loads((place / "results.json").read_text())["chosen"]
     assert found["trials"][1]["validation_mAP"] > 80

@@ -93,6 +93,18 @@ class TestRefused:
             )
         assert not (tmp_path / "never").exists()
 
+    def test_the_sign_alone_of_numbers(self, folder, tmp_path):
+        one = tmp_path / "one.npz"
+        np.savez(one, ids=IDS, features=np.arange(1.0, 25)[:, np.newaxis])
+        data = imcl_tf.load_dataset("folder", folder, features=one)
+        with pytest.raises(ValueError, match="give --nounit_norm"):
+            imcl_tf.run(data, None, "logistic", tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+        results = imcl_tf.run(
+            data, None, "logistic", tmp_path / "run", unit_norm=False
+        )
+        assert results["mAP_support"]["labels"] == 2
+
     def test_positions_of_none(self, data, tmp_path):
         with pytest.raises(ValueError, match="boost: fixed features have no"):
             imcl_tf.run(data, None, "logistic", tmp_path / "never", boost=True)

@@ -99,20 +99,26 @@ def test_adamw_has_its_own_epsilon():
         ({"warmup_epochs": 3}, "less than epochs=3, got 3"),
         ({"warmup_epochs": 2.5, "initial_epochs": 2},
          "less than initial_epochs=2, got 2.5"),
+        ({"warmup_epochs": 0.5, "max_steps": 1},
+         "warmup_epochs=0.5 are [12] steps; expected less than max_steps=1"),
     ],
 )  # fmt: skip
 def test_schedules_that_contradict(options, message, source, tmp_path):
     with pytest.raises(ValueError, match=message):
-        stages.check_schedules(given(**options))
+        stages.check_schedules(given(**options), 2, False)
     with pytest.raises(ValueError, match=message):
-        run(source, tmp_path / "never", **{"epochs": 3} | options)
+        run(
+            source, tmp_path / "never",
+            **{"epochs": 3, "initial_head": "trained"} | options,
+        )  # fmt: skip
     assert not (tmp_path / "never").exists()
 
 
 def test_stages_that_do_not_train_have_no_warm_up():
     options = {"warmup_epochs": 2, "epochs": 3}
-    stages.check_schedules(given(initial_epochs=0, **options))
-    stages.check_schedules(given(initial_epochs=1, init_from="x", **options))
+    stages.check_schedules(given(initial_epochs=0, **options), 2, False)
+    stages.check_schedules(given(initial_epochs=1, **options), 2, True)
+    stages.check_schedules(given(max_steps=5, **options), 2, True)
 
 
 def test_a_recipe_resumed_is_the_recipe(source, tmp_path, monkeypatch):

@@ -278,7 +278,7 @@ BAD = {
     ),
     "no id": (
         lambda c: c["images"][2].pop("id") and None,
-        "images[2]: id must be int, got null",
+        "images[2]: id must be int, got none; it holds ",
     ),
     "id as text": (
         lambda c: c["images"][2].update(id="9"),
@@ -298,7 +298,7 @@ BAD = {
     ),
     "no file name": (
         lambda c: c["images"][0].pop("file_name") and None,
-        "images[0]: file_name must be str, got null",
+        "images[0]: file_name must be str, got none; it holds ",
     ),
     "image is no object": (
         lambda c: c["images"].insert(0, 7),
@@ -306,11 +306,11 @@ BAD = {
     ),
     "no image id": (
         lambda c: c["annotations"][6].pop("image_id") and None,
-        "annotations[6]: image_id must be int, got null",
+        "annotations[6]: image_id must be int, got none; it holds ",
     ),
     "no caption": (
         lambda c: c["annotations"][6].pop("caption") and None,
-        "annotations[6]: caption must be str, got null",
+        "annotations[6]: caption must be str, got none; it holds ",
     ),
     "caption is a list": (
         lambda c: c["annotations"][6].update(caption=["a", "cat"] * 999),
@@ -318,7 +318,8 @@ BAD = {
     ),
     "objects in place of captions": (
         lambda c: c.update(annotations=[{"image_id": 1, "category_id": 3}]),
-        "annotations[0]: caption must be str",
+        "annotations[0]: caption must be str, got none; it holds category_id, "
+        "image_id",
     ),
     "no annotations": (
         lambda c: c.pop("annotations") and None,
