@@ -307,7 +307,9 @@ def sites(tmp_path_factory):
 def place(tmp_path_factory, make_folder):
     """Where commands run, with what the pages say that a reader has."""
     path = tmp_path_factory.mktemp("docs")
-    made = make_folder(path / "pictures", names=("0001.jpg",))
+    # With more for validation than for training, auto takes no folds.
+    sizes = {"train": 20, "validation": 28, "test": 11}
+    made = make_folder(path / "pictures", sizes, names=("0001.jpg",))
     features = np.random.default_rng(0).normal(size=(len(made.encoded), 8))
     np.savez(path / "features.npz", ids=[*made.encoded], features=features)
     shutil.copy(path / "pictures" / "images" / "0001.jpg", path / "new.jpg")

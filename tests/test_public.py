@@ -86,7 +86,9 @@ def test_is_documented(name):
 def place(tmp_path_factory, make_folder):
     """A directory with the folder data set `pictures` and new.jpg."""
     path = tmp_path_factory.mktemp("examples")
-    made = make_folder(path / "pictures")
+    # With more for validation than for training, auto takes no folds.
+    sizes = {"train": 20, "validation": 28, "test": 11}
+    made = make_folder(path / "pictures", sizes)
     image = next(
         made.path / "images" / name
         for name, encoded in made.encoded.items()

@@ -45,7 +45,13 @@ def png(pixels):
 
 @pytest.mark.parametrize(
     "kind",
-    ["file", "preset", pytest.param("application", marks=pytest.mark.slow)],
+    [
+        "file",
+        *(
+            pytest.param(k, marks=pytest.mark.slow)
+            for k in ("preset", "application")
+        ),
+    ],
 )
 def test_end_to_end(kind, prepared, tmp_path):
     """Trained, kept and exported, on the strategy of several devices."""
