@@ -54,7 +54,7 @@ _PLAIN = {
 # Neighbours that each run chooses on its validation.
 _NEAR = {"neighbors": "chosen"}
 _OTHERS = (
-    "curriculum", "large_loss", "weak_assume_negative", "splc", "fast0tag",
+    "large_loss", "weak_assume_negative", "splc", "fast0tag", "curriculum",
 )  # fmt: skip
 # Validation is small if the mAP of the logistic model has a larger standard
 # error.
@@ -88,7 +88,9 @@ def auto(
     compared by 5-fold cross-validation on the former, unless the network was
     trained on these, or may have been by `init_from`, or a fold has no average
     precision. Labels are completed where six times the seconds of the logistic
-    model are left of the budget, and not by cross-validation.
+    model are left of the budget, and not by cross-validation. Other
+    methods, of which some count unobserved labels as absent, are tried after
+    IMCL; where most labels are never observed absent in training, before it.
 
     Args:
       data: of `load_dataset`.
