@@ -20,6 +20,9 @@ from imcl_tf.ops.labels import hide_labels
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
+# Observed labels looked at at a time.
+_ENTRIES = 1 << 20
+
 
 class MultiLabelDataset(NamedTuple):
     """A data set on disk.
@@ -114,10 +117,6 @@ def never_absent(data: MultiLabelDataset) -> list[str]:
     labels = data.train.labels
     one_sided = _are_observed(labels, 1) & ~_are_observed(labels, -1)
     return [data.label_names[i] for i in np.flatnonzero(one_sided)]
-
-
-# Observed labels looked at at a time.
-_ENTRIES = 1 << 20
 
 
 def _are_observed(labels: scipy.sparse.csr_array, sign: int) -> np.ndarray:
