@@ -11,8 +11,10 @@ import scipy.sparse
 
 from imcl_tf.data import builders
 from imcl_tf.methods import label_graph
+from imcl_tf.methods.pictures import load_snapshot
 from imcl_tf.ops.metrics import Support
 from imcl_tf.settings import DEFAULT_METHOD
+from imcl_tf.training.predictions import load
 from tests import programs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -123,6 +125,11 @@ def test_leaves_every_file_of_the_contract(finished):
     graph = label_graph.load(workdir / "label_graph.npz", names)
     assert graph.num_labels == len(names)
     assert list((workdir / "tensorboard").rglob("events.out*"))
+    predictions = load(workdir / "test_predictions.npz")
+    assert 100 * predictions.precision().mean() == pytest.approx(
+        results["mAP"], abs=1e-9
+    )
+    assert json.loads((workdir / "provenance.json").read_text())["seconds"] > 0
     assert not list(workdir.rglob("*unfinished*"))
 
 
@@ -139,6 +146,27 @@ def test_tensorboard_has_terms_rates_and_pictures(finished):
     assert "epoch_learning_rate" in tags["train"]
     assert {f"epoch_{name}" for name in terms | {"mAP"}} <= tags["validation"]
     assert {"label_graph", "similarities"} <= tags["similarities"]
+
+
+def test_similarities_of_start_and_end_are_kept(finished):
+    """Of the same images; training has changed A, not its edges."""
+    workdir, _ = finished
+    place = workdir / "tensorboard" / "similarities"
+    start, end = (
+        load_snapshot(place / f"{name}.npz") for name in ("start", "end")
+    )
+    np.testing.assert_array_equal(start.image_index, end.image_index)
+    np.testing.assert_array_equal(start.edges, end.edges)
+    assert np.abs(start.edge_weights - end.edge_weights).max() > 0
+    mask = scipy.sparse.load_npz(workdir / "observed_labels.npz")
+    for found in (start, end):
+        assert found.neighbors.shape == (len(found.image_index), 2)
+        assert -1 <= found.neighbors.min() <= found.neighbors.max()
+        assert found.neighbors.max() < mask.shape[0]
+        assert (found.neighbors != found.image_index[:, np.newaxis]).all()
+        unused = found.neighbors < 0
+        assert not found.label_weights[unused].any()
+        assert found.label_weights.max() > 0
 
 
 def test_mask_is_saved_and_is_what_the_seed_says(finished, folder):

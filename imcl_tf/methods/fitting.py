@@ -255,13 +255,16 @@ class PartialLabelFitting(MultiOptimizerModel):
         return data
 
     def run_over(
-        self, batches: tf.data.Dataset
+        self,
+        batches: tf.data.Dataset,
+        see: Callable[[np.ndarray], None] = lambda scores: None,
     ) -> tuple[AveragePrecision, dict[str, float]]:
         """Scores every image of a data set once.
 
         Args:
           batches: (inputs, labels) or ({"inputs", ...}, labels); they count
             as images outside the training set.
+          see: called with the scores [b, C] of each minibatch.
 
         Returns:
           the filled `AveragePrecision`, and the mean of each loss term.
@@ -271,11 +274,11 @@ class PartialLabelFitting(MultiOptimizerModel):
           ValueError: if there is no image.
         """
         if self.average is None:
-            return self._run_over(batches)
+            return self._run_over(batches, see)
         with self.average.in_place():
-            return self._run_over(batches)
+            return self._run_over(batches, see)
 
-    def _run_over(self, batches):
+    def _run_over(self, batches, see):
         precision = AveragePrecision(self.num_labels)
         sums, images = dict.fromkeys(self.TERMS, 0.0), 0
         step = None
@@ -292,6 +295,7 @@ class PartialLabelFitting(MultiOptimizerModel):
                 )
             size = len(batch.labels)
             precision.update(batch.labels.numpy(), scores.numpy())
+            see(scores.numpy())
             images += size
             for name in self.TERMS:
                 sums[name] += float(terms[name]) * size

@@ -1,17 +1,22 @@
-"""Pictures of the learned similarities (figure 1, right), for TensorBoard."""
+"""The learned similarities (figure 1, right), kept and drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
+from imcl_tf.data.kept import read_arrays
+from imcl_tf.files import replacing
 from imcl_tf.methods.batches import Batch, TrainingData
+from imcl_tf.methods.epochs import steps_taken
 
+START, END = "start.npz", "end.npz"
 _MAXIMUM_LABELS = 128
 _MAXIMUM_IMAGES = 8
 _BAR = 6
@@ -68,31 +73,69 @@ def strongest_edges(
     )
 
 
+class Snapshot(NamedTuple):
+    """The similarities at one moment of training.
+
+    Attributes:
+      edges: [E, 2] int32, the label graph's (j, j').
+      edge_weights: [E] float32, a_{j', j}.
+      image_index: [b] int32, numbers of some training images; [0] where these
+        have none.
+      neighbors: [b, k] int32, numbers of their similar images, -1 = none.
+      label_weights: [b, k] float32, c.
+      feature_weights: [b, k] float32, c-bar.
+    """
+
+    edges: np.ndarray
+    edge_weights: np.ndarray
+    image_index: np.ndarray
+    neighbors: np.ndarray
+    label_weights: np.ndarray
+    feature_weights: np.ndarray
+
+
+def save_snapshot(snapshot: Snapshot, path: Path):
+    """Writes a snapshot, for `load_snapshot`."""
+    with replacing(path) as new, new.open("wb") as file:
+        np.savez_compressed(file, **snapshot._asdict())
+
+
+def load_snapshot(path: Path) -> Snapshot:
+    """Reads what `save_snapshot` wrote.
+
+    Raises:
+      OSError: if the file cannot be read.
+      ValueError: if it is damaged.
+    """
+    return Snapshot(**read_arrays(path, *Snapshot._fields))
+
+
 def similarities(
-    indices: np.ndarray,
-    weights: np.ndarray,
-    image_index: np.ndarray,
-    thumbnails: Callable[[np.ndarray], np.ndarray],
+    snapshot: Snapshot, thumbnails: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
     """Draws some images, each followed by its similar images.
 
     Args:
-      indices: [B, k] int, candidates of each image, -1 = none.
-      weights: [B, k] float, c; the bar below a neighbour is as long.
-      image_index: [M] int, image number of each candidate, the B images of the
-        minibatch first.
+      snapshot: of b images with k similar images each; the bar below one is as
+        long as its weight c.
       thumbnails: image numbers [n], distinct -> [n, S, S, 3] uint8.
 
     Returns:
       [rows * (S + 6), (k + 1) * S, 3] uint8, at most 8 rows.
     """
-    rows = np.arange(min(len(indices), _MAXIMUM_IMAGES))
-    cells = np.concatenate([rows[:, np.newaxis], indices[rows]], 1)
-    lengths = np.concatenate([np.zeros((len(rows), 1)), weights[rows]], 1)
+    rows = np.arange(min(len(snapshot.image_index), _MAXIMUM_IMAGES))
+    own = snapshot.image_index[rows][:, np.newaxis]
+    cells = np.concatenate([own, snapshot.neighbors[rows]], 1)
+    lengths = np.concatenate(
+        [np.zeros((len(rows), 1)), snapshot.label_weights[rows]], 1
+    )
     lengths /= max(lengths.max(initial=0), 1e-12)
-    numbers, place = np.unique(image_index[cells], return_inverse=True)
-    images = thumbnails(numbers)[place.reshape(cells.shape)]
-    images[cells < 0] = 255
+    numbers, place = np.unique(cells, return_inverse=True)
+    is_image = numbers >= 0
+    drawn = thumbnails(numbers[is_image])
+    tiles = np.full((len(numbers), *drawn.shape[1:]), 255, np.uint8)
+    tiles[is_image] = drawn
+    images = tiles[place.reshape(cells.shape)]
     size = images.shape[2]
     filled = np.arange(size) < lengths[:, :, np.newaxis] * size
     bars = np.where(filled[..., np.newaxis], (31, 119, 180), (255, 255, 255))
@@ -103,32 +146,37 @@ def similarities(
 
 
 class Pictures(keras.callbacks.Callback):
-    """TensorBoard images as figure 1 (right): A and image similarities.
+    """Keeps and draws A and image similarities, as figure 1 (right) does.
+
+    DIR/similarities gets TensorBoard's images and, as snapshots, `start.npz`
+    and `end.npz`.
 
     Args:
-      data: training data; image similarities are drawn where these are
-        numbered pictures.
-      log_dir: TensorBoard's directory; the images go to `similarities` there.
+      data: training data; image similarities are kept where these number their
+        images, and drawn where they are pictures.
+      log_dir: TensorBoard's directory, DIR.
     """
 
     def __init__(self, data: TrainingData, log_dir: str | Path):
         super().__init__()
         self._data = data
-        self._writer = tf.summary.create_file_writer(
-            str(Path(log_dir) / "similarities")
-        )
+        self._place = Path(log_dir) / "similarities"
+        self._writer = tf.summary.create_file_writer(str(self._place))
         self._batch = None
-        if data.has_pictures:
+        if data.numbered:
             self._batch = Batch.unpack(next(iter(data.one_pass().take(1))))
 
     def on_train_begin(self, logs: dict | None = None):
-        self._write(0)
+        start = self._place / START
+        # That of a run that is resumed stays.
+        if not (steps_taken(self.model) and start.exists()):
+            self._write(0, start)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None):
         self._write_graph(epoch + 1)
 
     def on_train_end(self, logs: dict | None = None):
-        self._write(self.params["epochs"])
+        self._write(self.params["epochs"], self._place / END)
         self._writer.close()
 
     def _write_graph(self, step):
@@ -136,27 +184,40 @@ class Pictures(keras.callbacks.Callback):
         with self._writer.as_default(step):
             tf.summary.image("label_graph", picture[np.newaxis])
 
-    def _write(self, step):
-        model = self.model
+    def _write(self, step, path):
         self._write_graph(step)
         edges = strongest_edges(
-            model.label_graph.to_scipy(), self._data.label_names
+            self.model.label_graph.to_scipy(), self._data.label_names
         )
         with self._writer.as_default(step):
             tf.summary.text("label_graph/strongest_edges", edges)
-        if self._batch is None:
+        snapshot = self._snapshot()
+        save_snapshot(snapshot, path)
+        if not (self._data.has_pictures and len(snapshot.image_index)):
             return
-        # For any size of minibatch, as in training: the solver is traced once.
-        solve = model.similar_step.get_concrete_function(self._batch.spec())
-        found = solve(self._batch)
-        numbers = self._batch.image_index.numpy()
-        if model.dictionary is not None:
-            numbers = np.append(numbers, model.dictionary.image_index.numpy())
-        montage = similarities(
-            found.indices.numpy(),
-            found.label_weights.numpy(),
-            numbers,
-            self._data.thumbnails,
-        )
+        montage = similarities(snapshot, self._data.thumbnails)
         with self._writer.as_default(step):
             tf.summary.image("similarities", montage[np.newaxis])
+
+    def _snapshot(self) -> Snapshot:
+        model, batch = self.model, self._batch
+        graph = model.label_graph
+        edges = graph.edges.numpy(), graph.edge_weights.numpy()
+        if batch is None:
+            none = np.zeros((0, 0), np.float32)
+            empty = np.zeros(0, np.int32), np.zeros((0, 0), np.int32)
+            return Snapshot(*edges, *empty, none, none)
+        # For any size of minibatch, as in training: the solver is traced once.
+        solve = model.similar_step.get_concrete_function(batch.spec())
+        found = solve(batch)
+        own = numbers = batch.image_index.numpy()
+        if model.dictionary is not None:
+            numbers = np.append(numbers, model.dictionary.image_index.numpy())
+        chosen = found.indices.numpy()
+        return Snapshot(
+            *edges,
+            own,
+            np.where(chosen < 0, -1, numbers[chosen]).astype(np.int32),
+            found.label_weights.numpy(),
+            found.feature_weights.numpy(),
+        )

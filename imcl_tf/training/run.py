@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,6 +33,9 @@ from imcl_tf.training.evaluation import (
 from imcl_tf.training.export import export
 from imcl_tf.training.heads import fits_in_memory, solve_head, write_path
 from imcl_tf.training.mixing import choose_mixing, neighbors_of
+from imcl_tf.training.predictions import predict_split
+from imcl_tf.training.predictions import save as save_predictions
+from imcl_tf.training.provenance import provenance
 from imcl_tf.training.stages import (
     check_schedules,
     fit_stage,
@@ -39,6 +43,7 @@ from imcl_tf.training.stages import (
     record_solved,
 )
 from imcl_tf.training.workdir import (
+    PREDICTIONS,
     VALIDATION_SCORES,
     Identity,
     Workdir,
@@ -112,6 +117,7 @@ def run(
       >>> 0 <= results["mAP"] <= 100
       True
     """
+    begun = datetime.datetime.now(datetime.UTC)
     directory = Workdir(workdir)
     cls = method_named(method) if isinstance(method, str) else method
     _check_objects(data, backbone, cls)
@@ -174,7 +180,7 @@ def run(
     size = sum(weight.numpy().nbytes for weight in model.weights)
     directory.check_writable((3 + given["ema"]) * size)
     with directory.alone(), reading(data):
-        directory.start(identity, settings, data, resume)
+        resumed = directory.start(identity, settings, data, resume)
         stage = _fit_logistic(logistic, data, images, given, directory, start)
         directory.save_logistic(logistic, start)
         if not tuning:  # now, for w may change
@@ -195,7 +201,7 @@ def run(
             results |= _tested(model, data, stage, given, directory)
             results["initial_logistic"] = scores(initial, data.train.labels)
         results |= {"chosen": chosen, "settings": settings.splitlines()}
-        directory.write_results(results)
+        directory.write_results(results, provenance(begun, resumed))
         return results
 
 
@@ -214,8 +220,10 @@ def _validated(model, data, stage, given, directory, tuning) -> dict:
         "regime": given["regime"],
         "seed": given["seed"],
         **describe(data),
-        "validation_mAP": 100 * precision.mean(),
-        "validation_mAP_support": precision.support()._asdict(),
+        **{
+            f"validation_{name}": value
+            for name, value in scores(precision, data.train.labels).items()
+        },
         "penalty": float(str(model.penalty.numpy())),
         "neighbors": neighbors and neighbors.mixing._asdict(),
     }
@@ -223,7 +231,8 @@ def _validated(model, data, stage, given, directory, tuning) -> dict:
 
 def _tested(model, data, stage, given, directory) -> dict:
     """Evaluates on test and exports."""
-    test = evaluate(model, stage.test, given["batch_size"])
+    test, predictions = predict_split(model, stage.test, given["batch_size"])
+    save_predictions(predictions, directory.path / PREDICTIONS)
     if test.is_chance():
         logging.warning(
             "test: every image has the same scores, so that mAP is chance: "

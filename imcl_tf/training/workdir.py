@@ -29,12 +29,15 @@ from imcl_tf.training.callbacks import BEST, LATEST
 VALIDATION_SCORES = "validation_scores.npy"
 _RESULTS, _IDENTITY, _FLAGS = "results.json", "run.json", "flags.cfg"
 _LABELS, _IMAGES = "observed_labels.npz", "train_images.npy"
+# What the test images were said to show, see `predictions`; how it was made.
+PREDICTIONS, PROVENANCE = "test_predictions.npz", "provenance.json"
 EARLIER, _CHECKPOINTS = "earlier", "checkpoints"
 # What runs write. Without run.json no run has left it.
 _WRITTEN = (
     "metrics.csv", VALIDATION_SCORES, _LABELS, _IMAGES,
     "average_precision.csv", _FLAGS, "label_graph.npz", "labels.txt",
-    _CHECKPOINTS, "initial", "saved_model", "tensorboard", _RESULTS,
+    PREDICTIONS, PROVENANCE, _CHECKPOINTS, "initial", "saved_model",
+    "tensorboard", _RESULTS,
 )  # fmt: skip
 _ELSE = "take another workdir, or remove this one"
 
@@ -250,7 +253,7 @@ class Workdir:
         settings: str,
         data: MultiLabelDataset,
         resume: bool,
-    ):
+    ) -> bool:
         """Writes what is known before training; within `alone`.
 
         Args:
@@ -258,6 +261,9 @@ class Workdir:
           settings: text of flags.cfg.
           data: with the labels that are observed.
           resume: keep what the run has left so far.
+
+        Returns:
+          whether there is something that is kept.
         """
         before = self._begun() if resume else None
         # Results of fewer epochs, and all that an earlier run left, would from
@@ -279,6 +285,7 @@ class Workdir:
         with replacing(self.path / _IMAGES) as path:
             np.save(path, data.train.image_ids)
         self.user = {"workdir": str(self.path.absolute()), "run": number}
+        return before is not None
 
     def set_aside(self):
         """Moves what a finished run left, if there was one, to EARLIER."""
@@ -429,8 +436,16 @@ class Workdir:
                 path.write_text(settings, "utf-8")
             self.write_results(results)
 
-    def write_results(self, results: dict):
-        """Writes results.json: the run is finished."""
+    def write_results(self, results: dict, provenance: dict | None = None):
+        """Writes results.json: the run is finished.
+
+        Args:
+          results: what depends on settings and data alone.
+          provenance: what may differ when the run is repeated; None = as it is.
+        """
+        if provenance is not None:
+            with replacing(self.path / PROVENANCE) as path:
+                path.write_text(json.dumps(provenance, indent=2) + "\n")
         with replacing(self.path / _RESULTS) as path:
             path.write_text(json.dumps(results, indent=2) + "\n")
         shutil.rmtree(self.path / EARLIER, ignore_errors=True)

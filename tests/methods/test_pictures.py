@@ -141,6 +141,15 @@ def thumbnails(numbers):
     return images.astype(np.uint8)
 
 
+def snapshot(indices, weights, image_index):
+    """Of images whose candidates, the first of which they are, have numbers."""
+    indices, numbers = np.asarray(indices), np.asarray(image_index)
+    chosen = np.where(indices < 0, -1, numbers[indices])
+    own = numbers[: len(indices)]
+    none = np.zeros(0)
+    return pictures.Snapshot(none, none, own, chosen, weights, weights)
+
+
 def tile(picture, row, column):
     """(thumbnail [S, S, 3], bar [6, S, 3])"""
     both = picture[
@@ -157,7 +166,9 @@ def test_montage():
     indices = np.array([[3, 1, -1], [-1, -1, -1]])
     weights = np.array([[0.8, 0.4, 0], [0, 0, 0]], np.float32)
     image_index = np.array([50, 51, 60, 61, 62])
-    picture = pictures.similarities(indices, weights, image_index, thumbnails)
+    picture = pictures.similarities(
+        snapshot(indices, weights, image_index), thumbnails
+    )
     assert picture.shape == (2 * (SIZE + BAR), 4 * SIZE, 3)
     assert picture.dtype == np.uint8
     images = [[50, 61, 51, None], [51, None, None, None]]
@@ -186,7 +197,7 @@ def test_montage_draws_an_image_once_for_many_places():
         return thumbnails(numbers)
 
     picture = pictures.similarities(
-        np.zeros((3, 2), int), np.ones((3, 2)), np.array([9, 5, 9]), counting
+        snapshot(np.zeros((3, 2), int), np.ones((3, 2)), [9, 5, 9]), counting
     )
     assert sorted(asked) == [5, 9]
     for row, own in enumerate((9, 5, 9)):
@@ -201,7 +212,8 @@ def test_montage_draws_an_image_once_for_many_places():
 
 def test_montage_of_many_images_shows_eight():
     picture = pictures.similarities(
-        np.full((20, 1), -1), np.zeros((20, 1)), np.arange(20), thumbnails
+        snapshot(np.full((20, 1), -1), np.zeros((20, 1)), np.arange(20)),
+        thumbnails,
     )
     assert picture.shape == (8 * (SIZE + BAR), 2 * SIZE, 3)
     for row in range(8):
@@ -213,7 +225,8 @@ def test_montage_of_many_images_shows_eight():
 def test_montage_without_similar_images():
     """All weights 0: no bar, no division by 0."""
     picture = pictures.similarities(
-        np.full((2, 3), -1), np.zeros((2, 3)), np.arange(2), thumbnails
+        snapshot(np.full((2, 3), -1), np.zeros((2, 3)), np.arange(2)),
+        thumbnails,
     )
     for row in range(2):
         for column in range(4):
@@ -225,17 +238,17 @@ def test_montage_without_similar_images():
 def test_negative_weight_has_no_bar():
     """The released solver's weights may be negative."""
     picture = pictures.similarities(
-        np.array([[0, 0]]), np.array([[-3.0, 1.5]]), np.arange(1), thumbnails
+        snapshot([[0, 0]], np.array([[-3.0, 1.5]]), np.arange(1)), thumbnails
     )
     assert (tile(picture, 0, 1)[1] == 255).all()
     assert (tile(picture, 0, 2)[1] == BLUE).all()
 
 
 def test_montage_leaves_its_inputs_alone():
-    indices, weights = np.array([[0, -1]]), np.array([[0.5, 0.0]])
-    image_index = np.arange(1)
+    weights = np.array([[0.5, 0.0]])
+    given = snapshot([[0, -1]], weights, np.arange(1))
     store = thumbnails([0])
-    pictures.similarities(indices, weights, image_index, lambda n: store)
+    pictures.similarities(given, lambda n: store)
     np.testing.assert_array_equal(store, thumbnails([0]))
-    np.testing.assert_array_equal(indices, [[0, -1]])
+    np.testing.assert_array_equal(given.neighbors, [[0, -1]])
     np.testing.assert_array_equal(weights, [[0.5, 0]])
