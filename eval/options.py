@@ -20,8 +20,9 @@ BENCHMARK = (
         minimum=0, maximum=1,
     ),
 )  # fmt: skip
+_SEEDS = Option("seeds", "0,1,2", "Seeds, apart by commas.")
 COMPARE = (
-    Option("seeds", "0,1,2", "Seeds, apart by commas."),
+    _SEEDS,
     Option(
         "regimes", "",
         "Regimes, in this order, apart by commas; empty = fixed_features and, "
@@ -36,5 +37,55 @@ COMPARE = (
         "end_to_end_epochs", 3,
         "Epochs end to end; --epochs is for fixed features.",
         minimum=1,
+    ),
+)  # fmt: skip
+_DIRECTORY = Option(
+    "runs", "",
+    "Directory of all runs of one plan or several, which share what they have "
+    "in common; several machines may share it.",
+)  # fmt: skip
+RUN = (
+    Option("plan", "", "Plan to run, flags/NAME."),
+    _DIRECTORY,
+    Option(
+        "data", "",
+        "Data set in the place of the plan's own: folder:DIR, or a value of "
+        "--dataset.",
+    ),
+    _SEEDS,
+    Option(
+        "rows", "", "Rows of the plan by name, apart by commas; empty = all."
+    ),
+    Option(
+        "columns", "",
+        "Columns of the plan by name, apart by commas; empty = all.",
+    ),
+    Option(
+        "tune", "",
+        "Flags to choose on validation, on the first seed, for each row and "
+        "column that does not set them: '--FLAG=VALUE|VALUE ...'; all "
+        "combinations are tried.",
+    ),
+    Option(
+        "jobs", 1,
+        "Runs side by side on this machine, each a process of its own.",
+        minimum=1,
+    ),
+    Option(
+        "dry_run", False,
+        "List the runs with their flags, and do none; the data are not read.",
+    ),
+)  # fmt: skip
+# What plans say, beside flags of `imcl_tf.main`.
+PLAN = (
+    Option("title", "", "Heading of a plan's table."),
+    Option("reported", "", "Key of the paper's numbers for a plan."),
+    Option("row", "", "Row of a plan, NAME: --FLAG=VALUE ...", repeated=True),
+    Option(
+        "column", "", "Column of a plan, NAME: --FLAG=VALUE ...", repeated=True
+    ),
+    Option(
+        "own_data", "",
+        "Flags of a plan that hold for its own data set, not for --data.",
     ),
 )  # fmt: skip

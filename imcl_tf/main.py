@@ -61,7 +61,7 @@ _OF_PICTURES = {
     "image_size", "layer_decay",
 }  # fmt: skip
 # What changes the initial logistic model.
-_OF_INITIAL = {
+OF_INITIAL = {
     option.name
     for options in (
         settings.DATA, settings.MODEL, (settings.INITIAL_HEAD,),
@@ -88,8 +88,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     given = FLAGS.read_flags_from_files(argv)
     # A file that Windows wrote may begin with a byte order mark.
     given = [argument.removeprefix("\ufeff") for argument in given]
-    _define_flags_of(_last_value(given, "method"))
-    name = _last_value(given, "dataset")
+    _define_flags_of(last_value(given, "method"))
+    name = last_value(given, "dataset")
     if name is not None:
         try:
             given.insert(1, f"--flagfile={presets.path(name)}")
@@ -149,8 +149,16 @@ def _options_of(method: str) -> tuple[Option, ...]:
     return () if method == settings.AUTO else named(method).OPTIONS
 
 
-def _last_value(argv: list[str], flag: str) -> str | None:
-    """The value of `--flag=value` or `--flag value`, the last one given."""
+def last_value(argv: list[str], flag: str) -> str | None:
+    """The value of a flag on a command line, the last one given.
+
+    Args:
+      argv: with `--flag=value` or `--flag value`.
+      flag: its name.
+
+    Returns:
+      the value, None if it is not given.
+    """
     value = None
     for i, argument in enumerate(argv):
         name, equals, rest = argument.lstrip("-").partition("=")
@@ -327,7 +335,7 @@ def run(
     }
     arguments |= {
         "resume": resume,
-        "settings": program.to_flags(_replayed(chosen, workdir)),
+        "settings": program.to_flags(replayed(chosen, workdir)),
     }
     keras.backend.clear_session()  # of a run before in this process
     keras.utils.set_random_seed(chosen["seed"])
@@ -367,9 +375,14 @@ def _mirrored():
     return tf.distribute.MirroredStrategy()
 
 
-def _replayed(chosen, workdir):
-    """The settings that flags.cfg keeps: none without effect."""
-    own = {option.name for option in _options_of(chosen["method"])}
+def replayed(chosen: dict[str, Value], workdir: Path) -> dict[str, Value]:
+    """The settings that flags.cfg keeps: none without effect.
+
+    Args:
+      chosen: as `current_settings` returns.
+      workdir: of the run.
+    """
+    own = {option.name for option in _options_of(str(chosen["method"]))}
     other = {
         option.name
         for options in settings.METHOD_OPTIONS.values()
@@ -433,7 +446,7 @@ def tune(
     for trial in trials:  # wrong values now, not after hours
         changed(chosen, trial)
     shared = {}
-    if not chosen["init_from"] and not set(trials[0]) & _OF_INITIAL:
+    if not chosen["init_from"] and not set(trials[0]) & OF_INITIAL:
         shared["init_from"] = str(workdir / "logistic")
         plain = {"method": "logistic", "epochs": "0", "boost": "false"}
         run(data, changed(chosen, plain), workdir / "logistic")

@@ -25,14 +25,20 @@ def path(name: str) -> Path:
 
 
 def names() -> tuple[str, ...]:
-    """Returns the names of all presets.
+    """Returns the names of all presets; a plan, which has rows, is none.
 
     Example:
       >>> import imcl_tf
       >>> "folder" in imcl_tf.presets.names()
       True
     """
-    return tuple(sorted(file.stem for file in _directory().glob("*.cfg")))
+    return tuple(
+        sorted(
+            file.stem
+            for file in _directory().glob("*.cfg")
+            if "\n--row=" not in file.read_text("utf-8")
+        )
+    )
 
 
 def load(name: str) -> dict[str, Value]:
@@ -65,19 +71,31 @@ def load(name: str) -> dict[str, Value]:
     for line in file.read_text().splitlines():
         line = line.strip()
         if line and not line.startswith("#"):
-            option, text = _parsed(line, options)
+            option, text = parsed(line, options)
             settings[option.name] = option.checked(text)
     settings.pop("method", None)
     return settings
 
 
-def _parsed(line: str, options: dict[str, Option]) -> tuple[Option, str]:
+def parsed(line: str, options: dict[str, Option]) -> tuple[Option, str]:
+    """Reads a line of a flag file.
+
+    Args:
+      line: --FLAG=VALUE, --FLAG or --noFLAG.
+      options: by name.
+
+    Returns:
+      the option, and its value as text.
+
+    Raises:
+      ValueError: if there is no such option.
+    """
     flag, equals, text = line.lstrip("-").partition("=")
     if flag in options:
         return options[flag], text if equals else "true"
     if not equals and flag.startswith("no") and flag[2:] in options:
         return options[flag[2:]], "false"
-    raise ValueError(f"preset line {line!r}: no such option")
+    raise ValueError(f"{line!r}: no such option")
 
 
 def _directory() -> Path:

@@ -13,7 +13,7 @@ PAPER_DATASETS = ("coco", "cub", "open_images")
 DATASETS = ("scenes", "folder", *PAPER_DATASETS)
 SMALL_SCENES = "scenes/small"
 BACKBONE_NAMES = ("small_cnn", "resnet101", "vgg16", "resnet_v1_101", "vgg_16")
-HIDING_RULES = ("per_label", "per_image")
+HIDING_RULES = ("per_label", "per_image", "single_positive")
 BACKBONE_FORMS = ("FILE.keras", "keras:NAME", "kerashub:PRESET")
 BACKBONE_INPUTS = ("pixels", "unit", "signed", "caffe", "torch")
 REGIMES = ("end_to_end", "fixed_features")
@@ -100,7 +100,8 @@ DATA = (
         "observed_rule", "per_label",
         "How labels are hidden: per_label keeps each with the same "
         "probability, and one positive and one negative of every label; "
-        "per_image keeps the same share of each picture's labels.",
+        "per_image keeps the same share of each picture's labels; "
+        "single_positive keeps one present label of each picture alone.",
         choices=HIDING_RULES,
     ),
     Option("batch_size", 32, "Pictures in a training step (B).", minimum=1),

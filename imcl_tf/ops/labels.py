@@ -67,6 +67,8 @@ def hide_labels(
                its positives and one of its negatives (released code for CUB).
     per_image: of n observed entries each image keeps `observed_fraction` * n,
                rounded, at least 1 (paper, sec. 4.6).
+    single_positive: of its observed positives each image keeps one, and
+               nothing else (Cole et al., CVPR 2021); for a fraction of 1.
 
     What a fraction keeps, larger ones of the same rule and seed keep too.
 
@@ -74,14 +76,15 @@ def hide_labels(
       labels: [N, C], an array or scipy.sparse array in {-1, 0, +1}.
       observed_fraction: in (0, 1].
       seed: of the choice.
-      rule: "per_label" or "per_image".
+      rule: "per_label", "per_image" or "single_positive".
 
     Returns:
       [N, C] int8 csr_array, a subset of the entries of `labels`.
 
     Raises:
-      ValueError: if `observed_fraction` is out of range, `rule` unknown, or
-        `labels` are not as `check_labels` asks.
+      ValueError: if `observed_fraction` is out of range, or not 1 for
+        "single_positive", `rule` unknown, or `labels` are not as
+        `check_labels` asks.
 
     Example:
       >>> import imcl_tf, numpy as np
@@ -97,8 +100,13 @@ def hide_labels(
         raise ValueError(
             f"observed_fraction must be in (0, 1], got {observed_fraction}"
         )
+    if rule == SINGLE_POSITIVE and observed_fraction != 1:
+        raise ValueError(
+            f"{SINGLE_POSITIVE} keeps one label of each image: "
+            f"observed_fraction must be 1, got {observed_fraction}"
+        )
     labels = scipy.sparse.csr_array(check_labels(labels))
-    if observed_fraction == 1:
+    if observed_fraction == 1 and rule != SINGLE_POSITIVE:
         return labels
     entries = labels.tocoo()
     priority = np.random.default_rng(seed).random(entries.nnz)
@@ -131,7 +139,19 @@ def _keep_per_image(entries, priority, fraction):
     return keep
 
 
-HIDING_RULES = {"per_label": _keep_per_label, "per_image": _keep_per_image}
+def _keep_single_positive(entries, priority, fraction):
+    positive = entries.data > 0
+    first = np.ones(entries.shape[0])
+    np.minimum.at(first, entries.row[positive], priority[positive])
+    return positive & (priority == first[entries.row])
+
+
+SINGLE_POSITIVE = "single_positive"
+HIDING_RULES = {
+    "per_label": _keep_per_label,
+    "per_image": _keep_per_image,
+    SINGLE_POSITIVE: _keep_single_positive,
+}
 
 
 def rows_alone(
