@@ -55,7 +55,10 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["imcl_tf*"]), "imcl_tf.flags"],
     package_dir={"imcl_tf.flags": "flags"},
-    package_data={"imcl_tf": ["py.typed"], "imcl_tf.flags": ["**/*.cfg"]},
+    package_data={
+        "imcl_tf": ["py.typed", "*.json"],
+        "imcl_tf.flags": ["**/*.cfg"],
+    },
     entry_points={
         "console_scripts": [
             "imcl-train = imcl_tf.main:console",

@@ -89,3 +89,9 @@ PLAN = (
         "Flags of a plan that hold for its own data set, not for --data.",
     ),
 )  # fmt: skip
+TABLES = (
+    Option(
+        "runs", "", "Directory in which eval.run ran plans.", repeated=True
+    ),
+    Option("out", "", "Directory that gets the tables."),
+)  # fmt: skip

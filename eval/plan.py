@@ -48,6 +48,7 @@ class Plan(NamedTuple):
       name: of its file.
       title: as its table is headed.
       reported: key of the paper's numbers, "" = none.
+      dataset: the data set that it is meant for.
       rows: at least one.
       columns: at least one.
     """
@@ -55,6 +56,7 @@ class Plan(NamedTuple):
     name: str
     title: str
     reported: str
+    dataset: str
     rows: tuple[Variant, ...]
     columns: tuple[Variant, ...]
 
@@ -108,8 +110,13 @@ def read() -> Plan:
     if not rows:
         raise ValueError(f"plan: {FLAGS.plan} has no --row")
     columns = variants("column", FLAGS.column, known) or (Variant("", {}),)
-    name = plan_file(FLAGS.plan).stem
-    return Plan(name, FLAGS.title or name, FLAGS.reported, rows, columns)
+    file = plan_file(FLAGS.plan)
+    lines = FLAGS.read_flags_from_files([file.name, f"--flagfile={file}"])
+    dataset = training.last_value(lines, "dataset") or ""
+    return Plan(
+        file.stem, FLAGS.title or file.stem, FLAGS.reported, dataset, rows,
+        columns,
+    )  # fmt: skip
 
 
 def plan_file(name: str) -> Path:

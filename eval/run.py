@@ -182,6 +182,7 @@ class Worker:
                 cell._asdict()
                 | {
                     "run": final.name if final and done else None,
+                    "logistic": (final.start or final).name if final else None,
                     "chosen": (self._schedule.choice(cell) or {})
                     if len(options) > 1
                     else {},
@@ -195,6 +196,7 @@ class Worker:
             "rows": [row.name for row in self._plan.rows],
             "columns": [column.name for column in self._plan.columns],
             "dataset": self._data.name,
+            "own_dataset": self._plan.dataset,
             "digests": self._data.digests(),
             "command": shlex.join(["python", "-m", "eval.run", *sys.argv[1:]]),
             "cells": cells,

@@ -82,6 +82,8 @@ SHORTER = {
     "python -m wn": "",
     "python -m eval.compare": f"{SHORT} --epochs=0 --seeds=0 "
     "--regimes=fixed_features --rows=Hill",
+    "python -m eval.run": f"{FIXED} --seeds=0 {SMALL}",
+    "python -m eval.tables": "",
     "tensorboard": "--inspect",
     "make": "",
     "curl -L": "",

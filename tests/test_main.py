@@ -128,6 +128,8 @@ def test_every_preset_parses(parse):
     for path in (ROOT / "flags").rglob("*.cfg"):
         header = path.read_text().splitlines()[0]
         assert header.startswith("# "), path
+        if path.stem not in presets.names():
+            continue  # a plan, see tests/eval/test_plan.py
         name = path.stem if path.stem in settings.DATASETS else "scenes"
         parse(f"--dataset={name}", f"--flagfile={path}", "--workdir=x")
     assert {"coco", "cub", "open_images", "scenes", "folder"} <= {

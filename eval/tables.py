@@ -1,0 +1,363 @@
+"""Makes the tables of plans that were run, the paper's numbers beside them.
+
+    python -m eval.tables --runs=DIR --out=DIR/tables
+
+Reads what `eval.run` left in one directory or several; a cell counts from the
+first that has it. Writes NAME.md and NAME.csv for each plan: validation and
+test mAP, mean and deviation over seeds, both conventions for labels without
+average precision, the paper's number, and the difference to the logistic model
+that a run starts from and to the best baseline on validation, with a 95 %
+interval: test images are drawn anew a thousand times, the same ones for both.
+What was not run is shown as missing.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # before TensorFlow, which takes seconds
+    from eval import options
+    from imcl_tf import program
+
+    ARGUMENTS = program.start(__doc__, options.TABLES)
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+
+from eval.reported import GROUPS, reported
+from imcl_tf import program
+from imcl_tf.data.kept import parse_json
+from imcl_tf.files import fail, replacing, write_csv
+from imcl_tf.ops.bootstrap import resampled_means
+from imcl_tf.ops.metrics import Support
+from imcl_tf.training.predictions import load
+from imcl_tf.training.workdir import PREDICTIONS
+
+FLAGS = flags.FLAGS
+OURS = "imcl"
+_TAILS = (2.5, 97.5)
+# Measure -> its key in results.json.
+_MEASURES = {
+    "validation": "validation_mAP",
+    "all": "mAP",
+    "all, empty = 0": "mAP_empty_zero",
+}
+
+
+class Spread(NamedTuple):
+    """Values of several seeds.
+
+    Attributes:
+      mean: of them.
+      deviation: their standard deviation, None of a single one.
+      number: how many there are.
+    """
+
+    mean: float
+    deviation: float | None
+    number: int
+
+    @classmethod
+    def of(cls, values: Sequence[float | None]) -> Spread | None:
+        """Sums up what is there; None if nothing is."""
+        there = [x for x in values if x is not None]
+        if not there:
+            return None
+        deviation = float(np.std(there, ddof=1)) if len(there) > 1 else None
+        return cls(float(np.mean(there)), deviation, len(there))
+
+    def __str__(self) -> str:
+        if self.deviation is None:
+            return f"{self.mean:.2f}"
+        return f"{self.mean:.2f} ± {self.deviation:.2f}"
+
+
+class Difference(NamedTuple):
+    """How much better a row is than another one.
+
+    Attributes:
+      mean: of the seeds that both have, in points of test mAP.
+      low: lower end of the 95 % interval.
+      high: upper end.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+
+
+class Entry(NamedTuple):
+    """A row of a column of a plan.
+
+    Attributes:
+      row: name.
+      column: name.
+      methods: of its runs.
+      spreads: measure -> over seeds; no entry for what is missing.
+      runs: seed -> workdir.
+      logistic: seed -> workdir of the logistic model that the run starts from.
+      chosen: FLAG -> value that validation chose.
+      errors: of runs that failed.
+    """
+
+    row: str
+    column: str
+    methods: set[str]
+    spreads: dict[str, Spread]
+    runs: dict[str, Path]
+    logistic: dict[str, Path]
+    chosen: dict[str, str]
+    errors: list[str]
+
+
+class Table(NamedTuple):
+    """A plan as it was run.
+
+    Attributes:
+      name: of the plan.
+      title: its heading.
+      reported: key of the paper's numbers.
+      seeds: wanted ones.
+      entries: a column after another.
+      command: that ran it.
+      dataset: its name.
+      own_dataset: name of that which the plan is meant for.
+    """
+
+    name: str
+    title: str
+    reported: str
+    seeds: list[str]
+    entries: list[Entry]
+    command: str
+    dataset: str
+    own_dataset: str
+
+
+def read_tables(places: Sequence[Path]) -> list[Table]:
+    """The plans that were run in some directories.
+
+    Raises:
+      ValueError: if there is none, if two are of one plan on different data,
+        or for a damaged file.
+      OSError: if a directory cannot be read.
+    """
+    states: dict[str, list[tuple[Path, dict]]] = {}
+    for place in places:
+        if not place.is_dir():
+            raise NotADirectoryError(f"runs: {place} is no directory")
+        for file in sorted(place.glob("*.json")):
+            state = parse_json(file.read_bytes())
+            if not (isinstance(state, dict) and "cells" in state):
+                raise ValueError(f"{file} is not the state of a plan")
+            states.setdefault(state["plan"], []).append((place, state))
+    if not states:
+        raise ValueError(
+            f"runs: {', '.join(map(str, places))}: no plan was run there, "
+            "expected what eval.run leaves"
+        )
+    return [_table(found) for found in states.values()]
+
+
+def _table(states: list[tuple[Path, dict]]) -> Table:
+    first = states[0][1]
+    for place, state in states[1:]:
+        if state["digests"] != first["digests"]:
+            raise ValueError(
+                f"runs: {place}: plan {state['plan']} was run on other data "
+                f"there than in {states[0][0]}"
+            )
+    seeds = dict.fromkeys(c["seed"] for _, s in states for c in s["cells"])
+    entries: list[Entry] = []
+    for cell in first["cells"]:
+        key = cell["row"], cell["column"]
+        if key not in [(entry.row, entry.column) for entry in entries]:
+            entries.append(_entry(*key, states))
+    return Table(
+        first["plan"], first["title"], first["reported"], [*seeds], entries,
+        first["command"], first["dataset"], first["own_dataset"],
+    )  # fmt: skip
+
+
+def _entry(row: str, column: str, states) -> Entry:
+    runs: dict[str, Path] = {}
+    logistic: dict[str, Path] = {}
+    chosen: dict[str, str] = {}
+    errors = []
+    for place, state in states:
+        for cell in state["cells"]:
+            if (cell["row"], cell["column"]) != (row, column):
+                continue
+            chosen = chosen or cell["chosen"]
+            if cell["run"] and cell["seed"] not in runs:
+                runs[cell["seed"]] = place / "runs" / cell["run"]
+                logistic[cell["seed"]] = place / "runs" / cell["logistic"]
+            elif cell["error"]:
+                errors.append(cell["error"])
+    results = [_results(run) for run in runs.values()]
+    values = {
+        name: [found[key] for found in results]
+        for name, key in _MEASURES.items()
+    }
+    for number, group in enumerate(GROUPS):
+        values[group] = [found["mAP_groups"][number] for found in results]
+    spreads = {name: Spread.of(x) for name, x in values.items()}
+    return Entry(
+        row, column, {found["method"] for found in results},
+        {name: x for name, x in spreads.items() if x}, runs, logistic, chosen,
+        errors,
+    )  # fmt: skip
+
+
+@functools.cache
+def _results(run: Path) -> dict[str, Any]:
+    return parse_json((run / "results.json").read_bytes())
+
+
+@functools.cache
+def _resampled(run: Path) -> np.ndarray:
+    """Test mAP in percent of images that are drawn anew."""
+    kept = load(run / PREDICTIONS)
+    return 100 * resampled_means(kept.labels, kept.scores)
+
+
+def difference(
+    runs: dict[str, Path], others: dict[str, Path]
+) -> Difference | None:
+    """How much better runs are on test than others of the same seeds.
+
+    The interval is that of the mean over seeds, for other test images.
+
+    Args:
+      runs: seed -> workdir.
+      others: the same.
+
+    Returns:
+      None where there is no pair, or all are the same.
+    """
+    pairs = [(run, others[x]) for x, run in runs.items() if x in others]
+    if not pairs or all(run == other for run, other in pairs):
+        return None
+    gains = [
+        _results(run)["mAP"] - _results(other)["mAP"] for run, other in pairs
+    ]
+    drawn = np.mean(
+        [_resampled(run) - _resampled(other) for run, other in pairs], 0
+    )
+    low, high = np.nanpercentile(drawn, _TAILS)
+    return Difference(float(np.mean(gains)), float(low), float(high))
+
+
+def best_baseline(entries: Sequence[Entry]) -> Entry | None:
+    """The best row of another method than IMCL, on validation."""
+    others = [x for x in entries if x.methods and OURS not in x.methods]
+    return max(others, key=lambda x: x.spreads["validation"].mean, default=None)
+
+
+def columns_of(table: Table) -> list[str]:
+    """Names of the columns, each once."""
+    return [*dict.fromkeys(entry.column for entry in table.entries)]
+
+
+def to_markdown(table: Table) -> str:
+    """A table for each column of a plan."""
+    parts = [f"## {table.title}", f"`{table.command}`"]
+    if table.reported and table.dataset != table.own_dataset:
+        parts.append(
+            f"Run on {table.dataset} in the place of {table.own_dataset}, "
+            "which the paper's numbers are of."
+        )
+    parts += [_part(table, column) for column in columns_of(table)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _part(table: Table, column: str) -> str:
+    paper = reported(table.reported)
+    entries = [x for x in table.entries if x.column == column]
+    best = best_baseline(entries)
+    names = [*_MEASURES, *GROUPS]
+    printed = sorted(
+        {name for x in entries for name in paper.get((x.row, column), ())}
+    )
+    header = [column or "row", *names, *(f"paper, {x}" for x in printed)]
+    header += ["less logistic", f"less {best.row}" if best else "less the best"]
+    lines = [[*header, "seeds", "chosen"], ["---"] * (len(header) + 2)]
+    for entry in entries:
+        numbers = paper.get((entry.row, column), {})
+        lines.append([
+            entry.row,
+            *(str(entry.spreads.get(name, "missing")) for name in names),
+            *(f"{numbers[x]:.2f}" if x in numbers else "" for x in printed),
+            str(difference(entry.runs, entry.logistic) or ""),
+            str(difference(entry.runs, best.runs if best else {}) or ""),
+            f"{len(entry.runs)} of {len(table.seeds)}",
+            _choice(entry),
+        ])  # fmt: skip
+    text = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([*text, *(f"\n{note}" for note in _notes(entries))])
+
+
+def _choice(entry: Entry) -> str:
+    return ", ".join(f"{name} {value}" for name, value in entry.chosen.items())
+
+
+def _notes(entries: list[Entry]) -> list[str]:
+    """What failed, what means rest on, what runs warned of, each once."""
+    found = [_results(run) for x in entries for run in x.runs.values()]
+    notes = [error for entry in entries for error in entry.errors[:1]]
+    notes += [f"Test mAP over {Support(**x['mAP_support'])}." for x in found]
+    notes += [
+        f"Warning: {text}" for x in found for text in x.get("warnings", ())
+    ]
+    return [*dict.fromkeys(notes)]
+
+
+def to_rows(table: Table) -> list[tuple]:
+    """A line for each row, column and measure, for the CSV file."""
+    paper = reported(table.reported)
+    rows = []
+    for entry in table.entries:
+        numbers = paper.get((entry.row, entry.column), {})
+        for name in (*_MEASURES, *GROUPS):
+            spread = entry.spreads.get(name)
+            rows.append((
+                entry.column, entry.row, name,
+                f"{spread.mean:.4f}" if spread else "",
+                f"{spread.deviation:.4f}"
+                if spread and spread.deviation is not None else "",
+                spread.number if spread else 0, numbers.get(name, ""),
+            ))  # fmt: skip
+    return rows
+
+
+def main(argv: list[str]):
+    del argv
+    try:
+        if not FLAGS.runs or not FLAGS.out:
+            raise ValueError("--runs and --out must be given")
+        out = Path(FLAGS.out)
+        tables = read_tables([Path(place) for place in FLAGS.runs])
+        texts = {table.name: to_markdown(table) for table in tables}
+        out.mkdir(parents=True, exist_ok=True)
+        for table in tables:
+            with replacing(out / f"{table.name}.md") as new:
+                new.write_text(texts[table.name], "utf-8")
+            write_csv(
+                out / f"{table.name}.csv",
+                ("column", "row", "measure", "mean", "deviation", "seeds",
+                 "paper"),
+                to_rows(table),
+            )  # fmt: skip
+    except (ValueError, OSError) as error:
+        fail(error)
+    print("\n".join(texts.values()))
+
+
+if __name__ == "__main__":
+    program.run(main, ARGUMENTS)

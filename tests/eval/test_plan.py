@@ -1,0 +1,133 @@
+"""Plans: each parses, and says what it runs; errors name the line."""
+
+import re
+
+import pytest
+
+from eval import plan
+from imcl_tf import presets
+from imcl_tf.settings import METHOD_OPTIONS, known_options
+from tests import programs
+
+PLANS = {
+    "table1", "table2", "table3", "table4", "figure3", "figure4",
+    "single_positive", "known_share",
+}  # fmt: skip
+# In the paper, sec. 4.2.
+METHODS = {
+    "logistic", "latent_noise", "cnn_rnn", "lsep", "fast0tag", "wsabie",
+    "curriculum", "imcl",
+}  # fmt: skip
+
+
+def dry_run(name, *arguments):
+    done = programs.run(
+        "eval.run", f"--plan=flags/{name}", "--runs=none", "--dry_run",
+        *arguments,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert not (programs.ROOT / "none").exists()
+    return done.stdout
+
+
+def test_these_are_the_plans():
+    files = {file.stem for file in (programs.ROOT / "flags").glob("*.cfg")}
+    assert files - {*presets.names()} == PLANS
+
+
+@pytest.mark.parametrize("name", sorted(PLANS))
+def test_a_plan_says_what_it_is_and_what_it_runs(name):
+    text = (programs.ROOT / "flags" / f"{name}.cfg").read_text()
+    header = text.partition("\n--")[0]
+    for part in ("Reported: ", "Cost, not measured: ", "Command"):
+        assert part in header
+    assert f"python -m eval.run --plan=flags/{name} --runs=" in header
+    listing = dry_run(name)
+    rows, columns = text.count("--row="), max(text.count("--column="), 1)
+    assert listing.startswith(
+        f"{name}: {rows} rows, {columns} columns, 3 seeds"
+    )
+    assert listing.count("\n  --") == rows * columns
+
+
+def test_tables_of_methods_have_all_of_the_paper():
+    for name in ("table1", "figure3", "figure4"):
+        found = set(re.findall(r"--method=(\w+)", dry_run(name)))
+        assert found == METHODS <= {*METHOD_OPTIONS}
+
+
+def test_other_data_and_values_to_choose_from():
+    listing = dry_run(
+        "table1", "--data=scenes", "--rows=lsep", "--columns=fixed_features",
+        "--tune=--learning_rate=0.01|0.1 --epochs=2", "--seeds=4",
+    )  # fmt: skip
+    assert listing == (
+        "table1: 1 rows, 1 columns, 1 seeds\nlsep, fixed_features:\n"
+        "  --learning_rate=0.01 --epochs=2 --method=lsep "
+        "--regime=fixed_features\n"
+        "  --learning_rate=0.1 --epochs=2 --method=lsep "
+        "--regime=fixed_features\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--plan must be given"),
+        (
+            ["--plan=flags/table9", "--runs=x"],
+            "plan: flags/table9.cfg: no such",
+        ),
+        (["--plan=flags/table1"], "--runs must be given"),
+        (
+            ["--plan=flags/table1", "--runs=x", "--rows=none"],
+            "--rows must be of logistic; ",
+        ),
+        (
+            ["--plan=flags/table1", "--runs=x", "--tune=--epochs=1|a"],
+            "tune: epochs must be a whole number, got 'a'",
+        ),
+        (
+            ["--plan=flags/scenes", "--runs=x", "--data=scenes"],
+            "plan: flags/scenes has no --row",
+        ),
+    ],
+)
+def test_what_is_refused(arguments, words):
+    done = programs.run("eval.run", *arguments)
+    assert done.returncode == 1
+    (line,) = re.findall("imcl_tf: error: .*", done.stderr)
+    assert words in line and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["imcl"], "expected NAME: --FLAG=VALUE ..., without a comma"),
+        ([": --method=imcl"], "expected NAME"),
+        (["a, b: --method=imcl"], "without a comma"),
+        (["a: ", "a: --method=imcl"], "'a' comes twice"),
+        (["a: --no_such=1"], "row a: '--no_such=1': no such option"),
+        (["a: --lambda_y=1|-1"], "row a: lambda_y must be >= 0, got -1"),
+    ],
+)
+def test_lines_that_are_wrong(lines, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        plan.variants("row", lines, known_options())
+
+
+def test_lines_and_their_values():
+    (first, second) = plan.variants(
+        "row",
+        [
+            "a (b): --method=imcl --lambda_y=0.1|1 --epochs=1|2",
+            "c: --noaugment",
+        ],
+        known_options(),
+    )
+    assert first.name == "a (b)" and second.flags == {"augment": ("false",)}
+    assert plan.trials(first.flags) == [
+        {"method": "imcl", "lambda_y": y, "epochs": n}
+        for y in ("0.1", "1")
+        for n in ("1", "2")
+    ]

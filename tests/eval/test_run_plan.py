@@ -1,0 +1,144 @@
+"""A whole plan on a file of features: shared starts, trials, failures."""
+
+import json
+
+import numpy as np
+import pytest
+
+from eval import plan as plans
+from eval.schedule import Schedule
+from imcl_tf import main as program
+from imcl_tf.settings import known_options
+from tests import programs
+
+PLAN = """\
+# A plan.
+--title=Few rows
+--method=imcl
+--num_neighbors=2
+--epochs=1
+--row=logistic: --method=logistic --epochs=0
+--row=imcl: --learning_rate=0.01|0.1
+--row=hill: --method=hill
+--row=broken: --label_graph=none.npz
+--column=half: --observed_fraction=0.5
+--column=all:
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, make_folder):
+    """Holds plan.cfg, data/ and f.npz."""
+    place = tmp_path_factory.mktemp("plan")
+    made = make_folder(place / "data", names=())
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(len(made.encoded), 4))
+    np.savez(place / "f.npz", ids=[*made.encoded], features=features)
+    (place / "plan.cfg").write_text(PLAN)
+    return place
+
+
+def run(place, *arguments):
+    return programs.run(
+        "eval.run", f"--plan={place}/plan", f"--runs={place}/runs",
+        f"--data=folder:{place}/data", f"--features={place}/f.npz",
+        "--seeds=0,1", *arguments,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(place):
+    """What a first call of two processes ended with, and the plan's state."""
+    done = run(place, "--jobs=2")
+    return done, json.loads((place / "runs" / "plan.json").read_text())
+
+
+def results_of(place, cell):
+    file = place / "runs" / "runs" / cell["run"] / "results.json"
+    return json.loads(file.read_text())
+
+
+def test_what_is_run(place, finished):
+    done, state = finished
+    assert done.returncode == 1
+    assert "broken, half, seed 0: label_graph must be" in done.stderr
+    assert state["title"] == "Few rows" and len(state["cells"]) == 16
+    for cell in state["cells"]:
+        assert (cell["error"] is None) == (cell["row"] != "broken")
+        if cell["row"] == "broken":
+            assert cell["run"] is None
+            continue
+        results = results_of(place, cell)
+        assert results["method"] == cell["row"]
+        assert str(results["seed"]) == cell["seed"]
+        assert "mAP" in results
+        assert ("--observed_fraction=0.5" in results["settings"]) == (
+            cell["column"] == "half"
+        )
+    # Each run is done by one process, once: 4 starts, which are the logistic
+    # rows, 8 others, and 2 trials of each column.
+    names = {path.name for path in (place / "runs" / "runs").iterdir()}
+    wanted = {cell["run"] for cell in state["cells"]} - {None}
+    assert len(wanted) == 12 and wanted < names
+    assert len([name for name in names if name.endswith("-trial")]) == 4
+
+
+def test_all_start_from_one_logistic_model(place, finished):
+    _, state = finished
+    start = {
+        (cell["column"], cell["seed"]): results_of(place, cell)["mAP"]
+        for cell in state["cells"]
+        if cell["row"] == "logistic"
+    }
+    for cell in state["cells"]:
+        if cell["run"]:
+            found = results_of(place, cell)["initial_logistic"]["mAP"]
+            assert found == start[cell["column"], cell["seed"]]
+            assert results_of(place, {"run": cell["logistic"]})["mAP"] == found
+
+
+def test_validation_of_the_first_seed_chooses(place, finished):
+    _, state = finished
+    for column in ("half", "all"):
+        cells = [
+            cell for cell in state["cells"]
+            if (cell["row"], cell["column"]) == ("imcl", column)
+        ]  # fmt: skip
+        rates = {cell["chosen"]["learning_rate"] for cell in cells}
+        assert len(rates) == 1 and rates < {"0.01", "0.1"}
+        (rate,) = rates
+        for cell in cells:
+            settings = results_of(place, cell)["settings"]
+            assert f"--learning_rate={rate}" in settings
+    for trial in (place / "runs" / "runs").glob("*-trial"):
+        found = json.loads((trial / "results.json").read_text())
+        assert "mAP" not in found and found["seed"] == 0
+
+
+def test_what_is_finished_is_not_run_again(place, finished):
+    files = [*(place / "runs" / "runs").glob("*/results.json")]
+    times = [file.stat().st_mtime_ns for file in files]
+    done = run(place, "--rows=logistic,imcl,hill")
+    assert done.returncode == 0, done.stderr
+    assert times == [file.stat().st_mtime_ns for file in files]
+    again = json.loads((place / "runs" / "plan.json").read_text())
+    runs = [cell["run"] for cell in again["cells"]]
+    assert runs == [cell["run"] for cell in finished[1]["cells"]]
+
+
+def test_other_data_have_other_runs(place):
+    """Names depend on data and settings, not on where these lie."""
+    program.define_flags()
+    chosen = {o.name: o.default for o in known_options().values()}
+    chosen |= {"regime": "fixed_features"}
+    row = plans.Variant("imcl", {"method": ("imcl",)})
+    plan = plans.Plan("p", "P", "", "", (row,), (plans.Variant("", {}),))
+
+    def name(digest="a", **changes):
+        digests = {"labels": digest}
+        schedule = Schedule(plan, chosen | changes, place, ["0"], {}, digests)
+        (cell,) = schedule.cells()
+        return schedule.final(cell).name
+
+    assert name() == name(data_dir="elsewhere", workdir="w")
+    assert len({name(), name("b"), name(penalty=0.1), name(lambda_y=0.3)}) == 4

@@ -1,0 +1,196 @@
+"""Tables of plans, from runs that are written by hand."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+import imcl_tf
+from eval import reported, tables
+from imcl_tf.training.predictions import Predictions, save
+from tests import programs
+
+SUPPORT = {"labels": 3, "num_labels": 4, "positives": 9, "negatives": 20}
+
+
+def write_run(place, name, method, seed, warnings=()):
+    """A run whose scores are random; returns its test mAP in percent."""
+    rng = np.random.default_rng([seed, len(name), ord(name[0])])
+    labels = np.random.default_rng(0).choice([-1, 1], (40, 4))
+    scores = rng.normal(size=labels.shape) + labels
+    run = place / "runs" / name
+    run.mkdir(parents=True)
+    kept = scipy.sparse.csr_array(labels.astype(np.int8))
+    none = np.zeros((40, 1), int)
+    save(Predictions(np.zeros(0, "S"), kept, scores.ravel(), none),
+         run / "test_predictions.npz")  # fmt: skip
+    ap = 100 * imcl_tf.average_precision(labels.astype(np.int8), scores)
+    results = {
+        "method": method, "mAP": ap.mean(), "mAP_empty_zero": ap.mean() / 2,
+        "validation_mAP": 50.0 + len(method) + seed, "mAP_support": SUPPORT,
+        "mAP_groups": [*ap, None], "warnings": [*warnings],
+    }  # fmt: skip
+    (run / "results.json").write_text(json.dumps(results))
+    return ap.mean()
+
+
+def cell(row, seed, run, column="fixed_features", logistic=None, **more):
+    more = {"chosen": {}, "error": None} | more
+    return {
+        "row": row, "column": column, "seed": str(seed), "run": run,
+        "logistic": logistic or run, **more,
+    }  # fmt: skip
+
+
+def write_state(place, cells, **more):
+    state = {
+        "plan": "table1", "title": "Table 1", "cells": cells,
+        "reported": "table1_open_images_test", "digests": {"labels": "a"},
+        "dataset": "folder", "own_dataset": "open_images", "command": "run",
+    }  # fmt: skip
+    (place / "table1.json").write_text(json.dumps(state | more))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Two directories of one plan, and test mAPs by row and seed."""
+    one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
+    maps = {
+        ("logistic", 0): write_run(one, "l0", "logistic", 0, ["Doubtful."]),
+        ("logistic", 1): write_run(two, "l1", "logistic", 1),
+        ("imcl", 0): write_run(one, "i0", "imcl", 0),
+        ("imcl", 1): write_run(two, "i1", "imcl", 1),
+        ("lsep", 0): write_run(one, "s0", "lsep", 0),
+    }
+    write_state(one, [
+        cell("logistic", 0, "l0"), cell("logistic", 1, None),
+        cell("imcl", 0, "i0", logistic="l0", chosen={"epochs": "2"}),
+        cell("imcl", 1, None), cell("lsep", 0, "s0", logistic="l0"),
+        cell("wsabie", 0, None, error="wsabie: broken"),
+    ])  # fmt: skip
+    write_state(two, [
+        cell("logistic", 1, "l1"), cell("imcl", 1, "i1", logistic="l1"),
+    ])  # fmt: skip
+    return one, two, maps
+
+
+@pytest.fixture(scope="module")
+def table(made):
+    (found,) = tables.read_tables(made[:2])
+    return found
+
+
+def of_row(table, row):
+    return next(entry for entry in table.entries if entry.row == row)
+
+
+def test_means_over_the_seeds_of_all_directories(made, table):
+    maps = [made[2]["imcl", seed] for seed in (0, 1)]
+    spread = of_row(table, "imcl").spreads["all"]
+    assert spread.mean == pytest.approx(np.mean(maps))
+    assert spread.deviation == pytest.approx(np.std(maps, ddof=1))
+    alone = of_row(table, "lsep").spreads["all"]
+    assert (alone.deviation, alone.number) == (None, 1)
+    assert "group5" not in of_row(table, "imcl").spreads  # no label is in it
+    assert not of_row(table, "wsabie").spreads
+
+
+def test_differences_are_of_pairs(made, table):
+    """Of equal seeds; and less uncertain than each of the two."""
+    maps = made[2]
+    imcl = of_row(table, "imcl")
+    found = tables.difference(imcl.runs, imcl.logistic)
+    gains = [maps["imcl", n] - maps["logistic", n] for n in (0, 1)]
+    assert found.mean == pytest.approx(np.mean(gains))
+    assert found.low < found.mean < found.high
+    lsep = of_row(table, "lsep")
+    against = tables.difference(imcl.runs, lsep.runs)
+    assert against.mean == pytest.approx(maps["imcl", 0] - maps["lsep", 0])
+    assert tables.difference(imcl.runs, imcl.runs) is None
+    assert tables.difference(imcl.runs, {}) is None
+
+
+def test_the_best_baseline_is_that_on_validation(table):
+    """50 + 8 letters + seeds 0 and 1: logistic has the most."""
+    assert tables.best_baseline(table.entries).row == "logistic"
+    others = [entry for entry in table.entries if entry.row != "logistic"]
+    assert tables.best_baseline(others).row == "lsep"
+    assert tables.best_baseline([of_row(table, "imcl")]) is None
+
+
+def test_markdown(table, made):
+    text = tables.to_markdown(table)
+    lines = {
+        line.split(" | ")[0].strip("| "): [x.strip() for x in line.split("|")]
+        for line in text.splitlines()
+        if line.startswith("| ")
+    }
+    names = lines["fixed_features"]
+    imcl = dict(zip(names, lines["imcl"], strict=True))
+    assert imcl["validation"] == "54.50 ± 0.71" and imcl["seeds"] == "2 of 2"
+    assert imcl["paper, all"] == "76.72" and imcl["paper, group5"] == "86.32"
+    assert imcl["group5"] == "missing" and imcl["chosen"] == "epochs 2"
+    assert imcl["less logistic"].startswith(("+", "-"))
+    wsabie = dict(zip(names, lines["wsabie"], strict=True))
+    assert wsabie["all"] == "missing" and wsabie["paper, all"] == "75.86"
+    logistic = dict(zip(names, lines["logistic"], strict=True))
+    assert logistic["less logistic"] == ""
+    for words in ("wsabie: broken", "Warning: Doubtful.", "3 of 4 labels",
+                  "in the place of open_images"):  # fmt: skip
+        assert text.count(words) == 1
+
+
+def test_the_program_writes_both_forms(made, tmp_path):
+    one, two, maps = made
+    done = programs.run(
+        "eval.tables", f"--runs={one}", f"--runs={two}",
+        f"--out={tmp_path / 'out'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/table1.md").read_text() in done.stdout + "\n"
+    with (tmp_path / "out/table1.csv").open(newline="") as file:
+        rows = {(x["row"], x["measure"]): x for x in csv.DictReader(file)}
+    found = rows["imcl", "all"]
+    mean = np.mean([maps["imcl", 0], maps["imcl", 1]])
+    assert float(found["mean"]) == pytest.approx(mean, abs=1e-4)
+    assert (found["seeds"], found["paper"]) == ("2", "76.72")
+    assert rows["wsabie", "all"]["mean"] == ""
+
+
+def test_what_is_refused(made, tmp_path):
+    with pytest.raises(ValueError, match="no plan was run there"):
+        tables.read_tables([tmp_path])
+    write_state(tmp_path, [], digests={"labels": "b"})
+    with pytest.raises(ValueError, match="table1 was run on other data"):
+        tables.read_tables([made[0], tmp_path])
+
+
+def test_numbers_of_the_paper():
+    """Some of each table, as printed."""
+    table1 = reported.reported("table1_open_images_test")
+    assert table1["curriculum", "end_to_end"]["all"] == 77.05
+    assert table1["imcl", "fixed_features"]["group2"] == 71.36
+    assert len(table1) == 18
+    name = "table2_open_images_validation_fixed_features"
+    table2 = reported.reported(name)
+    assert table2["lambda_f=2", ""] == {"validation": 78.17}
+    table4 = reported.reported("table4_open_images_group5_fixed_features")
+    assert table4["learned/learned (wiki)", ""] == {"group5": 86.32}
+    table3 = reported.reported("table3_open_images_test_fixed_features")
+    assert table3["wiki", ""]["all"] == 76.74
+    with pytest.raises(ValueError, match="'table5' is no key"):
+        reported.reported("table5")
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "table3", "table4"])
+def test_plans_have_the_rows_of_the_paper(name):
+    text = (programs.ROOT / "flags" / f"{name}.cfg").read_text()
+    key = text.partition("--reported=")[2].split()[0]
+    rows = {
+        line.removeprefix("--row=").partition(":")[0]
+        for line in text.splitlines()
+        if line.startswith("--row=")
+    }
+    assert {row for row, _ in reported.reported(key)} == rows
