@@ -95,3 +95,7 @@ TABLES = (
     ),
     Option("out", "", "Directory that gets the tables."),
 )  # fmt: skip
+FIGURES = (
+    *TABLES[:1],
+    Option("out", "", "Directory that gets the figures."),
+)  # fmt: skip

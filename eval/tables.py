@@ -139,6 +139,12 @@ class Table(NamedTuple):
     dataset: str
     own_dataset: str
 
+    @property
+    def heading(self) -> str:
+        """The title; of other data than the plan's own also which."""
+        other = self.dataset != self.own_dataset
+        return f"{self.title} (here: {self.dataset})" if other else self.title
+
 
 def read_tables(places: Sequence[Path]) -> list[Table]:
     """The plans that were run in some directories.
@@ -162,7 +168,14 @@ def read_tables(places: Sequence[Path]) -> list[Table]:
             f"runs: {', '.join(map(str, places))}: no plan was run there, "
             "expected what eval.run leaves"
         )
-    return [_table(found) for found in states.values()]
+    try:
+        return [_table(found) for found in states.values()]
+    except (KeyError, TypeError) as error:
+        names = ", ".join(f"{name}.json" for name in states)
+        raise ValueError(
+            f"runs: {names}, or results of its runs, are not what eval.run "
+            f"leaves: {error} is missing or wrong; run the plan again"
+        ) from error
 
 
 def _table(states: list[tuple[Path, dict]]) -> Table:
@@ -227,6 +240,20 @@ def _resampled(run: Path) -> np.ndarray:
     return 100 * resampled_means(kept.labels, kept.scores)
 
 
+def gains(runs: dict[str, Path], others: dict[str, Path]) -> list[float]:
+    """How much better runs are on test than others, for seeds of both.
+
+    Args:
+      runs: seed -> workdir.
+      others: the same.
+    """
+    return [
+        _results(run)["mAP"] - _results(others[seed])["mAP"]
+        for seed, run in runs.items()
+        if seed in others
+    ]
+
+
 def difference(
     runs: dict[str, Path], others: dict[str, Path]
 ) -> Difference | None:
@@ -244,14 +271,12 @@ def difference(
     pairs = [(run, others[x]) for x, run in runs.items() if x in others]
     if not pairs or all(run == other for run, other in pairs):
         return None
-    gains = [
-        _results(run)["mAP"] - _results(other)["mAP"] for run, other in pairs
-    ]
     drawn = np.mean(
         [_resampled(run) - _resampled(other) for run, other in pairs], 0
     )
     low, high = np.nanpercentile(drawn, _TAILS)
-    return Difference(float(np.mean(gains)), float(low), float(high))
+    mean = float(np.mean(gains(runs, others)))
+    return Difference(mean, float(low), float(high))
 
 
 def best_baseline(entries: Sequence[Entry]) -> Entry | None:
@@ -267,11 +292,11 @@ def columns_of(table: Table) -> list[str]:
 
 def to_markdown(table: Table) -> str:
     """A table for each column of a plan."""
-    parts = [f"## {table.title}", f"`{table.command}`"]
+    parts = [f"## {table.heading}", f"`{table.command}`"]
     if table.reported and table.dataset != table.own_dataset:
         parts.append(
-            f"Run on {table.dataset} in the place of {table.own_dataset}, "
-            "which the paper's numbers are of."
+            f"The paper's numbers are of {table.own_dataset}, these of "
+            f"{table.dataset}."
         )
     parts += [_part(table, column) for column in columns_of(table)]
     return "\n\n".join(parts) + "\n"
@@ -286,7 +311,8 @@ def _part(table: Table, column: str) -> str:
         {name for x in entries for name in paper.get((x.row, column), ())}
     )
     header = [column or "row", *names, *(f"paper, {x}" for x in printed)]
-    header += ["less logistic", f"less {best.row}" if best else "less the best"]
+    others = [best] if best else []
+    header += ["less logistic", *(f"less {x.row}" for x in others)]
     lines = [[*header, "seeds", "chosen"], ["---"] * (len(header) + 2)]
     for entry in entries:
         numbers = paper.get((entry.row, column), {})
@@ -295,7 +321,7 @@ def _part(table: Table, column: str) -> str:
             *(str(entry.spreads.get(name, "missing")) for name in names),
             *(f"{numbers[x]:.2f}" if x in numbers else "" for x in printed),
             str(difference(entry.runs, entry.logistic) or ""),
-            str(difference(entry.runs, best.runs if best else {}) or ""),
+            *(str(difference(entry.runs, x.runs) or "") for x in others),
             f"{len(entry.runs)} of {len(table.seeds)}",
             _choice(entry),
         ])  # fmt: skip

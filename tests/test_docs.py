@@ -84,6 +84,7 @@ SHORTER = {
     "--regimes=fixed_features --rows=Hill",
     "python -m eval.run": f"{FIXED} --seeds=0 {SMALL}",
     "python -m eval.tables": "",
+    "python -m eval.figures": "",
     "tensorboard": "--inspect",
     "make": "",
     "curl -L": "",

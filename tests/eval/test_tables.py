@@ -138,7 +138,7 @@ def test_markdown(table, made):
     logistic = dict(zip(names, lines["logistic"], strict=True))
     assert logistic["less logistic"] == ""
     for words in ("wsabie: broken", "Warning: Doubtful.", "3 of 4 labels",
-                  "in the place of open_images"):  # fmt: skip
+                  "numbers are of open_images, these of folder."):  # fmt: skip
         assert text.count(words) == 1
 
 
@@ -165,6 +165,9 @@ def test_what_is_refused(made, tmp_path):
     write_state(tmp_path, [], digests={"labels": "b"})
     with pytest.raises(ValueError, match="table1 was run on other data"):
         tables.read_tables([made[0], tmp_path])
+    write_state(tmp_path, [{"row": "imcl", "seed": "0"}])
+    with pytest.raises(ValueError, match="table1.json.*'column' is missing"):
+        tables.read_tables([tmp_path])
 
 
 def test_numbers_of_the_paper():

@@ -1,0 +1,87 @@
+"""Figures of plans: what is drawn, read off Matplotlib's own objects."""
+
+import numpy as np
+import pytest
+
+from eval import figures, tables
+from tests import programs
+from tests.eval.test_tables import cell, write_run, write_state
+
+SHARES = {"10 %": 90.0, "50 %": 50.0}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A plan of shares, and test mAP by row, column and seed."""
+    place = tmp_path_factory.mktemp("runs")
+    cells, maps = [], {}
+    for column in SHARES:
+        for seed in (0, 1):
+            names = {}
+            for row in ("logistic", "lsep", "imcl (a = 0)"):
+                method = row.split()[0]
+                name = names[row] = f"{'xyz'[seed]}{column[0]}{row[:4]}"
+                maps[row, column, seed] = write_run(place, name, method, seed)
+                cells.append(cell(row, seed, name, column, names["logistic"]))
+        cells.append(cell("wsabie", 0, None, column))
+    write_state(place, cells, plan="figure3", title="Figure 3")
+    return place, maps
+
+
+def test_lines_are_gains_over_missing_labels(made):
+    place, maps = made
+    (table,) = tables.read_tables([place])
+    axes = figures.draw(table).axes[0]
+    drawn = {c.get_label(): c.lines[0] for c in axes.containers}
+    assert set(drawn) == {"logistic", "lsep", "imcl (a = 0)"}
+    for row, line in drawn.items():
+        missing, gains = line.get_xdata(), line.get_ydata()
+        assert missing.tolist() == [50.0, 90.0]
+        for share, gain in zip(missing, gains, strict=True):
+            column = f"{100 - share:.0f} %"
+            expected = np.mean([
+                maps[row, column, n] - maps["logistic", column, n]
+                for n in (0, 1)
+            ])  # fmt: skip
+            assert gain == pytest.approx(expected)
+    assert drawn["imcl (a = 0)"].get_color() == "#000000"
+
+
+def test_dots_have_a_panel_for_each_column(made):
+    (table,) = tables.read_tables([made[0]])
+    names = {"10 %": "end_to_end", "50 %": "fixed_features"}
+    entries = [x._replace(column=names[x.column]) for x in table.entries]
+    figure = figures.draw(table._replace(entries=entries))
+    assert [axes.get_title() for axes in figure.axes] == [*names.values()]
+    rows = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert rows == ["logistic", "lsep", "imcl (a = 0)", "wsabie"]
+    places = {c.lines[0].get_ydata()[0] for c in figure.axes[0].containers}
+    assert places == {0, 1, 2}
+    (missing,) = figure.axes[0].texts
+    assert (missing.get_text().strip(), missing.get_position()[1]) == (
+        "missing", 3
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("columns", "missing"),
+    [
+        (["10 %", "100 %"], [90.0, 0.0]),
+        (["10 %"], None),
+        (["10 %", "fixed"], None),
+        ([""], None),
+    ],
+)
+def test_shares_are_read_off_the_columns(columns, missing):
+    assert figures.missing_shares(columns) == missing
+
+
+def test_the_program(made, tmp_path):
+    done = programs.run(
+        "eval.figures", f"--runs={made[0]}", f"--out={tmp_path}/out"
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/figure3.png").read_bytes()[1:4] == b"PNG"
+    assert "<svg" in (tmp_path / "out/figure3.svg").read_text()
+    lines = (tmp_path / "out/figure3.csv").read_text().splitlines()
+    assert lines[0] == "column,row,gain,deviation,seeds" and len(lines) == 7
