@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 _SHARE = re.compile(r"([\d.]+) %")
-# Of Okabe and Ito: told apart by people who see colours otherwise.
+# The palette of Okabe and Ito: distinct in any kind of colour vision.
 _COLOURS = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00",
     "#999999", "#F0E442",
