@@ -11,7 +11,7 @@ from tests import programs
 
 PLANS = {
     "table1", "table2", "table3", "table4", "figure3", "figure4",
-    "single_positive", "known_share",
+    "single_positive", "known_share", "departures",
 }  # fmt: skip
 # In the paper, sec. 4.2.
 METHODS = {
