@@ -47,7 +47,7 @@ def test_a_plan_says_what_it_is_and_what_it_runs(name):
     assert listing.startswith(
         f"{name}: {rows} rows, {columns} columns, 3 seeds"
     )
-    assert listing.count("\n  --") == rows * columns
+    assert listing.count("\n  ") == rows * columns
 
 
 def test_tables_of_methods_have_all_of_the_paper():
