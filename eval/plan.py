@@ -75,6 +75,8 @@ def parse(argv: list[str]) -> list[str]:
     program.define(options.PLAN)
     for name in ("plan", "runs"):
         if not training.last_value(argv, name):
+            training.define_flags()
+            FLAGS(argv)  # an unknown flag is said first
             raise flags.ValidationError(f"--{name} must be given")
     try:
         file = plan_file(str(training.last_value(argv, "plan")))

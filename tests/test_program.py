@@ -25,7 +25,10 @@ PROGRAMS = {
     "data_prep.open_images": "--[no]machine_labels",
     "eval.benchmark": "--repeats",
     "eval.compare": "--seeds",
+    "eval.figures": "--runs",
     "eval.growth": "--scale",
+    "eval.run": "--plan",
+    "eval.tables": "--out",
 }
 # A console that nobody has set up for TensorFlow.
 PLAIN = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
@@ -171,6 +174,8 @@ def test_options_of_the_programs_are_sentences():
 
     for module in (preparing, evaluating):
         for name, options in vars(module).items():
-            for option in options if isinstance(options, tuple) else ():
+            if isinstance(options, Option):
+                options = [options]
+            for option in options if isinstance(options, list | tuple) else ():
                 assert option.help.endswith("."), (name, option)
     assert settings.DATASET in preparing.FEATURES
