@@ -33,9 +33,8 @@ if __name__ == "__main__":  # before TensorFlow, which takes seconds
 
 import itertools
 import json
-import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +43,7 @@ import tensorflow_datasets as tfds
 from absl import flags
 
 from eval.peers import KNN, LOGISTIC, peers
+from eval.plan import listed
 from eval.table import FULL, START, add_shares, table
 from imcl_tf import main as program
 from imcl_tf.backbones.pictures import picture_format
@@ -352,27 +352,6 @@ def compare(
     return entries
 
 
-def chosen(flag: str, text: str, known: Iterable[str] = ()) -> list[str]:
-    """What a flag lists, apart by commas.
-
-    Args:
-      flag: its name.
-      text: its value.
-      known: what it may list, none = whole numbers.
-
-    Raises:
-      ValueError: for anything else, for what is listed twice, or for nothing.
-    """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    what = "; ".join(known) or "whole numbers"
-    for part in parts:
-        if not (part in known if known else re.fullmatch(r"\d+", part)):
-            raise ValueError(f"--{flag} must be of {what}, got {part!r}")
-    if not parts or len({*parts}) < len(parts):
-        raise ValueError(f"--{flag} must be of {what}, each once, got {text!r}")
-    return parts
-
-
 def main(argv: list[str]):
     del argv
     if not sys.stderr.isatty():
@@ -381,10 +360,10 @@ def main(argv: list[str]):
     epochs = {_FIXED: FLAGS.epochs, _END_TO_END: FLAGS.end_to_end_epochs}
     try:
         known = (*PEERS, *ROWS)
-        names = chosen("rows", FLAGS.rows or ",".join(known), known)
+        names = listed("rows", FLAGS.rows or ",".join(known), known)
         known = (_FIXED,) if FLAGS.features else (_FIXED, _END_TO_END)
-        regimes = chosen("regimes", FLAGS.regimes or ",".join(known), known)
-        seeds = chosen("seeds", FLAGS.seeds)
+        regimes = listed("regimes", FLAGS.regimes or ",".join(known), known)
+        seeds = listed("seeds", FLAGS.seeds)
         Workdir(workdir).check_writable()
         data = load_dataset(
             FLAGS.dataset, FLAGS.data_dir, FLAGS.on_bad_image,

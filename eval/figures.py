@@ -1,4 +1,4 @@
-"""Draws plans that were run: PNG and SVG, beside the CSV of the same numbers.
+"""Draws plans that were run: NAME.png, NAME.svg and NAME_gains.csv.
 
     python -m eval.figures --runs=DIR --out=DIR/figures
 
@@ -19,19 +19,15 @@ if __name__ == "__main__":  # before TensorFlow, which takes seconds
 import itertools
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from absl import flags
-
-from eval.tables import Entry, Spread, Table, columns_of, gains, read_tables
+from eval.tables import Entry, Spread, Table, asked_for, columns_of, gains
 from imcl_tf import program
 from imcl_tf.files import fail, replacing, write_csv
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FLAGS = flags.FLAGS
 _SHARE = re.compile(r"([\d.]+) %")
 # The palette of Okabe and Ito: distinct in any kind of colour vision.
 _COLOURS = (
@@ -169,12 +165,8 @@ def _styles(entries: list[Entry]) -> dict[str, dict]:
 def main(argv: list[str]):
     del argv
     try:
-        if not FLAGS.runs or not FLAGS.out:
-            raise ValueError("--runs and --out must be given")
-        out = Path(FLAGS.out)
-        tables = read_tables([Path(place) for place in FLAGS.runs])
+        tables, out = asked_for()
         figures = {table.name: draw(table) for table in tables}
-        out.mkdir(parents=True, exist_ok=True)
         for table in tables:
             for kind in ("png", "svg"):
                 with replacing(out / f"{table.name}.{kind}") as new:
@@ -184,7 +176,7 @@ def main(argv: list[str]):
                 for x in points(table)
             ]
             header = "column", "row", "gain", "deviation", "seeds"
-            write_csv(out / f"{table.name}.csv", header, rows)
+            write_csv(out / f"{table.name}_gains.csv", header, rows)
             print(f"{out / table.name}.png")
     except (ValueError, OSError, ImportError) as error:
         fail(error)

@@ -26,6 +26,7 @@ if __name__ == "__main__":  # before TensorFlow, which takes seconds
 
 import contextlib
 import json
+import math
 import os
 import shlex
 import signal
@@ -52,6 +53,7 @@ from imcl_tf.settings import FOLDER, known_options
 FLAGS = flags.FLAGS
 # Seconds between two looks at what other processes have done.
 _POLL = 5.0
+_DIVERGED = "training diverged in every trial; lower the rates"
 _ERRORS = (
     ValueError, OSError, ImportError, FloatingPointError, tf.errors.OpError,
 )  # fmt: skip
@@ -91,7 +93,11 @@ class Worker:
             if not self._do_one_of(runs):
                 time.sleep(_POLL)  # others do what is left
         self._write()
-        return self._failed()
+        return self._failed() | {
+            str(cell): f"{cell}: {_DIVERGED}"
+            for cell in self._cells
+            if self._schedule.has_diverged(cell)
+        }
 
     def _open(self) -> list[Work]:
         """The runs that can be done now, those with others before them last."""
@@ -137,11 +143,14 @@ class Worker:
                 results = program.run(
                     self._data, work.settings, directory, tuning=work.tuning
                 )
+        except FloatingPointError as error:
+            if not work.tuning:
+                self._note_failure(work, error)
+                return
+            self._schedule.note_divergence(work, error)
+            results = {"validation_mAP": -math.inf}
         except _ERRORS as error:
-            words = f"{work.words}: {' '.join(str(error).split())}"
-            with replacing(self._place / "errors" / f"{work.name}.txt") as new:
-                new.write_text(words + "\n", "utf-8")
-            logging.warning("%s", words)
+            self._note_failure(work, error)
             return
         seconds = time.monotonic() - begun
         self._seconds.append(seconds)
@@ -153,6 +162,12 @@ class Worker:
             f"{results['validation_mAP']:.2f} in {seconds:.0f} s",
             flush=True,
         )
+
+    def _note_failure(self, work: Work, error: Exception):
+        words = f"{work.words}: {' '.join(str(error).split())}"
+        with replacing(self._place / "errors" / f"{work.name}.txt") as new:
+            new.write_text(words + "\n", "utf-8")
+        logging.warning("%s", words)
 
     def _time_left(self, number: int) -> str:
         """How long the others will take, if they are like those done here."""
@@ -176,7 +191,7 @@ class Worker:
                     for work in self._schedule.open(cell)
                     if work.name in failed
                 ),
-                None,
+                _DIVERGED if self._schedule.has_diverged(cell) else None,
             )
             cells.append(
                 cell._asdict()

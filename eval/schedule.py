@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from imcl_tf import main as program
 from imcl_tf.backbones.make import source_files
 from imcl_tf.data.kept import parse_json
 from imcl_tf.data.label_updates import files_digest
+from imcl_tf.files import replacing
 from imcl_tf.options import Value
 from imcl_tf.settings import FILES, OBJECTS, PROGRAM_DATA, REGIMES, RUN
 
@@ -27,6 +29,7 @@ _FIXED = REGIMES[1]
 _PLACES = {
     *(option.name for option in (*FILES, *PROGRAM_DATA)), "init_from", "seed",
 }  # fmt: skip
+_DIVERGED = "diverged.txt"  # in the workdir of a trial
 _NAMES_FILE = ("backbone_weights", "label_graph", "label_vectors")
 
 
@@ -106,6 +109,8 @@ class Schedule:
 
     def results(self, work: Work) -> dict[str, Any] | None:
         """The results of a run, None until it is finished."""
+        if (self.directory(work.name) / _DIVERGED).is_file():
+            return {"validation_mAP": -math.inf}
         if work.name not in self._finished:
             file = self.directory(work.name) / "results.json"
             if not file.is_file():
@@ -124,12 +129,8 @@ class Schedule:
 
     def open(self, cell: Cell) -> list[Work]:
         """The unfinished runs of a cell that wait for no other."""
-        options = self.options(cell)
-        if len(options) > 1:
-            first = cell._replace(seed=self._seeds[0])
-            trials = [self._trial(first, option) for option in options]
-            if waiting := self._waiting(trials):
-                return waiting
+        if waiting := self._waiting(self._trials(cell)):
+            return waiting
         final = self.final(cell)
         return self._waiting([final] if final else [])
 
@@ -138,14 +139,9 @@ class Schedule:
         runs: dict[str, Work] = {}
         unknown = 0
         for cell in cells:
-            options = self.options(cell)
             final = self.final(cell)
-            found = [final] if final else []
             unknown += not final
-            if len(options) > 1:
-                first = cell._replace(seed=self._seeds[0])
-                found += [self._trial(first, option) for option in options]
-            for work in found:
+            for work in [*self._trials(cell), *([final] if final else [])]:
                 runs[work.name] = work
                 if work.start:
                     runs[work.start.name] = work.start
@@ -165,15 +161,25 @@ class Schedule:
 
     def choice(self, cell: Cell) -> dict[str, str] | None:
         """What validation chose of a cell's options, the first of equals."""
-        options = self.options(cell)
-        if len(options) == 1:
+        options, trials = self.options(cell), self._trials(cell)
+        if not trials:
             return options[0]
-        first = cell._replace(seed=self._seeds[0])
-        found = [self.results(self._trial(first, o)) for o in options]
-        if not all(found):
+        found = [results for x in trials if (results := self.results(x))]
+        means = [results["validation_mAP"] for results in found]
+        if len(found) < len(trials) or max(means) == -math.inf:
             return None
-        means = [results["validation_mAP"] for results in found if results]
         return options[means.index(max(means))]
+
+    def has_diverged(self, cell: Cell) -> bool:
+        """Whether every trial of a cell has, so that it has no final run."""
+        found = [self.results(work) for work in self._trials(cell)]
+        means = [results and results["validation_mAP"] for results in found]
+        return bool(means) and set(means) == {-math.inf}
+
+    def note_divergence(self, work: Work, error: FloatingPointError):
+        """Makes a trial that diverged the worst of all, not an open one."""
+        with replacing(self.directory(work.name) / _DIVERGED) as new:
+            new.write_text(f"{error}\n", "utf-8")
 
     def _waiting(self, runs: list[Work]) -> list[Work]:
         """Those that are not finished; before them what they start from."""
@@ -186,6 +192,13 @@ class Schedule:
             if work not in waiting:
                 waiting.append(work)
         return waiting
+
+    def _trials(self, cell: Cell) -> list[Work]:
+        """The trials of a cell, on the first seed; none of a single option."""
+        options = self.options(cell)
+        first = cell._replace(seed=self._seeds[0])
+        several = options if len(options) > 1 else []
+        return [self._trial(first, option) for option in several]
 
     def _trial(self, cell: Cell, option: dict[str, str]) -> Work:
         settings = self._settings(cell, option)

@@ -285,6 +285,21 @@ def best_baseline(entries: Sequence[Entry]) -> Entry | None:
     return max(others, key=lambda x: x.spreads["validation"].mean, default=None)
 
 
+def asked_for() -> tuple[list[Table], Path]:
+    """The tables of --runs, and the directory --out, which is made.
+
+    Raises:
+      ValueError: if a flag is missing, and see `read_tables`.
+      OSError: if a directory cannot be read or made.
+    """
+    if not FLAGS.runs or not FLAGS.out:
+        raise ValueError("--runs and --out must be given")
+    tables = read_tables([Path(place) for place in FLAGS.runs])
+    out = Path(FLAGS.out)
+    out.mkdir(parents=True, exist_ok=True)
+    return tables, out
+
+
 def columns_of(table: Table) -> list[str]:
     """Names of the columns, each once."""
     return [*dict.fromkeys(entry.column for entry in table.entries)]
@@ -365,12 +380,8 @@ def to_rows(table: Table) -> list[tuple]:
 def main(argv: list[str]):
     del argv
     try:
-        if not FLAGS.runs or not FLAGS.out:
-            raise ValueError("--runs and --out must be given")
-        out = Path(FLAGS.out)
-        tables = read_tables([Path(place) for place in FLAGS.runs])
+        tables, out = asked_for()
         texts = {table.name: to_markdown(table) for table in tables}
-        out.mkdir(parents=True, exist_ok=True)
         for table in tables:
             with replacing(out / f"{table.name}.md") as new:
                 new.write_text(texts[table.name], "utf-8")

@@ -3,7 +3,6 @@
 import json
 
 import numpy as np
-import pytest
 
 from eval import compare
 from imcl_tf import main as program
@@ -167,22 +166,3 @@ def test_a_pretrained_network_is_not_trained(make_folder, tmp_path):
     for dataset in found:
         (features, _), *_ = dataset.test.batches(64).one_pass()
         np.testing.assert_allclose(features["inputs"], expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("text", "known", "words"),
-    [
-        ("", (), "must be of whole numbers, each once, got ''"),
-        ("0,1,0", (), "must be of whole numbers, each once, got '0,1,0'"),
-        ("0,a", (), "must be of whole numbers, got 'a'"),
-        (" , ", ("Hill", "SPLC"), "must be of Hill; SPLC, each once"),
-        ("Hill,hill", ("Hill", "SPLC"), "of Hill; SPLC, got 'hill'"),
-        ("Hill,Hill", ("Hill", "SPLC"), "of Hill; SPLC, each once"),
-    ],
-)
-def test_lists_of_flags(text, known, words):
-    with pytest.raises(ValueError, match="^--flag ") as caught:
-        compare.chosen("flag", text, known)
-    assert words in str(caught.value)
-    assert compare.chosen("flag", " 2,0", ()) == ["2", "0"]
-    assert compare.chosen("flag", "b, a b", ("a b", "b")) == ["b", "a b"]

@@ -83,5 +83,5 @@ def test_the_program(made, tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out/figure3.png").read_bytes()[1:4] == b"PNG"
     assert "<svg" in (tmp_path / "out/figure3.svg").read_text()
-    lines = (tmp_path / "out/figure3.csv").read_text().splitlines()
+    lines = (tmp_path / "out/figure3_gains.csv").read_text().splitlines()
     assert lines[0] == "column,row,gain,deviation,seeds" and len(lines) == 7

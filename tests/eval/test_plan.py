@@ -131,3 +131,22 @@ def test_lines_and_their_values():
         for y in ("0.1", "1")
         for n in ("1", "2")
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "known", "words"),
+    [
+        ("", (), "must be of whole numbers, each once, got ''"),
+        ("0,1,0", (), "must be of whole numbers, each once, got '0,1,0'"),
+        ("0,a", (), "must be of whole numbers, got 'a'"),
+        (" , ", ("Hill", "SPLC"), "must be of Hill; SPLC, each once"),
+        ("Hill,hill", ("Hill", "SPLC"), "of Hill; SPLC, got 'hill'"),
+        ("Hill,Hill", ("Hill", "SPLC"), "of Hill; SPLC, each once"),
+    ],
+)
+def test_lists_of_flags(text, known, words):
+    with pytest.raises(ValueError, match="^--flag ") as caught:
+        plan.listed("flag", text, known)
+    assert words in str(caught.value)
+    assert plan.listed("flag", " 2,0", ()) == ["2", "0"]
+    assert plan.listed("flag", "b, a b", ("a b", "b")) == ["b", "a b"]

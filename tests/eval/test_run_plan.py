@@ -142,3 +142,39 @@ def test_other_data_have_other_runs(place):
 
     assert name() == name(data_dir="elsewhere", workdir="w")
     assert len({name(), name("b"), name(penalty=0.1), name(lambda_y=0.3)}) == 4
+
+
+def test_a_trial_that_diverged_is_not_chosen(tmp_path):
+    """Three rates: the second has diverged, the third is the best."""
+    program.define_flags()
+    chosen = {o.name: o.default for o in known_options().values()}
+    rates = {"method": ("imcl",), "learning_rate": ("0.1", "9", "0.01")}
+    plan = plans.Plan(
+        "p", "P", "", "", (plans.Variant("imcl", rates),),
+        (plans.Variant("", {}),),
+    )  # fmt: skip
+    schedule = Schedule(plan, chosen, tmp_path, ["3", "4"], {}, {})
+    cell = schedule.cells()[1]
+
+    def finish(work, mean):
+        place = schedule.directory(work.name)
+        place.mkdir(parents=True)
+        results = {"validation_mAP": mean, "mAP": 0.0}
+        (place / "results.json").write_text(json.dumps(results))
+
+    (start,) = schedule.open(cell)  # that of the first seed, as all trials
+    finish(start, 50.0)
+    trials = schedule.open(cell)
+    assert [x.settings["learning_rate"] for x in trials] == [0.1, 9, 0.01]
+    assert {x.settings["seed"] for x in trials} == {3}
+    finish(trials[0], 51.0)
+    finish(trials[2], 52.0)
+    assert schedule.choice(cell) is None
+    schedule.directory(trials[1].name).mkdir()
+    schedule.note_divergence(trials[1], FloatingPointError("nan"))
+    assert schedule.choice(cell)["learning_rate"] == "0.01"
+    assert schedule.count([cell]) == (4, 6)  # left: a start and the final run
+    assert not schedule.has_diverged(cell)
+    for trial in (trials[0], trials[2]):
+        schedule.note_divergence(trial, FloatingPointError("nan"))
+    assert schedule.has_diverged(cell) and schedule.choice(cell) is None
