@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import gzip
+import importlib
 import io
 import os
 import resource
@@ -252,12 +253,29 @@ def fails(tmp_path):
 
 @pytest.fixture(scope="session")
 def prepared(folder, tmp_path_factory):
-    """The TFDS builder of `folder`, prepared."""
+    """The TFDS builder of `folder`, prepared.
+
+    In two files of each split: eight of a few images take longer to read.
+    """
+    from imcl_tf.data import shards
     from imcl_tf.data.builders import prepare
     from imcl_tf.data.folder import folder_builder
 
     records = tmp_path_factory.mktemp("records")
-    return prepare(folder_builder(folder.path, records), folder.path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "_MINIMUM_SHARDS", 2)
+        return prepare(folder_builder(folder.path, records), folder.path)
+
+
+@pytest.fixture
+def without_export(monkeypatch):
+    """Runs of this process leave no SavedModel, for tests of other things.
+
+    To trace one takes as long as the rest of a small run.
+    """
+    # The package has a function of this name.
+    module = importlib.import_module("imcl_tf.training.run")
+    monkeypatch.setattr(module, "export", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -90,6 +90,7 @@ def test_end_to_end(kind, prepared, tmp_path):
     )
 
 
+@pytest.mark.usefixtures("without_export")
 def test_what_resume_compares(prepared, tmp_path):
     """File, layer and pixels."""
     path = save_file(tmp_path)

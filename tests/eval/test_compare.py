@@ -96,6 +96,7 @@ def test_rows_without_a_grid_are_of_fixed_features():
     }  # fmt: skip
 
 
+@pytest.mark.usefixtures("without_export")
 def test_rows_start_from_the_solved_model(make_folder, tmp_path, monkeypatch):
     """Rows of each kind on a file of features; finished ones are not run."""
     made = make_folder(tmp_path / "data", names=())

@@ -21,6 +21,7 @@ from tests.methods.common import tiny_cnn
 from tests.training.trials import trials_of
 
 NEAR = {"neighbors": "chosen"}
+pytestmark = pytest.mark.usefixtures("without_export")
 
 
 def test_logistic_is_the_choice_where_nothing_helps(tmp_path):

@@ -116,6 +116,7 @@ def test_what_does_not_fit_into_memory(data, monkeypatch, most, what):
         completion.check_size(data, 8)
 
 
+@pytest.mark.usefixtures("without_export")
 def test_a_run(data, tmp_path):
     arguments = {"regime": "fixed_features", "epochs": 0}
     results = run(

@@ -129,6 +129,7 @@ def test_training_by_minibatches_comes_to_the_solved_head(data):
     np.testing.assert_allclose(bias, head.bias, atol=2e-2)
 
 
+@pytest.mark.usefixtures("without_export")
 def test_a_part_is_solved_where_memory_ends(data, monkeypatch, tmp_path):
     part = solve_head(model_of(), data, 0.1, most_numbers=20 * D, seed=4)
     assert not part.is_whole
@@ -145,6 +146,7 @@ def test_a_part_is_solved_where_memory_ends(data, monkeypatch, tmp_path):
     assert (tmp_path / "initial" / "metrics.csv").is_file()
 
 
+@pytest.mark.usefixtures("without_export")
 def test_a_run_of_logistic_is_the_solved_head(data, tmp_path):
     results = imcl_tf.run(data, None, "logistic", tmp_path, **FEW)
     solved = solve_head(model_of(), data)
@@ -161,6 +163,7 @@ def test_a_run_of_logistic_is_the_solved_head(data, tmp_path):
     assert len(text.splitlines()) == 1 + len(solved.path)
 
 
+@pytest.mark.usefixtures("without_export")
 def test_methods_start_from_it_and_keep_the_penalty(data, tmp_path):
     imcl_tf.run(data, None, "logistic", tmp_path / "a", **FEW)
     results = imcl_tf.run(

@@ -74,7 +74,10 @@ def test_trains_exactly_the_epochs_asked_for(
 
 def test_more_epochs_are_as_if_asked_for_at_once(source, tmp_path):
     def kept(place, **arguments):
-        return run(source, tmp_path / place, keep="latest", **arguments)
+        return run(
+            source, tmp_path / place, keep="latest", learning_rate=0.5,
+            **arguments,
+        )  # fmt: skip
 
     results = kept("whole", epochs=3)
     short = kept("parts", epochs=1)
@@ -132,6 +135,7 @@ def test_digests_tell_what_changed(source):
     ) == {"splits"}
 
 
+@pytest.mark.usefixtures("without_export")
 def test_init_from_a_run_that_saw_more_labels(source, tmp_path):
     run(source, tmp_path / "all", epochs=0, tuning=False)
     options = {"init_from": str(tmp_path / "all"), "epochs": 1}
@@ -143,6 +147,7 @@ def test_init_from_a_run_that_saw_more_labels(source, tmp_path):
         run(source, tmp_path / "all", **options)
 
 
+@pytest.mark.usefixtures("without_export")
 def test_a_network_is_trained_from_the_solved_head(source, tmp_path):
     """Also by a run that begins where such a run began."""
     network = tiny_cnn()
@@ -171,7 +176,7 @@ def test_a_network_is_trained_from_the_solved_head(source, tmp_path):
         assert initial == results["mAP"] == pytest.approx(fixed["mAP"])
     assert (tmp_path / "first/initial/penalties.csv").is_file()
     usual["initial_head"] = "trained"
-    assert run(tmp_path / "trained")["penalty"] == 0
+    assert run(tmp_path / "trained", tuning=True)["penalty"] == 0
 
 
 def test_what_is_no_data_set(tmp_path):

@@ -38,6 +38,7 @@ def test_training_without_labels_is_refused(prepared, method, tmp_path):
     assert not place.exists()
 
 
+@pytest.mark.usefixtures("without_export")
 @pytest.mark.parametrize("scale", [0, 1])
 def test_a_result_by_chance_is_named(prepared, scale, tmp_path, caplog):
     data = open_source(prepared)
