@@ -52,20 +52,20 @@ imcl_tf.export(model, "saved_model", data.label_names)
 imcl_tf.predict_images("saved_model", ["new.jpg"])
 """  # noqa: E501
 SMALL = "--backbone=small_cnn --backbone_weights=none"
-SHORT = "--initial_epochs=1 --epochs=1 --image_size=32 --num_neighbors=2"
+SHORT = "--initial_epochs=1 --epochs=1 --image_size=32 --num_neighbors=1"
 # Methods are traced in a fraction of the time on features.
 FIXED = f"{SHORT} --regime=fixed_features"
 # The same in Python.
 FEWER_NEIGHBORS = (
     r"imcl_tf\.IMCL\(([\w., ]+)(?=[,)])(?!.*num_neighbors)",
-    r"imcl_tf.IMCL(\1, num_neighbors=2",
+    r"imcl_tf.IMCL(\1, num_neighbors=1",
 )
 # What is added to a command to make it short, by its beginning.
 SHORTER = {
     "python -m imcl_tf.main --dataset=folder --data_dir=pictures "
     "--workdir=runs/mine": f"{FIXED} --budget=0",
     "python -m imcl_tf.main --dataset=folder --data_dir=pictures "
-    "--features": "--initial_epochs=1 --epochs=1 --num_neighbors=2 --budget=0",
+    "--features": "--initial_epochs=1 --epochs=1 --num_neighbors=1 --budget=0",
     # What follows `mine` need not train: tests/training/test_search.py does.
     "python -m imcl_tf.main --dataset=folder": f"{FIXED} --epochs=0 "
     "--init_from=runs/mine",

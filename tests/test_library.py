@@ -140,10 +140,16 @@ def test_import_registers_defines_no_flags_and_hides_no_errors(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_plain_fit_makes_dictionary_and_graph_from_the_data():
-    features, labels = arrays()
+@pytest.fixture(scope="module")
+def fitted():
+    """IMCL after two epochs of a plain fit on `arrays`."""
     model = made()
-    model.fit(numbered(features, labels), epochs=2, verbose=0)
+    model.fit(numbered(*arrays()), epochs=2, verbose=0)
+    return model
+
+
+def test_plain_fit_makes_dictionary_and_graph_from_the_data(fitted):
+    (features, labels), model = arrays(), fitted
     np.testing.assert_array_equal(model.dictionary.image_index, np.arange(N))
     graph = imcl_tf.LabelGraph.from_cooccurrence(labels).to_scipy()
     assert model.label_graph.to_scipy().nnz == graph.nnz
@@ -210,7 +216,7 @@ def test_a_subclass_gets_graph_dictionary_and_pictures(tmp_path):
             keras.layers.GlobalAveragePooling2D(),
         ]
     )
-    model = Doubled(cnn, C)
+    model = Doubled(cnn, C, num_neighbors=2)
     model.compile("rmsprop")
     board = keras.callbacks.TensorBoard(tmp_path, write_graph=False)
     model.fit(numbered(images, labels), verbose=0, callbacks=[board])
@@ -245,16 +251,13 @@ def test_validation_logs_map_in_percent():
     assert again["loss"] == pytest.approx(logs["val_loss"][-1], rel=1e-6)
 
 
-def test_training_again_continues(tmp_path):
+def test_training_again_continues(fitted):
     """Two fits of one epoch are one of two, the dictionary's turns too."""
-    weights = []
-    for epochs in ([2], [1, 1]):
-        model = made()
-        data = numbered(*arrays())
-        for number in epochs:
-            model.fit(data, epochs=number, verbose=0)
-        weights.append([w.numpy() for w in model.weights])
-    for one, other in zip(*weights, strict=True):
+    model = made()
+    data = numbered(*arrays())
+    for _ in range(2):
+        model.fit(data, epochs=1, verbose=0)
+    for one, other in zip(fitted.weights, model.weights, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
@@ -344,7 +347,8 @@ def test_regularisers_count(kind):
                 ),
             ]
         )
-        model = kind(backbone, C)
+        options = {"num_neighbors": 2} if kind is imcl_tf.IMCL else {}
+        model = kind(backbone, C, **options)
         model.compile(keras.optimizers.SGD(0.1))
         before = backbone.layers[0].kernel.numpy()
         logs = model.fit(numbered(features, labels, N), verbose=0).history
@@ -364,11 +368,12 @@ def test_features_and_pictures_are_not_mixed_up(prepared):
     data = open_source(prepared)
     backbone = tiny_cnn()
     features = imcl_tf.fixed_features(data, backbone)
-    fixed = imcl_tf.IMCL(backbone, data.num_labels, fixed_features=True)
+    few = {"num_neighbors": 2}
+    fixed = imcl_tf.IMCL(backbone, data.num_labels, fixed_features=True, **few)
     fixed.compile("rmsprop")
     with pytest.raises(ValueError, match="make them by imcl_tf.fixed_features"):
         fixed.fit(data.train.batches(8), verbose=0)
-    whole = imcl_tf.IMCL(backbone, data.num_labels)
+    whole = imcl_tf.IMCL(backbone, data.num_labels, **few)
     whole.compile("rmsprop")
     with pytest.raises(ValueError, match="fixed_features=True"):
         whole.fit(features.train.batches(8), verbose=0)

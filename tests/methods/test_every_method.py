@@ -150,6 +150,7 @@ def test_resume_of_other_settings_is_refused(source, initial, tmp_path):
     assert (tmp_path / "results.json").read_bytes() == before
 
 
+@pytest.mark.usefixtures("without_export")
 @pytest.mark.parametrize(
     "method",
     ["assume_negative", pytest.param("logistic", marks=pytest.mark.slow)],

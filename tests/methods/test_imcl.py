@@ -386,7 +386,9 @@ def test_fit_overfits_a_crumb_of_data():
     truth = np.sign(features @ rng.normal(size=(D, C)) + 0.01)
     labels = np.where(rng.random((16, C)) < 0.5, truth, 0).astype(np.int8)
     backbone = keras.Sequential([keras.layers.Dense(32, activation="relu")])
-    model = imcl_tf.IMCL(backbone, C, lambda_y=0.1, lambda_f=0.1)
+    model = imcl_tf.IMCL(
+        backbone, C, lambda_y=0.1, lambda_f=0.1, num_neighbors=K
+    )
     model.compile(keras.optimizers.RMSprop(0.01))
     data = tf.data.Dataset.from_tensor_slices((features, labels)).batch(8)
     model.fit(data.repeat(80), verbose=0, shuffle=False)

@@ -173,10 +173,7 @@ def test_a_recipe_resumed_is_the_recipe(source, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("most", "steps"), [(5, [0, 4, 5]), (99, [0, 4, 8])])
 def test_steps_are_no_more_than_the_most(source, tmp_path, most, steps):
     """Of two epochs of four steps each, evaluated after each and at the end."""
-    run(source, tmp_path, **RECIPE | {
-        "rate_schedule": "plateau", "warmup_epochs": 0, "max_steps": most,
-        "ema": False,
-    })  # fmt: skip
+    run(source, tmp_path, max_steps=most, tuning=True)
     with (tmp_path / "metrics.csv").open(newline="") as file:
         rows = [*csv.DictReader(file)]
     assert [
