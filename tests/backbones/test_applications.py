@@ -77,7 +77,7 @@ def test_networks_are_those_of_keras():
 
 
 def test_own_size():
-    assert backbone("keras:MobileNetV2").input_shape == (None, 224, 224, 3)
+    assert backbone("keras:MobileNet").input_shape == (None, 224, 224, 3)
 
 
 @pytest.mark.slow

@@ -265,11 +265,29 @@ class TestLoadCheckpoint:
         for old, new in zip(before, model.get_weights(), strict=True):
             np.testing.assert_array_equal(old, new)
 
-    def test_checkpoint_of_another_network(self, values, tmp_path):
+    @pytest.fixture
+    def refusal(self, resnet, monkeypatch):
+        """What `backbone` says of a checkpoint that does not fit."""
+
+        def refusal(path):
+            # The network does not depend on it, and is not made again.
+            monkeypatch.setattr(slim, "resnet_v1_101", lambda size: resnet)
+            with pytest.raises(ValueError) as caught:
+                backbone("resnet_v1_101", path, 224)
+            message = str(caught.value)
+            assert "\n" not in message and len(message) < 500
+            assert path in message and "resnet_v1_101" in message
+            return message
+
+        return refusal
+
+    def test_checkpoint_of_another_network(self, values, refusal, tmp_path):
         """A prefix counts as a file; the message is the program's one line."""
         path = self.write(tmp_path / "net.ckpt", values, 2)
-        with pytest.raises(ValueError) as caught:
-            backbone("resnet_v1_101", path, 64)
-        message = str(caught.value)
-        assert f"{path} holds no resnet_v1_101/conv1/weights" in message
-        assert "\n" not in message
+        words = f"{path} holds no resnet_v1_101/conv1/weights"
+        assert words in refusal(path)
+
+    def test_no_checkpoint(self, refusal, tmp_path):
+        path = tmp_path / "net.ckpt"
+        path.write_text("<html>404</html>")
+        refusal(str(path))
