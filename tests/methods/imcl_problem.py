@@ -10,7 +10,7 @@ from imcl_tf.methods.batches import Batch
 from imcl_tf.methods.dictionary import Dictionary
 from imcl_tf.ops.labels import LabelTable
 
-B, C, D, K = 12, 9, 6, 3
+B, C, D, K = 12, 9, 6, 2
 
 
 def problem(seed=0, num_images=B):
