@@ -29,9 +29,13 @@ class Program:
       *arguments: of the command line.
       cwd: where it runs.
       limit: most bytes of a file, None = any.
+      optimized: whether TensorFlow optimises its graphs, as it does by default.
+        That takes longer than a few steps of them.
     """
 
-    def __init__(self, module, *arguments, cwd=ROOT, limit=None):
+    def __init__(
+        self, module, *arguments, cwd=ROOT, limit=None, optimized=True
+    ):
         self._command = [module, *map(str, arguments)]
         self._place = tempfile.TemporaryDirectory()
         self._outputs = [
@@ -39,8 +43,11 @@ class Program:
         ]
         self._process = _FORKS.Process(
             target=_main,
-            args=(self._command, str(cwd), limit, [*map(str, self._outputs)]),
-        )
+            args=(
+                self._command, str(cwd), limit, optimized,
+                [*map(str, self._outputs)],
+            ),
+        )  # fmt: skip
         self._process.start()
 
     def is_running(self):
@@ -73,6 +80,15 @@ def run(module, *arguments, timeout=300, **kwargs):
     return Program(module, *arguments, **kwargs).finish(timeout)
 
 
+def leave_graphs_as_they_are():
+    """Lets TensorFlow run the graphs of this process without optimising."""
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options(
+        {"disable_meta_optimizer": True}
+    )
+
+
 def lighten():
     """Spares this process what it would do again and again."""
     from keras.src.saving import saving_lib
@@ -85,11 +101,13 @@ def lighten():
     saving_lib.get_attr_skipset = functools.cache(saving_lib.get_attr_skipset)
 
 
-def _main(command, cwd, limit, outputs):
+def _main(command, cwd, limit, optimized, outputs):
     for number, path in enumerate(outputs, 1):
         with open(path, "wb") as file:
             os.dup2(file.fileno(), number)
     lighten()
+    if not optimized:
+        leave_graphs_as_they_are()
     # The server of the forks, or a job in the background, ignores it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""

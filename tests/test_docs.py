@@ -55,11 +55,16 @@ SMALL = "--backbone=small_cnn --backbone_weights=none"
 SHORT = "--initial_epochs=1 --epochs=1 --image_size=32 --num_neighbors=1"
 # Methods are traced in a fraction of the time on features.
 FIXED = f"{SHORT} --regime=fixed_features"
-# The same in Python.
-FEWER_NEIGHBORS = (
-    r"imcl_tf\.IMCL\(([\w., ]+)(?=[,)])(?!.*num_neighbors)",
-    r"imcl_tf.IMCL(\1, num_neighbors=1",
-)
+# The same in Python: pattern -> replacement.
+SHORTENED = {
+    r"(imcl_tf\.IMCL\([\w., =]+?)(, num_neighbors=\d)?\)":
+        r"\1, num_neighbors=1)",
+    r"\"epochs\": 1}": "\"epochs\": 1, \"num_neighbors\": 1}",
+    r"\"initial_epochs\": 3, \"epochs\": 2}":
+        "\"initial_epochs\": 1, \"epochs\": 1}",
+    r"options\.pop\(\"backbone\"\)\)":
+        "options.pop(\"backbone\"), image_size=32)",
+}  # fmt: skip
 # What is added to a command to make it short, by its beginning.
 SHORTER = {
     "python -m imcl_tf.main --dataset=folder --data_dir=pictures "
@@ -390,7 +395,10 @@ def run_command(command, place, sites):
 
 
 def run_module(module, arguments, place):
-    done = programs.run(module, *arguments, cwd=place, timeout=400)
+    # tests/test_end_to_end.py runs the programs with optimised graphs.
+    done = programs.run(
+        module, *arguments, cwd=place, timeout=400, optimized=False
+    )
     assert done.returncode == 0, f"{module} {arguments}\n{done.stderr[-3000:]}"
     return done.stdout
 
@@ -476,6 +484,14 @@ def test_the_script_runs(place, tmp_path, monkeypatch, capsys):
     assert probabilities.shape == (1, len(labels))
 
 
+def run_shortened(name, code, place):
+    """Runs Python code as a program, and returns what it prints."""
+    for pattern, short in SHORTENED.items():
+        code = re.sub(pattern, short, code)
+    (place / f"{name}.py").write_text(code)
+    return run_module(name, [], place)
+
+
 def test_pages_run(place):
     """The Python blocks of each page, one after the other, as a program."""
     for page in PAGES:
@@ -484,15 +500,14 @@ def test_pages_run(place):
             code = code[1:]
         if code:
             name = f"page_{page.replace('/', '_').removesuffix('.md')}"
-            text = re.sub(*FEWER_NEIGHBORS, "\n".join(code))
-            (place / f"{name}.py").write_text(text)
-            output = run_module(name, [], place)
+            output = run_shortened(name, "\n".join(code), place)
             if "print(" in "".join(code):
                 assert output
 
 
 def test_examples_run(place, monkeypatch, capsys):
-    outputs = [run_module("examples.own_method", [], place)]
+    own_method = text_of("examples/own_method.py")
+    outputs = [run_shortened("own_method", own_method, place)]
     monkeypatch.setattr(partial_labels_from_arrays, "IMAGES", 200)
     monkeypatch.setattr(partial_labels_from_arrays, "TESTED", 100)
     partial_labels_from_arrays.main()
