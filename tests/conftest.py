@@ -46,13 +46,9 @@ def pytest_configure(config):
 
 
 def _prepare_tensorflow():
-    import tensorflow as tf
-
     # Graphs run for a few steps here: to optimise them takes longer than that.
-    # The programs that tests start do it.
-    tf.config.optimizer.set_experimental_options(
-        {"disable_meta_optimizer": True}
-    )
+    # Most programs that tests start do it.
+    programs.leave_graphs_as_they_are()
     programs.lighten()
 
 
@@ -251,19 +247,31 @@ def fails(tmp_path):
     return fails
 
 
+@contextlib.contextmanager
+def _in_two_files():
+    """Records of a split lie in two files: eight take longer to write."""
+    from imcl_tf.data import shards
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "_MINIMUM_SHARDS", 2)
+        yield
+
+
+@pytest.fixture
+def two_files():
+    """`_in_two_files`."""
+    with _in_two_files():
+        yield
+
+
 @pytest.fixture(scope="session")
 def prepared(folder, tmp_path_factory):
-    """The TFDS builder of `folder`, prepared.
-
-    In two files of each split: eight of a few images take longer to read.
-    """
-    from imcl_tf.data import shards
+    """The TFDS builder of `folder`, prepared."""
     from imcl_tf.data.builders import prepare
     from imcl_tf.data.folder import folder_builder
 
     records = tmp_path_factory.mktemp("records")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "_MINIMUM_SHARDS", 2)
+    with _in_two_files():
         return prepare(folder_builder(folder.path, records), folder.path)
 
 

@@ -16,6 +16,9 @@ from imcl_tf.files import parse_or_fail
 from imcl_tf.methods import label_graph
 from imcl_tf.training import run, stages
 
+pytestmark = pytest.mark.usefixtures("two_files")
+
+
 ROOT = Path(__file__).resolve().parents[1]
 # The paper's settings (sec. 4.5 to 4.7): lambda_y, lambda_f, k; label graph;
 # images per step, epochs, rate of learning.

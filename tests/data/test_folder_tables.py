@@ -13,6 +13,9 @@ from tests.data.common import (
     read_csv,
 )
 
+pytestmark = pytest.mark.usefixtures("two_files")
+
+
 ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT.parent / "shared" / "data"
 SPLITS = ("train", "validation", "test")

@@ -9,6 +9,9 @@ import pytest
 from imcl_tf.data import look_alikes as module
 from imcl_tf.data.look_alikes import look_alikes
 
+pytestmark = pytest.mark.usefixtures("two_files")
+
+
 Image = pytest.importorskip("PIL.Image")
 
 
