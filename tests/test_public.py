@@ -99,6 +99,7 @@ def place(tmp_path_factory, make_folder):
     return path
 
 
+@pytest.mark.usefixtures("without_export")
 @pytest.mark.parametrize("name", NAMES)
 def test_example_runs(name, place, monkeypatch):
     monkeypatch.chdir(place)

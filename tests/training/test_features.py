@@ -17,7 +17,9 @@ LABELS = ("sea", "a, b")
 IDS = [f"{i}" for i in range(24)]
 SPLITS = ("train", "train", "validation", "test")
 DIMENSIONS = 4
-FEW = {"epochs": 1, "initial_epochs": 1, "batch_size": 4}
+FEW = {
+    "epochs": 1, "initial_epochs": 1, "batch_size": 4, "num_neighbors": 2,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,7 @@ def test_a_run(data, rows, method, tmp_path):
 
 def test_fit_without_a_run(data):
     for fixed in (True, False):  # without a backbone they are the same
-        model = imcl_tf.IMCL(None, 2, fixed_features=fixed)
+        model = imcl_tf.IMCL(None, 2, fixed_features=fixed, num_neighbors=2)
         model.compile("rmsprop")
         model.fit(
             data.train.batches(4), validation_data=data.validation, verbose=0

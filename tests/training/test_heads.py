@@ -15,7 +15,7 @@ from imcl_tf.training import heads, mixing
 from imcl_tf.training.heads import PENALTIES, solve_head
 
 C, D = 3, 6
-FEW = {"epochs": 1, "batch_size": 8, "seed": 1}
+FEW = {"epochs": 1, "batch_size": 8, "seed": 1, "num_neighbors": 2}
 
 
 @pytest.fixture(scope="module")

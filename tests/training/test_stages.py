@@ -187,7 +187,7 @@ def test_warm_up_comes_before_the_plateau():
     features = rng.normal(size=(21, 4)).astype(np.float32)
     labels = rng.choice([-1, 1], size=(21, 3)).astype(np.int8)
     cnn = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    model = imcl_tf.IMCL(cnn, 3, "identity", dictionary_size=0)
+    model = imcl_tf.IMCL(cnn, 3, "identity", dictionary_size=0, num_neighbors=2)
     full = [0.1, 0.001, 0.5]
     theta, w, edges = map(keras.optimizers.RMSprop, full)
     model.compile(theta, edges, backbone_optimizer=w)
