@@ -33,6 +33,7 @@ from data_prep import wikipedia
 from imcl_tf import program, settings
 from imcl_tf.data.cells import clean, read_text
 from imcl_tf.data.datasets import load_dataset
+from imcl_tf.data.records import labels_digest
 from imcl_tf.files import fail, replacing, write_csv
 from imcl_tf.methods import label_graph
 from imcl_tf.methods.label_graph import LabelGraph
@@ -71,8 +72,9 @@ def _make() -> str:
     if not out.parent.is_dir():
         raise FileNotFoundError(f"{out.parent}: no such directory")
     names, observed = _labels()
-    report = ""
+    report, counted = "", ""
     if FLAGS.kind == "cooccurrence":
+        counted = labels_digest(observed, names)
         graph = LabelGraph.from_cooccurrence(observed, FLAGS.graph_neighbors)
     elif FLAGS.kind == "identity":
         graph = LabelGraph.identity(len(names))
@@ -83,7 +85,8 @@ def _make() -> str:
         graph = LabelGraph.from_similarities(
             similarities, FLAGS.graph_neighbors
         )
-    label_graph.save(out, graph, names)
+    source = label_graph.Source(FLAGS.kind, counted)
+    label_graph.save(out, graph, names, source)
     alone = int((np.bincount(graph.edges.numpy()[:, 0]) == 1).sum())
     return (
         f"{out}: {FLAGS.kind}, {graph.num_labels} labels, {graph.num_edges} "

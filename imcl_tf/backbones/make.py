@@ -132,6 +132,9 @@ BACKBONES = {
 # How the names of other networks begin or end.
 _KERAS, _HUB, _FILE = "keras:", "kerashub:", ".keras"
 
+# Classes of the classifier in TF-Slim's checkpoint of Open Images.
+_OPEN_IMAGES = 5000
+
 # What to say where keras.applications has nothing to download.
 _NO_IMAGENET = {
     "small_cnn": "small_cnn has no ImageNet weights",
@@ -173,8 +176,10 @@ def backbone(
 
     Returns:
       keras.Model, [B, S, S, 3] in [0, 255] -> features [B, d] float32. Its
-      attribute `pretrained` says whether weights were loaded; `of_run`, of a
-      .keras file, whether it is that of a model with a backbone.
+      attribute `pretrained` says whether weights were loaded; `trained_on`
+      whose labels these were trained on, "open_images" or "" = another's or
+      not known; `of_run`, of a .keras file, whether it is that of a model with
+      a backbone.
 
     Raises:
       ValueError: for an unknown name, a file that holds no such network,
@@ -206,6 +211,7 @@ def backbone(
             f"cannot make {name}{size}{loaded}: {reason}"
         ) from error
     model.pretrained = is_pretrained(name, weights)
+    model.trained_on = _trained_on(name, weights)
     if model.pretrained:
         freeze_batch_statistics(model)
     return model
@@ -214,6 +220,14 @@ def backbone(
 def is_pretrained(name: str, weights: str) -> bool:
     """Whether a network of `backbone` has weights that are not random."""
     return weights != "none" or _brings_weights(name)
+
+
+def _trained_on(name: str, weights: str) -> str:
+    """The data set of whose labels weights are known to come, or ""."""
+    is_checkpoint = name == "resnet_v1_101" and weights != "none"
+    if is_checkpoint and slim.num_classes(weights, name) == _OPEN_IMAGES:
+        return "open_images"
+    return ""
 
 
 def source_files(name: str) -> list[Path]:

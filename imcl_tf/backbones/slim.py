@@ -102,6 +102,17 @@ def vgg_16(image_size: int) -> keras.Model:
     return keras.Model(images, features, name="vgg_16")
 
 
+def num_classes(path: str, name: str) -> int:
+    """How many classes the classifier of a TF-Slim checkpoint has, 0 without.
+
+    Args:
+      path: see `load_checkpoint`.
+      name: of the network.
+    """
+    shapes = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+    return shapes.get(f"{name}/logits/weights", [0])[-1]
+
+
 def load_checkpoint(model: keras.Model, path: str):
     """Takes the weights of a TF-Slim checkpoint.
 

@@ -22,11 +22,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from google.protobuf import json_format  # type: ignore[import-untyped]
 
-from imcl_tf.data import records, shards
+from imcl_tf.data import duplicates, records, shards
 from imcl_tf.data.label_updates import files_digest, relabelled, rows_of
 from imcl_tf.data.shards import ImageFiles
 from imcl_tf.files import locked, replacing, write_csv
@@ -37,6 +38,7 @@ ONE_COLOUR = "one_colour.csv"
 INCOMPLETE = "incomplete."
 _NUM_LEFT_OUT = "images left out"
 _NUM_ONE_COLOUR = "images: of one colour"
+_NUM_DUPLICATES = "images: copies of images of an earlier split"
 
 
 class Contents(NamedTuple):
@@ -63,10 +65,11 @@ class MultiLabelBuilder(
     see `shards.Shard.images`.
     """
 
-    VERSION = tfds.core.Version("2.1.0")
+    VERSION = tfds.core.Version("2.2.0")
     RELEASE_NOTES = {
         "2.0.0": "Labels beside the records, not within.",
         "2.1.0": "Digests of the records.",
+        "2.2.0": "Equal images of two splits are listed.",
     }
     DESCRIPTION = "Images with partial labels."
     HOMEPAGE: str | None = None
@@ -125,7 +128,7 @@ class MultiLabelBuilder(
     def _collect(self, paths) -> list[tfds.core.SplitInfo]:
         """Writes label tables and sums up what the shards reported."""
         counts = collections.Counter(self.info.metadata.get("counts", {}))
-        infos, left_out, one_colour = [], [], []
+        infos, left_out, one_colour, contents = [], [], [], {}
         for split, of_split in paths.items():
             if not shards.has_images(of_split):
                 raise ValueError(f"split {split} has no image that can be used")
@@ -138,6 +141,7 @@ class MultiLabelBuilder(
             counts.update(report.findings.counts)
             left_out += [(split, *row) for row in report.findings.left_out]
             one_colour += [(split, x) for x in report.findings.one_colour]
+            contents[split] = report.contents
             infos.append(
                 tfds.core.SplitInfo(
                     name=split,
@@ -162,8 +166,19 @@ class MultiLabelBuilder(
                 ("split", "image_id"),
                 sorted(one_colour),
             )
+        copies = duplicates.find(contents, self._image_ids)
+        if copies:
+            number = len({(x.split, x.image_id) for x in copies})
+            counts[_NUM_DUPLICATES] = number
+            duplicates.write(Path(self.data_path), copies)
         self.info.metadata["counts"] = dict(sorted(counts.items()))
         return infos
+
+    def _image_ids(self, split) -> np.ndarray:
+        """[N] bytes, in the order of the records."""
+        return records.read_image_ids(
+            records.labels_file(self.data_path, split)
+        )
 
 
 class _LocalInfo(tfds.core.DatasetInfo):
@@ -458,7 +473,7 @@ def find(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
       a read-only builder of the newest version.
 
     Raises:
-      FileNotFoundError: if there are none.
+      FileNotFoundError: if there are none, or of earlier versions alone.
       ValueError: if CONFIG is missing and there are several.
     """
     place = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
@@ -475,8 +490,16 @@ def find(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
             f"{place / name} holds {len(configs)} variants; add one to the "
             f"name: {', '.join(f'/{path.name}' for path in configs)}"
         )
-    newest = max(found, key=lambda path: tuple(map(int, path.name.split("."))))
+    newest = max(found, key=_version)
+    if _version(newest) < MultiLabelBuilder.VERSION:
+        raise FileNotFoundError(
+            f"{newest}: records of an earlier version, which is no longer read"
+        )
     try:
         return tfds.builder_from_directory(newest)
     except (json_format.ParseError, ValueError) as error:
         raise _damaged(newest, error) from error
+
+
+def _version(directory: Path) -> tfds.core.Version:
+    return tfds.core.Version(directory.name)

@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 
 from imcl_tf.data import builders
 from imcl_tf.data.cells import listed
+from imcl_tf.data.duplicates import DUPLICATES
 from imcl_tf.data.multi_label_dataset import never_present, open_source
 from imcl_tf.files import fail
 
@@ -67,6 +68,6 @@ def run(
     for name, count in builder.info.metadata.get("counts", {}).items():
         if count:
             print(f"  {name}: {count}")
-    for name in (builders.LEFT_OUT, builders.ONE_COLOUR):
+    for name in (builders.LEFT_OUT, builders.ONE_COLOUR, DUPLICATES):
         if (builder.data_path / name).exists():
             print(f"  listed in {builder.data_path / name}")

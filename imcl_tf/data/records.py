@@ -166,6 +166,12 @@ def read_source_digest(path: Path) -> str:
         return str(read_arrays(path, "source_digest")["source_digest"])
 
 
+def read_image_ids(path: Path) -> np.ndarray:
+    """Reads `SplitLabels.image_ids` alone; raises as `read_labels`."""
+    with _damage_named(path):
+        return read_arrays(path, "image_ids")["image_ids"]
+
+
 @contextlib.contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
     """Says of what is raised within that it is about a label table."""

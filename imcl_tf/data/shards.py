@@ -26,7 +26,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import hashing
 
-from imcl_tf.data import images, records
+from imcl_tf.data import duplicates, images, records
 
 _SHARD_IMAGES = 2048
 _MINIMUM_SHARDS = 8  # to shuffle and read in parallel
@@ -87,6 +87,18 @@ class LabelledImage(NamedTuple):
         if self.feature is None:
             return records.encode_image(self.image_id, self.encoded)
         return records.encode_feature(self.image_id.encode(), self.feature)
+
+    def content_digest(self) -> bytes:
+        """See `duplicates.digest`: of the picture or the feature, as written.
+
+        What a picture is written as depends on its file alone, and two files
+        of the same pixels may be written alike.
+        """
+        if self.feature is None:
+            return duplicates.digest(self.encoded)
+        return duplicates.digest(
+            np.ascontiguousarray(self.feature, "<f4").tobytes()
+        )
 
 
 class Findings(NamedTuple):
@@ -300,27 +312,34 @@ def _read_image(read, name) -> tuple[bytes, str | None]:
 def write(shard: Shard):
     """Writes a shard's records and, beside them, its part of the labels."""
     findings = no_findings()
-    written, size, digest = [], 0, hashlib.sha256()
+    written, contents = [], []
+    size, digest = 0, hashlib.sha256()
     with tf.io.TFRecordWriter(shard.path) as writer:
         for image in shard.images(findings):
             record = image.record()
             writer.write(record)
             digest.update(record)
             size += len(record)
+            contents.append(image.content_digest())
             written.append(image._replace(encoded=b"", feature=None))
     report = {
         "bytes": size,
         "digest": digest.hexdigest(),
         **findings._asdict(),
     }
-    _write_part(_part_file(shard.path), written, report)
+    _write_part(_part_file(shard.path), written, contents, report)
 
 
 def _part_file(path: str) -> Path:
     return Path(f"{path}.labels.npz")
 
 
-def _write_part(path: Path, written: list[LabelledImage], report: dict):
+def _write_part(
+    path: Path,
+    written: list[LabelledImage],
+    contents: list[bytes],
+    report: dict,
+):
     extras: dict[str, list[np.ndarray]] = {}
     for image in written:
         for name, values in image.extras.items():
@@ -335,6 +354,7 @@ def _write_part(path: Path, written: list[LabelledImage], report: dict):
         counts=np.array([len(image.columns) for image in written], np.int64),
         columns=_joined([image.columns for image in written], np.int32),
         values=_joined([image.values for image in written], np.int8),
+        contents=np.frombuffer(b"".join(contents), "<u8"),
         **joined,
     )
 
@@ -351,11 +371,13 @@ class Report(NamedTuple):
       lengths: number of records of each shard.
       num_bytes: of all records.
       findings: what was met.
+      contents: [N] uint64, `LabelledImage.content_digest` of the images.
     """
 
     lengths: list[int]
     num_bytes: int
     findings: Findings
+    contents: np.ndarray
 
 
 def has_images(paths: Sequence[str]) -> bool:
@@ -390,11 +412,7 @@ def join_parts(
         findings.counts.update(report["counts"])
         findings.left_out.extend(tuple(row) for row in report["left_out"])
         findings.one_colour.extend(report["one_colour"])
-    report = Report(
-        [len(ids) for ids in arrays["image_ids"]],
-        sum(report["bytes"] for report in reports),
-        findings,
-    )
+    lengths = [len(ids) for ids in arrays["image_ids"]]
     for path, columns in zip(paths, arrays["columns"], strict=True):
         limits = columns.min(initial=0), columns.max(initial=0)
         if not 0 <= limits[0] <= limits[1] < max(len(label_names), 1):
@@ -423,7 +441,8 @@ def join_parts(
         source_digest,
         np.array([report["digest"] for report in reports], bytes),
     )
-    return table, report
+    size = sum(report["bytes"] for report in reports)
+    return table, Report(lengths, size, findings, joined["contents"])
 
 
 def _csr(values, columns, counts, num_labels) -> scipy.sparse.csr_array:

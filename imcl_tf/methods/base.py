@@ -408,12 +408,16 @@ class MultiLabelModel(PartialLabelFitting):
             mean.update_state(terms[mean.name])
         return {mean.name: mean.result() for mean in self._term_means}
 
-    def write_extras(self, directory: Path, label_names: tuple[str, ...]):
+    def write_extras(
+        self, directory: Path, label_names: tuple[str, ...], labels_digest: str
+    ):
         """Writes what the method learned beside its weights; nothing here.
 
         Args:
           directory: workdir of the run.
           label_names: C names.
+          labels_digest: of the training labels, see
+            `imcl_tf.data.records.labels_digest`.
         """
 
     def training_state(self) -> dict[str, tf.Variable]:

@@ -122,10 +122,12 @@ class IMCL(SimilarImages):
         if self.image_similarity == self.label_similarity == "none":
             self.lambda_y = 0.0  # nothing relates to anything: logistic
         self._graph_kind = cast(str, self.label_graph)
+        self._graph_source = graphs.Source("" if graph else self._graph_kind)
         self.label_graph = None
         if self.label_similarity == "none":
             graph = None
             self._graph_kind = "identity"
+            self._graph_source = graphs.Source("identity")
         if self._graph_kind == "identity":
             self._set_graph(graph or LabelGraph.identity(num_labels))
         self.graph_optimizer = None
@@ -181,6 +183,7 @@ class IMCL(SimilarImages):
                 "label_graph must be cooccurrence, identity or the file of a "
                 f"label graph, got {self._graph_kind!r}"
             )
+        self._graph_source = graphs.load_source(self._graph_kind)
         return graphs.load(self._graph_kind, data.label_names)
 
     def compile(  # type: ignore[override]
@@ -238,9 +241,17 @@ class IMCL(SimilarImages):
             )
         super().load_weights(filepath, **kwargs)
 
-    def write_extras(self, directory: Path, label_names: tuple[str, ...]):
+    def write_extras(
+        self, directory: Path, label_names: tuple[str, ...], labels_digest: str
+    ):
         """Writes the learned A, label_graph.npz."""
-        graphs.save(directory / "label_graph.npz", self._graph, label_names)
+        source = self._graph_source
+        # What A knew of other labels at the start it still knows.
+        if not source.may_know_others(labels_digest):
+            source = graphs.Source("learned", labels_digest)
+        graphs.save(
+            directory / "label_graph.npz", self._graph, label_names, source
+        )
 
     def train_step(self, data: tuple) -> dict:
         """Algorithm 1 on one minibatch.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -20,6 +21,26 @@ from imcl_tf.files import replacing
 from imcl_tf.ops.labels import check_labels
 
 _ARRAYS = "edges", "weights", "labels"  # of a file
+
+
+class Source(NamedTuple):
+    """Where a label graph comes from.
+
+    Attributes:
+      kind: how it was made: "cooccurrence", "learned", "identity", "wikipedia",
+        "wikipedia_wordnet" or another word; "" = not known.
+      labels_digest: `imcl_tf.data.records.labels_digest` of the labels that it
+        was made from, "" = of none.
+    """
+
+    kind: str = ""
+    labels_digest: str = ""
+
+    def may_know_others(self, labels_digest: str) -> bool:
+        """Whether the graph may come from other labels than these."""
+        if not self.kind:
+            return True
+        return self.labels_digest not in ("", labels_digest)
 
 
 @keras.saving.register_keras_serializable("imcl_tf")
@@ -342,14 +363,20 @@ def _at_edges(upstream, y, edges):
     return tf.reduce_sum(tf.gather(upstream, rows) * tf.gather(y, columns), 1)
 
 
-def save(path: str | Path, graph: LabelGraph, label_names: Sequence[str]):
+def save(
+    path: str | Path,
+    graph: LabelGraph,
+    label_names: Sequence[str],
+    source: Source = Source(),  # noqa: B008 (immutable)
+):
     """Writes a graph to one small file that names its labels.
 
     Args:
       path: .npz to write: `edges` [E, 2] int32, `weights` [E] float32,
-        `labels` [C] strings.
+        `labels` [C] strings, `source` and `labels_digest` strings.
       graph: of C labels.
       label_names: C names.
+      source: where it comes from.
 
     Raises:
       ValueError: if the number of names is not C.
@@ -364,6 +391,8 @@ def save(path: str | Path, graph: LabelGraph, label_names: Sequence[str]):
             edges=graph.edges.numpy(),
             weights=graph.edge_weights.numpy(),
             labels=np.array(label_names, str),
+            source=np.array(source.kind, str),
+            labels_digest=np.array(source.labels_digest, str),
         )
 
 
@@ -415,3 +444,25 @@ def load_named(path: str | Path) -> tuple[LabelGraph, tuple[str, ...]]:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: not a label graph: {reason}") from error
     return graph, tuple(names.tolist())
+
+
+def load_source(path: str | Path) -> Source:
+    """Reads where a graph of `save` comes from.
+
+    Returns:
+      `Source`; one that is not known for a file that does not say it.
+
+    Raises:
+      OSError: if the file cannot be read.
+      ValueError: if it is not such a file.
+    """
+    try:
+        found = read_arrays(Path(path))
+        if "source" not in found:
+            return Source()
+        texts = found["source"], found.get("labels_digest", np.array(""))
+        if any(x.dtype.kind != "U" or x.ndim for x in texts):
+            raise ValueError("source and labels_digest must be texts")
+    except ValueError as error:
+        raise ValueError(f"{path}: not a label graph: {error}") from error
+    return Source(*map(str, texts))

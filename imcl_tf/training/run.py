@@ -17,6 +17,7 @@ from imcl_tf.backbones.statistics import freeze_batch_statistics
 from imcl_tf.data.features import architecture_digest, fixed_features
 from imcl_tf.data.label_updates import files_digest
 from imcl_tf.data.multi_label_dataset import MultiLabelDataset, reading
+from imcl_tf.data.records import labels_digest
 from imcl_tf.files import replacing, write_csv
 from imcl_tf.methods import method as method_named
 from imcl_tf.methods.base import METHODS, MultiLabelModel
@@ -31,6 +32,7 @@ from imcl_tf.training.evaluation import (
     write_average_precision,
 )
 from imcl_tf.training.export import export
+from imcl_tf.training.guards import guards
 from imcl_tf.training.heads import fits_in_memory, solve_head, write_path
 from imcl_tf.training.mixing import choose_mixing, neighbors_of
 from imcl_tf.training.predictions import predict_split
@@ -95,7 +97,8 @@ def run(
         other methods are ignored, so that a preset serves every method.
 
     Returns:
-      what results.json holds: "mAP" on test in percent, and more.
+      what results.json holds: "mAP" on test in percent, and more; "warnings"
+      are sentences on what makes it say less than it seems to.
 
     Raises:
       TypeError: for an unknown option.
@@ -173,6 +176,12 @@ def run(
     model.build((None, *images.input_shape))
     if start:
         start.load_logistic(logistic, data)
+    warnings = guards(
+        data, backbone, check_all(cls.OPTIONS, own) | given,
+        start.warnings if start else [],
+    )  # fmt: skip
+    for warning in warnings if not tuning else ():
+        logging.warning("%s", warning)
 
     # Nothing is written before all that a user may have got wrong is checked.
     # A checkpoint holds the weights and up to two numbers more of each, three
@@ -200,7 +209,11 @@ def run(
         else:
             results |= _tested(model, data, stage, given, directory)
             results["initial_logistic"] = scores(initial, data.train.labels)
-        results |= {"chosen": chosen, "settings": settings.splitlines()}
+        results |= {
+            "chosen": chosen,
+            "settings": settings.splitlines(),
+            "warnings": warnings,
+        }
         directory.write_results(results, provenance(begun, resumed))
         return results
 
@@ -241,7 +254,8 @@ def _tested(model, data, stage, given, directory) -> dict:
     write_average_precision(
         test, data.label_names, directory.path / "average_precision.csv"
     )
-    model.write_extras(directory.path, data.label_names)
+    digest = labels_digest(data.train.labels, data.label_names)
+    model.write_extras(directory.path, data.label_names, digest)
     export(model, directory.path / "saved_model", data.label_names)
     return scores(test, data.train.labels)
 

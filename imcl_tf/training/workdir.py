@@ -182,6 +182,23 @@ class Workdir:
                 f"init_from: {self.logistic} is damaged: {error}"
             ) from error
 
+    @property
+    def warnings(self) -> list[str]:
+        """The warnings in the results of the run here, none without results.
+
+        Raises:
+          ValueError: if they cannot be read.
+        """
+        try:
+            found = self._results().get("warnings", [])
+            if not isinstance(found, list) or {*map(type, found)} - {str}:
+                raise ValueError("warnings must be a list of sentences")
+        except ValueError as error:
+            raise ValueError(
+                f"init_from: {self.path / _RESULTS} is damaged"
+            ) from error
+        return found
+
     def _results(self) -> dict:
         file = self.path / _RESULTS
         if not file.is_file():

@@ -65,7 +65,7 @@ def refused(path, *words, **arguments):
 def test_features_are_those_of_the_network(saved):
     network, path = saved
     model = backbone(path)
-    assert model.pretrained and not model.of_run
+    assert model.pretrained and not model.of_run and not model.trained_on
     assert model.name == "My_net__1_"
     assert picture_format(model) == (S, Resizing())
     assert frozen_statistics(model) == ["norm"]

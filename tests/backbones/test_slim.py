@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from imcl_tf.backbones import slim
+from imcl_tf.backbones import make, slim
 from imcl_tf.backbones.make import backbone
 
 v1 = tf.compat.v1
@@ -220,6 +220,24 @@ class TestLoadCheckpoint:
         got = model.get_weights()
         for value, expected in zip(got, [*values.values()][:7], strict=True):
             np.testing.assert_array_equal(value, expected)
+
+    @pytest.mark.parametrize("version", [1, 2])
+    def test_number_of_classes(self, values, version, tmp_path):
+        path = self.write(tmp_path / "net.ckpt", values, version)
+        assert slim.num_classes(path, "net") == 9
+        assert slim.num_classes(path, "other") == 0
+
+    @pytest.mark.parametrize(
+        ("classes", "data_set"), [(5000, "open_images"), (1000, "")]
+    )
+    def test_whose_labels_it_was_trained_on(self, classes, data_set, tmp_path):
+        """Open Images v2 has 5,000 trainable classes, ImageNet 1,000."""
+        logits = np.zeros((1, 1, 2, classes), "f")
+        values = {"resnet_v1_101/logits/weights": logits}
+        path = self.write(tmp_path / "net.ckpt", values, 2)
+        assert make._trained_on("resnet_v1_101", path) == data_set
+        for name, weights in (("vgg_16", path), ("resnet_v1_101", "none")):
+            assert make._trained_on(name, weights) == ""
 
     def test_names_with_dots_survive_saving(self, values, tmp_path):
         model = self.make_model()

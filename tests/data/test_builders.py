@@ -214,12 +214,12 @@ class TestPrepare:
     def test_what_a_killed_program_left_is_removed(self, small, tmp_path):
         builder = folder_builder(small.path, tmp_path / "records")
         place = Path(str(builder.data_path)).parent
-        for name in ("incomplete.ABCDEF_2.1.0", "incomplete.ABCDEF_9.9.9"):
+        for name in ("incomplete.ABCDEF_2.2.0", "incomplete.ABCDEF_9.9.9"):
             (place / name).mkdir(parents=True)
             (place / name / "half").write_text("half")
         builders.prepare(builder, small.path)
         assert sorted(path.name for path in place.iterdir()) == [
-            "2.1.0", "incomplete.ABCDEF_9.9.9",
+            "2.2.0", "incomplete.ABCDEF_9.9.9",
         ]  # fmt: skip
 
     def test_source_is_noted(self, small, tmp_path):
@@ -270,36 +270,44 @@ class TestFind:
         return copy
 
     def test_newest_version(self, folder, place):
-        place("birds/1.9.0", "birds/1.10.0", "birds/1.2.11")
+        place("birds/2.9.0", "birds/2.10.0", "birds/2.2.11")
         for data_dir in (place.directory, str(place.directory)):
             found = builders.find("birds", data_dir)
-            assert Path(found.data_path) == place.directory / "birds" / "1.10.0"
+            assert Path(found.data_path) == place.directory / "birds" / "2.10.0"
         assert tuple(found.info.metadata["labels"]) == folder.label_names
         assert len([*found.as_dataset("test")]) == len(folder.splits["test"])
 
+    def test_an_earlier_version_is_no_longer_read(self, place):
+        """It does not say what stands in two splits."""
+        place("birds/2.1.0", "birds/2.0.9")
+        with pytest.raises(
+            FileNotFoundError, match="birds/2.1.0: records of an earlier versi"
+        ):
+            builders.find("birds", place.directory)
+
     def test_unfinished_records_do_not_count(self, place):
-        place("birds/1.0.0", "birds/2.0.0.incompleteXYZ")
+        place("birds/3.0.0", "birds/4.0.0.incompleteXYZ")
         found = builders.find("birds", place.directory)
-        assert Path(found.data_path).name == "1.0.0"
+        assert Path(found.data_path).name == "3.0.0"
 
     def test_the_only_config_need_not_be_named(self, place):
-        place("birds/zero_shot/1.0.0", "birds/zero_shot/1.0.1")
+        place("birds/zero_shot/3.0.0", "birds/zero_shot/3.0.1")
         for name in ("birds", "birds/zero_shot"):
             found = builders.find(name, place.directory)
-            assert Path(found.data_path).parts[-2:] == ("zero_shot", "1.0.1")
+            assert Path(found.data_path).parts[-2:] == ("zero_shot", "3.0.1")
 
     def test_one_of_several_configs_must_be_named(self, place):
-        place("birds/a/1.0.0", "birds/b/1.0.0")
+        place("birds/a/3.0.0", "birds/b/3.0.0")
         with pytest.raises(ValueError, match="birds.* /a, /b$"):
             builders.find("birds", place.directory)
         found = builders.find("birds/b", place.directory)
-        assert Path(found.data_path).parts[-2:] == ("b", "1.0.0")
+        assert Path(found.data_path).parts[-2:] == ("b", "3.0.0")
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "\\0"])
     def test_damaged_description(self, place, small, tmp_path, text):
-        place("birds/1.0.0")
-        (tmp_path / "birds/1.0.0/dataset_info.json").write_text(text)
-        with pytest.raises(ValueError, match="birds/1.0.0/dataset_info.json"):
+        place("birds/3.0.0")
+        (tmp_path / "birds/3.0.0/dataset_info.json").write_text(text)
+        with pytest.raises(ValueError, match="birds/3.0.0/dataset_info.json"):
             builders.find("birds", place.directory)
         builder = prepare_folder(small, tmp_path / "records")
         info = builder.data_path / "dataset_info.json"
@@ -308,7 +316,7 @@ class TestFind:
             prepare_folder(small, tmp_path / "records")
 
     def test_none(self, place):
-        place("birds/a/1.0.0", "birds_2/1.0.0.incompleteXYZ")
+        place("birds/a/3.0.0", "birds_2/3.0.0.incompleteXYZ")
         for name in ("bird", "birds/b", "birds_2", "a"):
             with pytest.raises(FileNotFoundError, match=f"{name}: no records"):
                 builders.find(name, place.directory)

@@ -89,6 +89,18 @@ def made(tmp_path):
     return Made(tmp_path)
 
 
+def test_equal_rows_of_two_splits_are_listed(made):
+    """Rows 0, 1 and 2 are of train, validation and test."""
+    made.rows[2] = made.rows[0]
+    made.rows[4] = made.rows[1]  # both of validation
+    made.write()
+    builder = made.prepared()
+    assert (builder.data_path / "duplicates.csv").read_text() == (
+        "split,image_id,other_split,other_image_id\n"
+        "test,x/2.jpg,train,x/0.jpg\n"
+    )
+
+
 def test_records_hold_the_rows_of_the_tables(made, caplog):
     builder = made.prepared()
     assert "f.npz: 1 ids are in no table and left out" in caplog.text

@@ -302,6 +302,10 @@ class TestProgram:
         (small.path / "images" / gone).unlink()
         records, table = tmp_path / "records", tmp_path / "mine.csv"
         (small.path / "labels.csv").rename(table)
+        shutil.copy(
+            small.path / "images" / small.splits["train"][1],
+            small.path / "images" / small.splits["test"][0],
+        )
         done = programs.run(
             "data_prep.folder", "--on_bad_image=skip", f"--label_table={table}",
             f"--raw_dir={small.path}", f"--data_dir={records}",
@@ -309,7 +313,7 @@ class TestProgram:
         assert done.returncode == 0, done.stderr
         # What a forked program writes of CUDA is not its own.
         assert "dataset_builder" not in done.stderr
-        place = records / "folder" / key_of(small.path, "skip") / "2.1.0"
+        place = records / "folder" / key_of(small.path, "skip") / "2.2.0"
         lines = done.stdout.splitlines()
         expected = [f"{place}: {len(small.label_names)} labels"]
         for split, names in small.splits.items():
@@ -321,7 +325,11 @@ class TestProgram:
         start = next(n for n, line in enumerate(lines) if "labels" in line)
         assert lines[start : start + 4] == expected
         assert "  images left out: 1" in lines
-        assert lines[-1] == f"  listed in {place / 'left_out.csv'}"
+        assert "  images: copies of images of an earlier split: 1" in lines
+        assert lines[-2:] == [
+            f"  listed in {place / 'left_out.csv'}",
+            f"  listed in {place / 'duplicates.csv'}",
+        ]
 
     @pytest.mark.parametrize(
         ("argv", "raw_dir", "message"),
@@ -362,6 +370,8 @@ def test_clothing(tmp_path):
 
     builder = prepare(folder_builder(directory, tmp_path), directory)
     assert builder.info.metadata["labels"] == names and len(names) == 36
+    # 50 pictures are copies, each in the split of its like.
+    assert not (builder.data_path / "duplicates.csv").exists()
     total = 0
     for split in SPLITS:
         stored = label_table(builder, split)

@@ -74,8 +74,8 @@ def unopened(make_folder, make_richer, tmp_path_factory):
 class TestFiles:
     @pytest.fixture
     def builder(self, unopened, tmp_path):
-        shutil.copytree(unopened, tmp_path / "2.1.0")
-        return tfds.builder_from_directory(tmp_path / "2.1.0")
+        shutil.copytree(unopened, tmp_path / "2.2.0")
+        return tfds.builder_from_directory(tmp_path / "2.2.0")
 
     def test_no_record_is_read_nor_anything_written(self, builder):
         directory = Path(str(builder.data_path))

@@ -116,6 +116,8 @@ class TestUnusualImages:
             "images: EXIF orientation 5": 1,
             "images: EXIF orientation 6": 1,
             "images: EXIF orientation 3": 1,
+            # Validation and test are one picture, the fifth of train.
+            "images: copies of images of an earlier split": 2,
         }
         for record in map(parsed, sum(raw_records(builder, "train"), [])):
             (name,), (held,) = record["image_id"], record["image"]
@@ -267,7 +269,10 @@ class TestBadImages:
             (small.path / "images" / name).write_bytes(jpeg())
         spoil(small, small.splits["train"][0], "cut")  # a gray JPEG
         builder = prepare_folder(small, tmp_path, "skip")
-        assert builder.info.metadata["counts"] == {"images left out": 1}
+        assert builder.info.metadata["counts"] == {
+            "images left out": 1,
+            "images: copies of images of an earlier split": 16,
+        }
 
     def test_nothing_to_skip(self, small, tmp_path):
         builder = prepare_folder(small, tmp_path, "skip")
@@ -297,6 +302,9 @@ class TestBeam:
         if on_bad_image == "skip":
             spoil(small, small.splits["train"][0], "cut")
             spoil(small, small.splits["test"][3], "missing")
+        one, other = small.splits["train"][5], small.splits["test"][0]
+        content = (small.path / "images" / one).read_bytes()
+        (small.path / "images" / other).write_bytes(content)
         plain, by_beam = (
             files_of(
                 builders.prepare(
@@ -307,8 +315,12 @@ class TestBeam:
             )
             for runner in ("", "DirectRunner")
         )  # fmt: skip
-        # 24 shards, three tables, three files of TFDS.
-        assert len(plain) == 24 + 3 + 3 + (on_bad_image == "skip")
+        # 24 shards, three tables, three files of TFDS, the duplicates.
+        assert len(plain) == 24 + 3 + 3 + 1 + (on_bad_image == "skip")
+        assert plain["duplicates.csv"].decode().splitlines() == [
+            "split,image_id,other_split,other_image_id",
+            f"test,{other},train,{one}",
+        ]
         assert {"dataset_info.json", "metadata.json"} < set(plain)
         assert ("left_out.csv" in plain) == (on_bad_image == "skip")
         assert by_beam == plain

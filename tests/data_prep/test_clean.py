@@ -122,17 +122,17 @@ def test_what_cannot_be_locked_is_left_alone(
 
 def test_what_killed_programs_left(records, tmp_path):
     place = records.data_path.parent
-    (place / "incomplete.0AB9XZ_2.1.0").mkdir()
-    (place / "incomplete.0AB9XZ_2.1.0" / "shard").write_text("half")
+    (place / "incomplete.0AB9XZ_2.2.0").mkdir()
+    (place / "incomplete.0AB9XZ_2.2.0" / "shard").write_text("half")
     with replacing(records.data_path / "labels-test.npz") as new:
         left = new
         new.write_text("whole")
     left.write_text("half")
-    expected = {place / "incomplete.0AB9XZ_2.1.0", left}
+    expected = {place / "incomplete.0AB9XZ_2.2.0", left}
     assert {x.path for x in clean.find(tmp_path / "records")} == expected
     with locked(place):  # they are being made
         clean.clean(tmp_path / "records", remove=True)
-        assert (place / "incomplete.0AB9XZ_2.1.0").exists()
+        assert (place / "incomplete.0AB9XZ_2.2.0").exists()
     clean.clean(tmp_path / "records", remove=True)
     assert not any(path.exists() for path in expected)
     assert found(tmp_path) == {}
@@ -140,7 +140,7 @@ def test_what_killed_programs_left(records, tmp_path):
 
 @pytest.mark.parametrize(
     ("version", "reason"),
-    [("2.0.0", "version 2.1.0 replaces it"), ("0.9.0", "version 2.1.0 repl")],
+    [("2.0.0", "version 2.2.0 replaces it"), ("0.9.0", "version 2.2.0 repl")],
 )
 def test_older_versions(records, tmp_path, version, reason):
     old = records.data_path.with_name(version)

@@ -11,6 +11,7 @@ import pytest
 import scipy.sparse
 import tensorflow as tf
 
+from imcl_tf.data import datasets, records
 from imcl_tf.methods import label_graph
 from tests import oracles, programs
 from tests.data_prep.wikipedia_files import write_dump, write_folder
@@ -107,6 +108,9 @@ def test_cooccurrence(small, tmp_path):
     expected = oracles.cooccurrence_graph(rows, 4)
     np.testing.assert_allclose(weights(out, names), expected, atol=1e-6)
     alone = (np.count_nonzero(expected, axis=1) == 1).sum()
+    train = datasets.load_dataset("folder", small.path, "skip").train
+    digest = records.labels_digest(train.labels, names)
+    assert label_graph.load_source(out) == ("cooccurrence", digest)
     edges = label_graph.load(out, names).num_edges
     assert printed.splitlines()[-1] == (
         f"{out}: cooccurrence, 7 labels, {edges} edges, {alone} labels "
@@ -158,6 +162,7 @@ def test_wikipedia(labels, articles, tmp_path):
     np.testing.assert_allclose(
         weights(out, NAMES), normalised(WIKIPEDIA), rtol=1e-6
     )
+    assert label_graph.load_source(out) == ("wikipedia", "")
     table = tmp_path / "graph.articles.csv"
     assert table.read_text() == (
         "label,article\ndog,Dog\ncat,Cat\nhound (dog),Dog\nBone,Bone\nwolf,\n"

@@ -22,6 +22,7 @@ from data_prep import coco, cub, cub_tables, open_images
 from imcl_tf import main, settings
 from imcl_tf.backbones.make import backbone
 from imcl_tf.data import (
+    duplicates,
     folder_tables,
     headers,
     images,
@@ -379,6 +380,8 @@ GRAPH = {
     "edges": np.array([[0, 0], [0, 1], [1, 1]], np.int32),
     "weights": np.array([0.5, 0.25, 1], np.float32),
     "labels": np.array(["cat", "dog"]),
+    "source": np.array("cooccurrence"),
+    "labels_digest": np.array("0123456789abcdef"),
 }
 
 
@@ -389,6 +392,10 @@ def good_graph(content: bytes, found):
     assert (edges >= 0).all() and (edges < len(names)).all()
     assert np.isfinite(graph.edge_weights.numpy()).all()
     assert all(isinstance(name, str) for name in names)
+
+
+def good_source(content: bytes, found):
+    assert all(isinstance(text, str) for text in found)
 
 
 _CACHE = {
@@ -450,6 +457,23 @@ def same_manifest(content: bytes, found):
     last = {row[0]: row for row in oracles.csv_rows(whole)[1:] if row}
     expected = {key: (*x[:3], float(x[3])) for key, x in last.items()}
     assert {x[0]: x for x in found} == expected
+
+
+DUPLICATES = (
+    "split,image_id,other_split,other_image_id\n"
+    'test,"a, b.jpg",train,x.png\ntest,c.jpg,validation,001\n'
+    "validation,001,train,sub/y.png\n"
+)
+
+
+def read_duplicates(path: Path):
+    return duplicates.read(path.parent)
+
+
+def same_duplicates(content: bytes, found):
+    header, *expected = oracles.csv_rows(content)
+    assert tuple(header) == duplicates.Duplicate._fields
+    assert [[*row] for row in found] == expected
 
 
 # Raw tables of the paper's data sets.
@@ -745,6 +769,10 @@ TARGETS = [
            read_features, good_features, share=0.05),
     Target("label_graph", "x.npz", mutated_npz(**GRAPH),
            label_graph.load_named, good_graph),
+    Target("label_graph_source", "x.npz", mutated_npz(**GRAPH),
+           label_graph.load_source, good_source),
+    Target("duplicates", "duplicates.csv", mutated(DUPLICATES),
+           read_duplicates, same_duplicates),
     Target("digests", "x.npz", mutated_npz(**_CACHE), read_digests,
            right_digests, refusals=(), prepare=make_images),
     Target("vectors", "x.txt", mutated(*VECTORS), read_vectors, same_vectors),

@@ -5,8 +5,10 @@ import pickle
 import numpy as np
 import pytest
 
+import imcl_tf
 from imcl_tf.methods import label_graph
 from imcl_tf.methods.label_graph import LabelGraph
+from tests.methods.common import data_of
 from tests.methods.graphs import dense, random_graph
 
 # One file.
@@ -44,6 +46,70 @@ def test_the_file_speaks_for_itself(written):
         assert arrays["labels"].tolist() == list(NAMES)
         np.testing.assert_array_equal(arrays["edges"], graph.edges)
         np.testing.assert_array_equal(arrays["weights"], graph.edge_weights)
+
+
+def test_says_where_it_comes_from(written, tmp_path):
+    path, graph = written
+    assert label_graph.load_source(path) == ("", "")
+    source = label_graph.Source("learned", "0123456789abcdef")
+    label_graph.save(path, graph, NAMES, source)
+    assert label_graph.load_source(path) == source
+    assert label_graph.load_named(path)[1] == NAMES
+    # As files were before they said it.
+    np.savez(tmp_path / "before.npz", **GOOD)
+    assert label_graph.load_source(tmp_path / "before.npz") == ("", "")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"source": np.array(1)},
+        {"source": np.array(["learned"])},
+        {"source": np.array("learned"), "labels_digest": np.array(b"x")},
+    ],
+)
+def test_a_source_that_is_no_text(tmp_path, change):
+    np.savez(tmp_path / "x.npz", **GOOD, **change)
+    with pytest.raises(ValueError, match="x.npz: not a label graph: source an"):
+        label_graph.load_source(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (("", ""), True),
+        (("cooccurrence", "mine"), False),
+        (("cooccurrence", "others"), True),
+        (("learned", "others"), True),
+        (("wikipedia", ""), False),
+    ],
+)
+def test_may_come_from_other_labels(source, expected):
+    assert label_graph.Source(*source).may_know_others("mine") == expected
+
+
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [
+        ("cooccurrence", ("learned", "mine")),
+        ("identity", ("learned", "mine")),
+        (("wikipedia", ""), ("learned", "mine")),
+        (("learned", "mine"), ("learned", "mine")),
+        (("cooccurrence", "others"), ("cooccurrence", "others")),
+        (("", ""), ("", "")),
+    ],
+)
+def test_a_learned_graph_says_what_it_began_with(start, expected, tmp_path):
+    """What it knew of other labels training does not take from it."""
+    names = ("a", "b", "c")
+    if isinstance(start, tuple):
+        path, start = tmp_path / "start.npz", label_graph.Source(*start)
+        label_graph.save(path, LabelGraph.identity(3), names, start)
+        start = str(path)
+    model = imcl_tf.IMCL(None, 3, label_graph=start)
+    model.prepare(data_of(np.ones((4, 3), np.int8), names=names))
+    model.write_extras(tmp_path, names, "mine")
+    assert label_graph.load_source(tmp_path / "label_graph.npz") == expected
 
 
 def test_size_of_the_file(tmp_path):
@@ -149,6 +215,7 @@ def test_load_damaged_file(written):
         path.write_bytes(bytes(bad))
         try:
             loaded = label_graph.load(path, NAMES)
+            assert label_graph.load_source(path) == ("", "")
         except ValueError as error:
             found += 1
             assert str(error).startswith(f"{path}: ")

@@ -105,7 +105,7 @@ class TestChangedCaptions:
     @pytest.fixture
     def builder(self, raw, prepared, tmp_path):
         """A copy of `prepared`, as a program finds it."""
-        place = tmp_path / "imcl_coco" / "2014" / "2.1.0"
+        place = tmp_path / "imcl_coco" / "2014" / "2.2.0"
         shutil.copytree(prepared.data_path, place)
         return coco.coco_builder(data_dir=tmp_path)
 
@@ -213,7 +213,7 @@ class TestProgram:
         assert done.returncode == 0, done.stderr
         builder = builders.find("imcl_coco", str(tmp_path))
         assert str(builder.data_path) == str(
-            tmp_path / "imcl_coco" / "2014" / "2.1.0"
+            tmp_path / "imcl_coco" / "2014" / "2.2.0"
         )
         check_records(builder, raw, 2014)
         assert shards(builder) == shards(prepared)

@@ -81,7 +81,7 @@ class TestRecords:
     def test_official_config(self, raw, tmp_path):
         *_, training = oracle(raw)
         builder = prepare(raw, tmp_path, config="official")
-        assert builder.data_path == tmp_path / "imcl_cub" / "official" / "2.1.0"
+        assert builder.data_path == tmp_path / "imcl_cub" / "official" / "2.2.0"
         names = {}
         for split in SPLITS:
             ds = builder.as_dataset(split=split)
@@ -169,7 +169,7 @@ class TestChangedLabels:
     @pytest.fixture
     def place(self, prepared, tmp_path):
         """A copy of the records, as a program finds it."""
-        place = tmp_path / "out" / "imcl_cub" / "zero_shot" / "2.1.0"
+        place = tmp_path / "out" / "imcl_cub" / "zero_shot" / "2.2.0"
         shutil.copytree(prepared, place)
         return place
 
@@ -317,7 +317,7 @@ class TestProgram:
             f"--split_file={splits}",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        place = tmp_path / "imcl_cub" / "zero_shot" / "2.1.0"
+        place = tmp_path / "imcl_cub" / "zero_shot" / "2.2.0"
         assert f"{place}: 312 labels" in done.stdout
         assert "train: 36 images" in done.stdout
         assert "attribute labels with extra columns: 36" in done.stdout
