@@ -58,6 +58,7 @@ setup(
     package_data={
         "imcl_tf": ["py.typed", "*.json"],
         "imcl_tf.flags": ["**/*.cfg"],
+        "imcl_tf.report": ["templates/*.j2"],
     },
     entry_points={
         "console_scripts": [
@@ -84,6 +85,7 @@ setup(
         # Splits of a folder without splits.csv.
         "iterative-stratification>=0.1.9",
         "scikit-learn>=1.5",
+        "jinja2>=3.1",  # report.html
         # For Open Images; TFDS requires both.
         "pyarrow>=16.1",
         "requests>=2.32.4",
@@ -106,6 +108,7 @@ setup(
             "pytest-xdist>=3.5",
             "hypothesis>=6.100",
             "pillow>=10",
+            "selenium>=4.20",  # which drives Chromium, where there is one
             # tfds.testing and the program tfds need them.
             "dill>=0.3.1.1",
             "mlcroissant>=1.0",

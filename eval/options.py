@@ -99,3 +99,12 @@ FIGURES = (
     *TABLES[:1],
     Option("out", "", "Directory that gets the figures."),
 )  # fmt: skip
+REPORT = (
+    Option(
+        "runs", "",
+        "Workdir of a finished run, or a directory that holds some at any "
+        "depth.",
+        repeated=True,
+    ),
+    Option("out", "report.html", "HTML file to write."),
+)  # fmt: skip

@@ -188,6 +188,7 @@ def main(argv: list[str]):
     from imcl_tf.backbones.make import check
     from imcl_tf.data.datasets import load_dataset
     from imcl_tf.ops.metrics import Support
+    from imcl_tf.report.page import leave_report
     from imcl_tf.training import search
     from imcl_tf.training.workdir import Workdir
 
@@ -223,6 +224,7 @@ def main(argv: list[str]):
     ) as error:  # fmt: skip
         logging.debug("Where it happened:", exc_info=True)
         fail(error)
+    leave_report(workdir, data)
     print(
         f"{data.name} test mAP: initial logistic "
         f"{results['initial_logistic']['mAP']:.2f}, {results['method']} "

@@ -349,6 +349,24 @@ def prefetched(ds: tf.data.Dataset) -> tf.data.Dataset:
 
 
 @without_autograph
+def chosen_records(split: Split, image_index: np.ndarray) -> tf.data.Dataset:
+    """(image_index [] int32, record [] string) of images [M] int, distinct.
+
+    In the order of the records; only the files that hold one are read.
+    """
+    ends = np.cumsum(split.lengths)
+    files = np.unique(np.searchsorted(ends, image_index, side="right"))
+    firsts = (ends - split.lengths)[files].astype(np.int64)
+    is_wanted = np.zeros(ends[-1], bool)
+    is_wanted[image_index] = True
+    wanted = tf.constant(is_wanted)
+    ds = tf.data.Dataset.from_tensor_slices(
+        ([split.files[i] for i in files], firsts)
+    ).flat_map(_read_indexed)
+    return ds.filter(lambda index, _: tf.gather(wanted, index))
+
+
+@without_autograph
 def load_inputs(
     split: Split,
     image_index: np.ndarray,
@@ -366,17 +384,9 @@ def load_inputs(
     Returns:
       [M, *input_shape] uint8 or float32.
     """
-    ends = np.cumsum(split.lengths)
-    files = np.unique(np.searchsorted(ends, image_index, side="right"))
-    firsts = (ends - split.lengths)[files].astype(np.int64)
-    position = np.full(ends[-1], -1)
+    position = np.full(sum(split.lengths), -1)
     position[image_index] = np.arange(len(image_index))
-    wanted = tf.constant(position >= 0)
-    # Only the files that hold a wanted image are read.
-    ds = tf.data.Dataset.from_tensor_slices(
-        ([split.files[i] for i in files], firsts)
-    ).flat_map(_read_indexed)
-    ds = ds.filter(lambda index, _: tf.gather(wanted, index))
+    ds = chosen_records(split, image_index)
     dtype = np.uint8 if len(input_shape) == 3 else np.float32
     result = np.empty((len(image_index), *input_shape), dtype)
     ds = with_inputs(ds, input_shape, 256, resizing)

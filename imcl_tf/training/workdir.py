@@ -31,13 +31,14 @@ _RESULTS, _IDENTITY, _FLAGS = "results.json", "run.json", "flags.cfg"
 _LABELS, _IMAGES = "observed_labels.npz", "train_images.npy"
 # What the test images were said to show, see `predictions`; how it was made.
 PREDICTIONS, PROVENANCE = "test_predictions.npz", "provenance.json"
+REPORT = "report.html"  # of `imcl_tf.report`
 EARLIER, _CHECKPOINTS = "earlier", "checkpoints"
 # What runs write. Without run.json no run has left it.
 _WRITTEN = (
     "metrics.csv", VALIDATION_SCORES, _LABELS, _IMAGES,
     "average_precision.csv", _FLAGS, "label_graph.npz", "labels.txt",
     PREDICTIONS, PROVENANCE, _CHECKPOINTS, "initial", "saved_model",
-    "tensorboard", _RESULTS,
+    "tensorboard", REPORT, _RESULTS,
 )  # fmt: skip
 _ELSE = "take another workdir, or remove this one"
 
@@ -285,7 +286,7 @@ class Workdir:
         before = self._begun() if resume else None
         # Results of fewer epochs, and all that an earlier run left, would from
         # here on pass for this one's.
-        self._set_aside((_RESULTS,) if before else _WRITTEN)
+        self._set_aside((REPORT, _RESULTS) if before else _WRITTEN)
         names = "".join(f"{name}\n" for name in data.label_names)
         number = before["run"] if before else uuid.uuid4().hex
         run = {"run": number, "identity": identity._asdict()}
@@ -449,6 +450,7 @@ class Workdir:
     def restate(self, results: dict, settings: str):
         """Writes anew what a finished run says of its settings."""
         with self.alone():
+            (self.path / REPORT).unlink(missing_ok=True)
             with replacing(self.path / _FLAGS) as path:
                 path.write_text(settings, "utf-8")
             self.write_results(results)

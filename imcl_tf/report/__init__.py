@@ -1,0 +1,1 @@
+"""A page that shows one run or several, in one HTML file."""

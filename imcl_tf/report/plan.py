@@ -1,0 +1,137 @@
+"""Several runs in one table, and those that differ in the seed alone."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from imcl_tf.report.contents import Run, is_number
+
+# Of equal settings runs may differ in these: where they are, and chance.
+_PLACES = {
+    "workdir", "init_from", "resume", "seed", "data_dir", "search", "budget",
+}  # fmt: skip
+_MOST_SETTINGS = 6
+
+
+class Line(NamedTuple):
+    """A run in the table of all.
+
+    Attributes:
+      name: its path, from where all runs lie.
+      texts: method, regime, seed and data set.
+      numbers: validation mAP, test mAP by both conventions, that of the
+        initial logistic model, and seconds; None where it is not known.
+    """
+
+    name: str
+    texts: tuple[str, ...]
+    numbers: tuple[float | None, ...]
+
+
+class Summary(NamedTuple):
+    """Runs of equal settings but for the seed.
+
+    Attributes:
+      method: of them.
+      dataset: of them.
+      settings: what they do not share with all other runs, up to six.
+      seeds: of them.
+      means: of validation mAP and test mAP by both conventions.
+      deviations: the standard deviations between seeds, n - 1 in the
+        denominator.
+    """
+
+    method: str
+    dataset: str
+    settings: str
+    seeds: list[str]
+    means: tuple[float, ...]
+    deviations: tuple[float, ...]
+
+
+def names(runs: Sequence[Run]) -> list[str]:
+    """What each run is called: its path from where all of them lie."""
+    paths = [Path(os.path.abspath(run.path)) for run in runs]
+    if len(paths) == 1:
+        return [paths[0].name]
+    root = os.path.commonpath(paths)
+    return [os.path.relpath(path, root) for path in paths]
+
+
+def lines(runs: Sequence[Run]) -> list[Line]:
+    """The table of all runs."""
+    return [
+        Line(name, _texts(run), (*_means(run), _initial(run), _seconds(run)))
+        for name, run in zip(names(runs), runs, strict=True)
+    ]
+
+
+def _texts(run: Run) -> tuple[str, ...]:
+    results = run.results
+    keys = "method", "regime", "seed", "dataset"
+    return tuple(str(results.get(key, "")) for key in keys)
+
+
+def _means(run: Run) -> tuple[float | None, ...]:
+    keys = "validation_mAP", "mAP", "mAP_empty_zero"
+    values = (run.results.get(key) for key in keys)
+    return tuple(x if is_number(x) else None for x in values)
+
+
+def _initial(run: Run) -> float | None:
+    initial = run.results.get("initial_logistic")
+    mean = initial.get("mAP") if isinstance(initial, dict) else None
+    return mean if is_number(mean) else None
+
+
+def _seconds(run: Run) -> float | None:
+    seconds = run.provenance.get("seconds")
+    return seconds if is_number(seconds) else None
+
+
+def summaries(runs: Sequence[Run]) -> list[Summary]:
+    """Means and deviations of runs of several seeds, in the runs' order."""
+    settings = [_settings(run) for run in runs]
+    texts = [json.dumps(x, sort_keys=True) for x in settings]
+    every = set(itertools.chain(*settings))
+    differing = [
+        name
+        for name in sorted(every)
+        if len({x.get(name) for x in settings}) > 1 and name != "method"
+    ]
+    found = []
+    for text in dict.fromkeys(texts):
+        of_text = [i for i, x in enumerate(texts) if x == text]
+        group = [runs[i] for i in of_text]
+        means = [_means(run) for run in group]
+        if len(group) < 2 or any(x is None for row in means for x in row):
+            continue
+        own = settings[of_text[0]]
+        shown = [
+            f"{name}={own[name]}" for name in differing if name in own
+        ][:_MOST_SETTINGS]
+        values = np.array(means, float)
+        method, _, _, dataset = _texts(group[0])
+        found.append(
+            Summary(
+                method, dataset, ", ".join(shown),
+                [_texts(run)[2] for run in group],
+                tuple(values.mean(0).tolist()),
+                tuple(values.std(0, ddof=1).tolist()),
+            )
+        )  # fmt: skip
+    return found
+
+
+def _settings(run: Run) -> dict[str, str]:
+    """What a run depends on, apart from chance."""
+    shown = {k: x for k, x in run.settings.items() if k not in _PLACES}
+    method, regime, _, dataset = _texts(run)
+    return shown | {"method": method, "regime": regime, "dataset": dataset}
