@@ -85,6 +85,7 @@ SHORTER = {
     "python -m data_prep.label_graph --graph": "--around='Goose, wild'",
     "python -m data_prep": "",
     "python -m wn": "",
+    "python -m eval.report": "",
     "python -m eval.compare": f"{SHORT} --epochs=0 --seeds=0 "
     "--regimes=fixed_features --rows=Hill",
     "python -m eval.run": f"{FIXED} --seeds=0 {SMALL}",

@@ -219,6 +219,8 @@ def test_wheel_holds_the_library_and_its_flags_alone(tmp_path):
     }
     for cfg in (ROOT / "flags").rglob("*.cfg"):
         assert f"imcl_tf/flags/{cfg.relative_to(ROOT / 'flags')}" in names
+    for template in (ROOT / "imcl_tf/report/templates").iterdir():
+        assert f"imcl_tf/report/templates/{template.name}" in names
 
 
 @pytest.mark.parametrize(

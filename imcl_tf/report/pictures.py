@@ -44,9 +44,7 @@ def open_data(run: Run) -> MultiLabelDataset:
     known = {option.name for option in PROGRAM_DATA}
     given = {k: text for k, text in run.settings.items() if k in known}
     folder = {option.name for option in FOLDER}
-    options = check_all(
-        PROGRAM_DATA, {"on_bad_image": "error"} | given
-    )
+    options = check_all(PROGRAM_DATA, {"on_bad_image": "error"} | given)
     # Its warnings are about training, which is over.
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)

@@ -114,9 +114,9 @@ def summaries(runs: Sequence[Run]) -> list[Summary]:
         if len(group) < 2 or any(x is None for row in means for x in row):
             continue
         own = settings[of_text[0]]
-        shown = [
-            f"{name}={own[name]}" for name in differing if name in own
-        ][:_MOST_SETTINGS]
+        shown = [f"{name}={own[name]}" for name in differing if name in own][
+            :_MOST_SETTINGS
+        ]
         values = np.array(means, float)
         method, _, _, dataset = _texts(group[0])
         found.append(

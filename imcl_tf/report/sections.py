@@ -131,7 +131,7 @@ def cards(run: Run) -> list[Card]:
     start = initial.get("mAP") if isinstance(initial, dict) else None
     note = ""
     if is_number(start):
-        note = f"{mean - start:+.2f} points of the method since then"
+        note = f"{mean - start:+.2f} points by the method's training"
     found = [
         Card("Test mAP", mean, _support(results.get("mAP_support"))),
         Card("Test mAP of the initial logistic model", _value(start), note),
@@ -289,7 +289,10 @@ def label_table(run: Run, found: Entries | None, key: Key) -> dict[str, Any]:
     def pairs(places: np.ndarray) -> list[list[float]]:
         for image in found.rows[places].tolist():
             if str(image) not in images:
-                images[str(image)] = [image_name(ids, image), key("test", image)]
+                images[str(image)] = [
+                    image_name(ids, image),
+                    key("test", image),
+                ]
         return [
             [image, _short(score)]
             for image, score in zip(
@@ -305,7 +308,9 @@ def label_table(run: Run, found: Entries | None, key: Key) -> dict[str, Any]:
         curve = np.zeros((0, 2))
         if row.ap is not None:
             curve = precision_recall(scores, positive)
-        table["curves"].append(np.rint(1000 * curve).astype(int).ravel().tolist())
+        table["curves"].append(
+            np.rint(1000 * curve).astype(int).ravel().tolist()
+        )
         order = first + np.argsort(-scores, kind="stable")
         present = order[found.positive[order]]
         absent = order[~found.positive[order]]
@@ -341,7 +346,9 @@ def pictures(run: Run, key: Key) -> list[Picture]:
     ]
 
 
-def _picture(run: Run, predictions: Predictions, image: int, key: Key) -> Picture:
+def _picture(
+    run: Run, predictions: Predictions, image: int, key: Key
+) -> Picture:
     first, last = predictions.labels.indptr[image : image + 2]
     labels = predictions.labels.indices[first:last]
     positive = predictions.labels.data[first:last] > 0
@@ -388,7 +395,9 @@ def similar_images(run: Run, key: Key) -> list[Neighborhood]:
     return found
 
 
-def _similar(run: Run, snapshot: Snapshot, image: int, key: Key) -> list[Similar]:
+def _similar(
+    run: Run, snapshot: Snapshot, image: int, key: Key
+) -> list[Similar]:
     row = np.flatnonzero(snapshot.image_index == image)[0]
     weights = snapshot.label_weights[row], snapshot.feature_weights[row]
     widest = max(float(np.abs(weights).max(initial=0)), 1e-12)
