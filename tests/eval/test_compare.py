@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from eval import compare
 from imcl_tf import main as program
