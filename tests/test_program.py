@@ -27,6 +27,7 @@ PROGRAMS = {
     "eval.compare": "--seeds",
     "eval.figures": "--runs",
     "eval.growth": "--scale",
+    "eval.report": "--out",
     "eval.run": "--plan",
     "eval.tables": "--out",
 }
