@@ -102,8 +102,8 @@ FIGURES = (
 REPORT = (
     Option(
         "runs", "",
-        "Workdir of a finished run, or a directory that holds some at any "
-        "depth.",
+        "Workdir of a finished run, a directory that holds some at any depth, "
+        "or one in which eval.run ran plans.",
         repeated=True,
     ),
     Option("out", "report.html", "HTML file to write."),

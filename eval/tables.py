@@ -33,6 +33,8 @@ from imcl_tf.data.kept import parse_json
 from imcl_tf.files import fail, replacing, write_csv
 from imcl_tf.ops.bootstrap import resampled_means
 from imcl_tf.ops.metrics import Support
+from imcl_tf.report.contents import RESULTS
+from imcl_tf.report.plan import PlanPart, PlanTable
 from imcl_tf.training.predictions import load
 from imcl_tf.training.workdir import PREDICTIONS
 
@@ -159,8 +161,8 @@ def read_tables(places: Sequence[Path]) -> list[Table]:
         if not place.is_dir():
             raise NotADirectoryError(f"runs: {place} is no directory")
         for file in sorted(place.glob("*.json")):
-            state = parse_json(file.read_bytes())
-            if not (isinstance(state, dict) and "cells" in state):
+            state = _state(file)
+            if state is None:
                 raise ValueError(f"{file} is not the state of a plan")
             states.setdefault(state["plan"], []).append((place, state))
     if not states:
@@ -176,6 +178,28 @@ def read_tables(places: Sequence[Path]) -> list[Table]:
             f"runs: {names}, or results of its runs, are not what eval.run "
             f"leaves: {error} is missing or wrong; run the plan again"
         ) from error
+
+
+def holds_plans(place: Path) -> bool:
+    """Whether plans were run in a directory, which is no workdir of a run.
+
+    Raises:
+      ValueError: if a JSON file there is damaged.
+    """
+    return not (place / RESULTS).exists() and any(
+        _state(file) is not None for file in place.glob("*.json")
+    )
+
+
+def _state(file: Path) -> dict | None:
+    """What eval.run says of a plan, None if the file is of something else."""
+    try:
+        state = parse_json(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    if not isinstance(state, dict) or "cells" not in state:
+        return None
+    return state if isinstance(state.get("plan"), str) else None
 
 
 def _table(states: list[tuple[Path, dict]]) -> Table:
@@ -230,7 +254,7 @@ def _entry(row: str, column: str, states) -> Entry:
 
 @functools.cache
 def _results(run: Path) -> dict[str, Any]:
-    return parse_json((run / "results.json").read_bytes())
+    return parse_json((run / RESULTS).read_bytes())
 
 
 @functools.cache
@@ -307,31 +331,49 @@ def columns_of(table: Table) -> list[str]:
 
 def to_markdown(table: Table) -> str:
     """A table for each column of a plan."""
-    parts = [f"## {table.heading}", f"`{table.command}`"]
-    if table.reported and table.dataset != table.own_dataset:
-        parts.append(
-            f"The paper's numbers are of {table.own_dataset}, these of "
-            f"{table.dataset}."
-        )
-    parts += [_part(table, column) for column in columns_of(table)]
+    texts = to_texts(table)
+    parts = [f"## {texts.title}", f"`{texts.command}`", *texts.notes]
+    for column, part in zip(columns_of(table), texts.parts, strict=True):
+        lines = [part.header, ["---"] * len(part.header), *part.rows]
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        warnings = _warnings(_of_column(table, column))
+        parts += [*part.notes, *(f"Warning: {text}" for text in warnings)]
     return "\n\n".join(parts) + "\n"
 
 
-def _part(table: Table, column: str) -> str:
+def to_texts(table: Table) -> PlanTable:
+    """The same as texts, for any form; what runs warned of is left out."""
+    notes = []
+    if table.reported and table.dataset != table.own_dataset:
+        notes.append(
+            f"The paper's numbers are of {table.own_dataset}, these of "
+            f"{table.dataset}."
+        )
+    parts = [_part(table, column) for column in columns_of(table)]
+    return PlanTable(table.heading, table.command, notes, parts)
+
+
+def _of_column(table: Table, column: str) -> list[Entry]:
+    return [entry for entry in table.entries if entry.column == column]
+
+
+def _part(table: Table, column: str) -> PlanPart:
     paper = reported(table.reported)
-    entries = [x for x in table.entries if x.column == column]
+    entries = _of_column(table, column)
     best = best_baseline(entries)
     names = [*_MEASURES, *GROUPS]
     printed = sorted(
         {name for x in entries for name in paper.get((x.row, column), ())}
     )
-    header = [column or "row", *names, *(f"paper, {x}" for x in printed)]
     others = [best] if best else []
-    header += ["less logistic", *(f"less {x.row}" for x in others)]
-    lines = [[*header, "seeds", "chosen"], ["---"] * (len(header) + 2)]
+    header = [
+        column or "row", *names, *(f"paper, {x}" for x in printed),
+        "less logistic", *(f"less {x.row}" for x in others), "seeds", "chosen",
+    ]  # fmt: skip
+    rows = []
     for entry in entries:
         numbers = paper.get((entry.row, column), {})
-        lines.append([
+        rows.append([
             entry.row,
             *(str(entry.spreads.get(name, "missing")) for name in names),
             *(f"{numbers[x]:.2f}" if x in numbers else "" for x in printed),
@@ -340,8 +382,7 @@ def _part(table: Table, column: str) -> str:
             f"{len(entry.runs)} of {len(table.seeds)}",
             _choice(entry),
         ])  # fmt: skip
-    text = [f"| {' | '.join(line)} |" for line in lines]
-    return "\n".join([*text, *(f"\n{note}" for note in _notes(entries))])
+    return PlanPart(header, rows, _notes(entries))
 
 
 def _choice(entry: Entry) -> str:
@@ -349,14 +390,24 @@ def _choice(entry: Entry) -> str:
 
 
 def _notes(entries: list[Entry]) -> list[str]:
-    """What failed, what means rest on, what runs warned of, each once."""
-    found = [_results(run) for x in entries for run in x.runs.values()]
+    """What failed and what means rest on, each once."""
     notes = [error for entry in entries for error in entry.errors[:1]]
-    notes += [f"Test mAP over {Support(**x['mAP_support'])}." for x in found]
     notes += [
-        f"Warning: {text}" for x in found for text in x.get("warnings", ())
+        f"Test mAP over {Support(**found['mAP_support'])}."
+        for found in _all_results(entries)
     ]
     return [*dict.fromkeys(notes)]
+
+
+def _warnings(entries: list[Entry]) -> list[str]:
+    """What runs warned of, each once."""
+    found = _all_results(entries)
+    texts = (text for results in found for text in results.get("warnings", ()))
+    return [*dict.fromkeys(texts)]
+
+
+def _all_results(entries: list[Entry]) -> list[dict[str, Any]]:
+    return [_results(run) for x in entries for run in x.runs.values()]
 
 
 def to_rows(table: Table) -> list[tuple]:

@@ -81,15 +81,15 @@ class Axis(NamedTuple):
         share = (value - low) / (high - low)
         return round(self.begin + share * (self.end - self.begin), 1)
 
-    def ticks(self, most: int = 5) -> list[Tick]:
-        """Round numbers on the axis."""
+    def ticks(self, most: int = 5, smallest: float = 0) -> list[Tick]:
+        """Round numbers on the axis, apart by `smallest` at least."""
         if self.is_logarithmic:
             first = math.ceil(math.log10(self.low) - 1e-9)
             last = math.floor(math.log10(self.high) + 1e-9)
             powers = range(first, last + 1, max(1, (last - first) // most))
             values = [10.0**power for power in powers]
         else:
-            step = _round_step((self.high - self.low) / most)
+            step = _round_step(max((self.high - self.low) / most, smallest))
             first = math.ceil(self.low / step - 1e-9)
             last = math.floor(self.high / step + 1e-9)
             values = [step * number for number in range(first, last + 1)]
@@ -119,11 +119,13 @@ def line_chart(
     everything = [point for _, points in lines for point in points]
     x_axis = _axis([x for x, _ in everything], LEFT, RIGHT, is_logarithmic)
     y_axis = _axis([y for _, y in everything], BOTTOM, TOP)
+    # There is nothing between two epochs.
+    whole = 1 if x_label == "epoch" else 0
     return Chart(
         title,
         f"{title} by {x_label}. " + " ".join(map(_in_words, lines)),
         x_label,
-        x_axis.ticks(),
+        x_axis.ticks(smallest=whole),
         y_axis.ticks(4),
         [_line(name, points, x_axis, y_axis) for name, points in lines],
         [points for _, points in lines],

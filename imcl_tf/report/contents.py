@@ -102,6 +102,12 @@ class Run(NamedTuple):
         """Whether scores are logits of probabilities."""
         return self.results.get("method") not in _RANKING
 
+    @property
+    def warnings(self) -> list[str]:
+        """What casts doubt on its results."""
+        found = self.results.get("warnings")
+        return [*map(str, found)] if isinstance(found, list) else []
+
 
 def find_runs(places: Sequence[Path]) -> list[Path]:
     """The workdirs of finished runs.

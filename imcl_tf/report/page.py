@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,7 +58,11 @@ class View(NamedTuple):
 
 
 def write_report(
-    runs: Sequence[Path], out: Path, data: MultiLabelDataset | None = None
+    runs: Sequence[Path],
+    out: Path,
+    data: MultiLabelDataset | None = None,
+    names: Mapping[Path, str] | None = None,
+    tables: Sequence[plan.PlanTable] = (),
 ):
     """Writes a page about runs, which needs no other file and no network.
 
@@ -67,6 +71,8 @@ def write_report(
       out: the HTML file.
       data: that the runs are on; None = opened as their flags say. Where it
         cannot be opened or has changed, the page has no pictures and says so.
+      names: workdir -> what its run is called, else by its path.
+      tables: of plans, which stand at the top.
 
     Raises:
       ValueError: if there is no run, or a damaged results.json.
@@ -77,18 +83,21 @@ def write_report(
     full = found[: _number_in_full(found)]
     album = Album()
     library = _Library(data, album)
-    names = plan.names(found)
+    called = plan.names(paths, names)
     share = _MOST_PICTURES // len(full)
     views = []
     for number, run in enumerate(full, 1):
         album.allow(share)
-        views.append(_view(number, names[number - 1], run, library))
+        views.append(_view(number, called[number - 1], run, library))
     thumbnails, views = _thumbnails(album, views)
     text = _environment().get_template("page.html.j2").render(
         version=imcl_tf.__version__,
         views=views,
-        lines=plan.lines(found) if len(found) > 1 else [],
-        summaries=plan.summaries(found),
+        tables=tables,
+        lines=plan.lines(found, called) if len(found) > 1 or tables else [],
+        warnings=plan.warnings(found, called),
+        # The tables of plans have these means.
+        summaries=[] if tables else plan.summaries(found),
         thumbnails=thumbnails,
         side=SIDE,
         most_pictures=sections.MOST_PICTURES,

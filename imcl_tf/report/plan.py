@@ -1,11 +1,11 @@
-"""Several runs in one table, and those that differ in the seed alone."""
+"""Several runs in one table, their warnings, and means over seeds."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,21 +56,76 @@ class Summary(NamedTuple):
     deviations: tuple[float, ...]
 
 
-def names(runs: Sequence[Run]) -> list[str]:
-    """What each run is called: its path from where all of them lie."""
-    paths = [Path(os.path.abspath(run.path)) for run in runs]
-    if len(paths) == 1:
-        return [paths[0].name]
-    root = os.path.commonpath(paths)
-    return [os.path.relpath(path, root) for path in paths]
+class PlanPart(NamedTuple):
+    """The rows of one column of a plan, as texts.
+
+    Attributes:
+      header: [n] names; all but the first and the last are of numbers.
+      rows: of n texts each.
+      notes: sentences below.
+    """
+
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str]
 
 
-def lines(runs: Sequence[Run]) -> list[Line]:
+class PlanTable(NamedTuple):
+    """The table of a plan, as texts.
+
+    Attributes:
+      title: its heading.
+      command: that ran the plan.
+      notes: sentences above.
+      parts: of its columns.
+    """
+
+    title: str
+    command: str
+    notes: list[str]
+    parts: list[PlanPart]
+
+
+def names(
+    paths: Sequence[Path], given: Mapping[Path, str] | None = None
+) -> list[str]:
+    """What runs are called.
+
+    Args:
+      paths: their workdirs.
+      given: workdir -> name. Others are called by their path from where all
+        of these lie.
+    """
+    known = {path.resolve(): name for path, name in (given or {}).items()}
+    found = [known.get(path.resolve(), "") for path in paths]
+    others = [p for p, name in zip(paths, found, strict=True) if not name]
+    if others:
+        # A single one lies in its parent.
+        parts = [
+            p if others[1:] else p.parent for p in map(Path.absolute, others)
+        ]
+        root = os.path.commonpath(parts)
+    return [
+        name or os.path.relpath(path, root)
+        for path, name in zip(paths, found, strict=True)
+    ]
+
+
+def lines(runs: Sequence[Run], names: Sequence[str]) -> list[Line]:
     """The table of all runs."""
     return [
         Line(name, _texts(run), (*_means(run), _initial(run), _seconds(run)))
-        for name, run in zip(names(runs), runs, strict=True)
+        for name, run in zip(names, runs, strict=True)
     ]
+
+
+def warnings(runs: Sequence[Run], names: Sequence[str]) -> dict[str, list[str]]:
+    """What runs warned of -> the names of those that did."""
+    found: dict[str, list[str]] = {}
+    for run, name in zip(runs, names, strict=True):
+        for text in run.warnings:
+            found.setdefault(text, []).append(name)
+    return found
 
 
 def _texts(run: Run) -> tuple[str, ...]:

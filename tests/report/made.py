@@ -9,6 +9,7 @@ import scipy.sparse
 from imcl_tf.methods.pictures import Snapshot, save_snapshot
 from imcl_tf.training.evaluation import scores as mean_scores
 from imcl_tf.training.predictions import Predictions, save
+from tests.eval.test_tables import cell, write_state
 
 # What a page must show as it is, and must not run.
 HOSTILE = (
@@ -98,6 +99,35 @@ def write_run(
     )
     write_graph(path, rng, names, images)
     return found
+
+
+def write_plan(place, rng, **more):
+    """Writes what eval.run leaves of a plan of three rows and two seeds.
+
+    The last row is not there; of the logistic one seed 0 alone is. Directories
+    are named as if by digests.
+
+    Args:
+      place: the directory.
+      rng: of all numbers.
+      more: of the plan's state.
+    """
+    column, cells = "fixed_features", []
+    for seed in (0, 1):
+        for name in ("0a", "2c") if seed else ("0a", "1b", "2c"):
+            method = "imcl" if name == "2c" else "logistic"
+            warnings = ["Doubtful."] if name == "2c" else []
+            write_run(
+                place / f"runs/{name}{seed}", rng, seed=seed, method=method,
+                warnings=warnings,
+            )  # fmt: skip
+        start = f"0a{seed}"
+        cells += [
+            cell("logistic", seed, None if seed else "1b0", column, start),
+            cell("imcl", seed, f"2c{seed}", column, start),
+            cell(HOSTILE[0], seed, None, column, error=f"{HOSTILE[1]} failed"),
+        ]
+    write_state(place, cells, title=f"Table 1 {HOSTILE[2]}", **more)
 
 
 def write_graph(path, rng, names, images):

@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eval import report
 from imcl_tf.report import page
+from imcl_tf.report.contents import read_run
 from imcl_tf.report.page import write_report
-from tests.report.made import HOSTILE, write_run
+from tests.report.made import HOSTILE, write_plan, write_run
 
 AXE = Path(__file__).with_name("axe.min.js")
 NAMES = (*HOSTILE, *(f"label {j:03}" for j in range(97)))
@@ -41,19 +43,16 @@ def browser():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A directory with run.html and, of three runs, plan.html."""
+    """A directory with run.html and plan.html."""
     path = tmp_path_factory.mktemp("pages")
     rng = np.random.default_rng(0)
     more = {"warnings": ["the features tell no images apart"]}
     write_run(path / "run", rng, NAMES, num_images=60, **more)
     write_report([path / "run"], path / "run.html")
-    for seed in range(3):
-        write_run(path / f"plan/seed-{seed}", rng, seed=seed)
-    before, page._MOST_RUNS = page._MOST_RUNS, 2
-    try:
-        write_report([path / "plan"], path / "plan.html")
-    finally:
-        page._MOST_RUNS = before
+    write_plan(path / "plan", rng)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "_MOST_RUNS", 2)
+        report.write([path / "plan"], path / "plan.html")
     return path
 
 
@@ -177,8 +176,6 @@ def test_all_labels_are_shown_on_demand(opened):
 
 
 def test_the_label_graph_is_looked_into(opened, place):
-    from imcl_tf.report.contents import read_run
-
     edges = read_run(place / "run").graph
     browser = opened("run.html")
     entry = select(browser, "input.choose")[0]
@@ -197,14 +194,31 @@ def test_the_label_graph_is_looked_into(opened, place):
     assert texts(browser, ".chosen") == ["no such label"]
 
 
-def test_the_runs_of_a_plan_are_sorted_and_opened(opened):
+def test_tables_of_a_plan_are_sorted(opened):
+    """Means by their numbers, what is missing last."""
     browser = opened("plan.html")
-    rows = "section table:first-of-type tbody tr th"
-    first = texts(browser, rows)[:3]
-    assert first == ["seed-0", "seed-1", "seed-2"]
-    seed = next(x for x in select(browser, "thead button") if x.text == "seed")
-    press(browser, seed, "ENTER")
-    assert texts(browser, rows)[:3] == first[::-1]
+    rows = "[aria-label^='Table of the plan'] tbody tr"
+    assert texts(browser, f"{rows} th") == ["logistic", "imcl", HOSTILE[0]]
+    heads = select(browser, "[aria-label^='Table of the plan'] thead button")
+    (head,) = (x for x in heads if x.text == "all")
+    for sign in (-1, 1):
+        press(browser, head, "ENTER")
+        shown = texts(browser, f"{rows} td:nth-child(3)")
+        numbers = [float(text.split(" ")[0]) for text in shown[:2]]
+        assert numbers == sorted(numbers, key=lambda x: sign * x)
+        assert numbers[0] != numbers[1] and shown[2] == "missing"
+
+
+def test_runs_of_a_plan_are_sorted_and_opened(opened):
+    browser = opened("plan.html")
+    rows = "[aria-label='Table of all runs'] tbody tr"
+    heads = select(browser, "[aria-label='Table of all runs'] thead button")
+    (head,) = (x for x in heads if x.text == "seed")
+    press(browser, head, "ENTER")
+    assert texts(browser, f"{rows} td:nth-child(4)") == [*"11000"]
+    names = texts(browser, f"{rows} th")
+    assert names[0] == "imcl, fixed_features, seed 1"
+    assert len(select(browser, "details.run")) == 2
     link = select(browser, "a[href='#run-2']")[0]
     press(browser, link, "ENTER")
     assert select(browser, "#run-2")[0].get_attribute("open")
