@@ -22,6 +22,7 @@ from imcl_tf.data.label_updates import files_digest
 from imcl_tf.files import replacing
 from imcl_tf.options import Value
 from imcl_tf.settings import FILES, OBJECTS, PROGRAM_DATA, REGIMES, RUN
+from imcl_tf.training.workdir import RESULTS
 
 _FIXED = REGIMES[1]
 # What no result depends on: where things lie; those of PROGRAM_DATA are in the
@@ -112,7 +113,7 @@ class Schedule:
         if (self.directory(work.name) / _DIVERGED).is_file():
             return {"validation_mAP": -math.inf}
         if work.name not in self._finished:
-            file = self.directory(work.name) / "results.json"
+            file = self.directory(work.name) / RESULTS
             if not file.is_file():
                 return None
             found = parse_json(file.read_bytes())

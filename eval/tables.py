@@ -33,10 +33,9 @@ from imcl_tf.data.kept import parse_json
 from imcl_tf.files import fail, replacing, write_csv
 from imcl_tf.ops.bootstrap import resampled_means
 from imcl_tf.ops.metrics import Support
-from imcl_tf.report.contents import RESULTS
 from imcl_tf.report.plan import PlanPart, PlanTable
 from imcl_tf.training.predictions import load
-from imcl_tf.training.workdir import PREDICTIONS
+from imcl_tf.training.workdir import PREDICTIONS, RESULTS
 
 FLAGS = flags.FLAGS
 OURS = "imcl"

@@ -20,9 +20,13 @@ from imcl_tf.data.kept import parse_json, read_array, read_arrays
 from imcl_tf.methods.pictures import END, START, Snapshot, load_snapshot
 from imcl_tf.training.predictions import Predictions
 from imcl_tf.training.predictions import load as load_predictions
-from imcl_tf.training.workdir import EARLIER, PREDICTIONS, PROVENANCE
+from imcl_tf.training.workdir import (
+    EARLIER,
+    PREDICTIONS,
+    PROVENANCE,
+    RESULTS,
+)
 
-RESULTS = "results.json"
 Row = dict[str, float | None]
 # Methods whose scores rank labels: their sigmoid is no probability.
 _RANKING = ("wsabie", "fast0tag", "lsep")

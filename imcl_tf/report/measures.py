@@ -12,8 +12,8 @@ def precision_recall(
 ) -> np.ndarray:
     """Recall and precision of one label, at a few thresholds.
 
-    Of all thresholds at which a further positive is found, those are kept
-    that are closest to an even spacing of recall, the last one among them.
+    Among all thresholds at which a further positive is found, those are kept
+    that are closest to an even spacing of recall, and the last one.
 
     Args:
       scores: [n], of the images on which the label is observed.

@@ -134,7 +134,7 @@ def cards(run: Run) -> list[Card]:
         note = f"{mean - start:+.2f} points by the method's training"
     found = [
         Card("Test mAP", mean, _support(results.get("mAP_support"))),
-        Card("Test mAP of the initial logistic model", _value(start), note),
+        Card("Test mAP, initial logistic", _value(start), note),
         Card(
             "Validation mAP",
             _value(results.get("validation_mAP")),
@@ -327,9 +327,9 @@ def _short(score: float) -> float:
 def pictures(run: Run, key: Key) -> list[Picture]:
     """The test images with most labels observed present, and what was found.
 
-    A label is found, or claimed, if its probability is at least 1/2. Of a
-    method without probabilities: if it is among the image's n highest of its
-    observed labels, where n of them are present.
+    A label is found, or claimed, if its probability is at least 1/2. With a
+    method without probabilities, it is if it is among the n highest of the
+    image's observed labels, where n of these are present.
     """
     predictions = run.predictions
     if predictions is None:

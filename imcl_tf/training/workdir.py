@@ -27,7 +27,7 @@ from imcl_tf.training.callbacks import BEST, LATEST
 
 # Of trials: scores of the observed validation labels, in their order.
 VALIDATION_SCORES = "validation_scores.npy"
-_RESULTS, _IDENTITY, _FLAGS = "results.json", "run.json", "flags.cfg"
+RESULTS, _IDENTITY, _FLAGS = "results.json", "run.json", "flags.cfg"
 _LABELS, _IMAGES = "observed_labels.npz", "train_images.npy"
 # What the test images were said to show, see `predictions`; how it was made.
 PREDICTIONS, PROVENANCE = "test_predictions.npz", "provenance.json"
@@ -38,7 +38,7 @@ _WRITTEN = (
     "metrics.csv", VALIDATION_SCORES, _LABELS, _IMAGES,
     "average_precision.csv", _FLAGS, "label_graph.npz", "labels.txt",
     PREDICTIONS, PROVENANCE, _CHECKPOINTS, "initial", "saved_model",
-    "tensorboard", REPORT, _RESULTS,
+    "tensorboard", REPORT, RESULTS,
 )  # fmt: skip
 _ELSE = "take another workdir, or remove this one"
 
@@ -196,12 +196,12 @@ class Workdir:
                 raise ValueError("warnings must be a list of sentences")
         except ValueError as error:
             raise ValueError(
-                f"init_from: {self.path / _RESULTS} is damaged"
+                f"init_from: {self.path / RESULTS} is damaged"
             ) from error
         return found
 
     def _results(self) -> dict:
-        file = self.path / _RESULTS
+        file = self.path / RESULTS
         if not file.is_file():
             return {}
         try:
@@ -216,7 +216,7 @@ class Workdir:
         file = self.path / _IDENTITY
         if not file.is_file():
             latest = self.path / _CHECKPOINTS / LATEST
-            if latest.exists() or (self.path / _RESULTS).exists():
+            if latest.exists() or (self.path / RESULTS).exists():
                 raise ValueError(f"resume: {file} is missing; {_ELSE}")
             return None
         try:
@@ -286,7 +286,7 @@ class Workdir:
         before = self._begun() if resume else None
         # Results of fewer epochs, and all that an earlier run left, would from
         # here on pass for this one's.
-        self._set_aside((REPORT, _RESULTS) if before else _WRITTEN)
+        self._set_aside((REPORT, RESULTS) if before else _WRITTEN)
         names = "".join(f"{name}\n" for name in data.label_names)
         number = before["run"] if before else uuid.uuid4().hex
         run = {"run": number, "identity": identity._asdict()}
@@ -307,7 +307,7 @@ class Workdir:
 
     def set_aside(self):
         """Moves what a finished run left, if there was one, to EARLIER."""
-        if (self.path / _RESULTS).exists():
+        if (self.path / RESULTS).exists():
             self._set_aside(_WRITTEN)
 
     def _set_aside(self, names: Sequence[str]):
@@ -318,8 +318,8 @@ class Workdir:
             be killed, the next one continues.
         """
         place = self.path / EARLIER
-        if (self.path / _RESULTS).exists():
-            if (place / _RESULTS).exists():
+        if (self.path / RESULTS).exists():
+            if (place / RESULTS).exists():
                 shutil.rmtree(place)
             (place / _CHECKPOINTS).mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.path / _IDENTITY, place / _IDENTITY)
@@ -465,7 +465,7 @@ class Workdir:
         if provenance is not None:
             with replacing(self.path / PROVENANCE) as path:
                 path.write_text(json.dumps(provenance, indent=2) + "\n")
-        with replacing(self.path / _RESULTS) as path:
+        with replacing(self.path / RESULTS) as path:
             path.write_text(json.dumps(results, indent=2) + "\n")
         shutil.rmtree(self.path / EARLIER, ignore_errors=True)
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from eval import report
+from imcl_tf.data.multi_label_dataset import open_source
 from imcl_tf.report import page
 from imcl_tf.report.contents import read_run
 from imcl_tf.report.page import write_report
@@ -42,13 +43,20 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A directory with run.html and plan.html."""
+def place(tmp_path_factory, prepared):
+    """A directory with run.html, some of whose images are there, and plan.html.
+
+    Other images have no picture: `prepared` has fewer than the run.
+    """
     path = tmp_path_factory.mktemp("pages")
     rng = np.random.default_rng(0)
-    more = {"warnings": ["the features tell no images apart"]}
-    write_run(path / "run", rng, NAMES, num_images=60, **more)
-    write_report([path / "run"], path / "run.html")
+    data = open_source(prepared)
+    warnings = ["the features tell no images apart"]
+    write_run(
+        path / "run", rng, NAMES, num_images=60, warnings=warnings,
+        digests=data.digests(),
+    )  # fmt: skip
+    write_report([path / "run"], path / "run.html", data)
     write_plan(path / "plan", rng)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(page, "_MOST_RUNS", 2)
@@ -165,12 +173,28 @@ def test_labels_are_sorted_searched_and_opened_by_the_keyboard(opened):
     assert texts(browser, names) == [HOSTILE[0]]
 
 
+def test_pictures_are_drawn_and_named(opened):
+    browser = opened("run.html")
+    shown = browser.execute_script(
+        "return [...document.images].map(x => [x.naturalWidth, x.alt])"
+    )
+    assert len(shown) > 8
+    for width, name in shown:
+        assert width > 0 and name.endswith(".jpg")
+    # A name stands where there is no picture.
+    assert any(".jpg" in name for name in texts(browser, ".tile"))
+
+
 def test_all_labels_are_shown_on_demand(opened):
     browser = opened("run.html")
+    # A page of a thousand labels opens at once: few of them are drawn.
+    curves = ".labels tbody td:last-child:not(:empty)"
+    assert len(select(browser, curves)) == 25
     button = select(browser, "button.all")[0]
     assert button.text == "Show all 100 labels"
     press(browser, button, "ENTER")
     assert len(texts(browser, ".labels tbody th button")) == 100
+    assert len(select(browser, curves)) == 100
     # The focus is where the new rows begin.
     assert browser.switch_to.active_element.text == NAMES[25]
 
