@@ -154,7 +154,7 @@ def _axis(
     # A line that is level lies in the middle.
     margin = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
     if begin == LEFT:  # epochs begin at the corner
-        margin = 0.0 if high > low else 0.5
+        margin = 0.0 if high > low else max(0.5, 0.1 * abs(high))
     return Axis(low - margin, high + margin, begin, end)
 
 

@@ -30,6 +30,9 @@ from imcl_tf.training.workdir import (
 Row = dict[str, float | None]
 # Methods whose scores rank labels: their sigmoid is no probability.
 _RANKING = ("wsabie", "fast0tag", "lsep")
+# Beyond it nothing is a result; the places of charts would overflow.
+_LARGEST = 1e30
+_MOST_WARNINGS = 100
 
 
 class LabelRow(NamedTuple):
@@ -110,7 +113,8 @@ class Run(NamedTuple):
     def warnings(self) -> list[str]:
         """What casts doubt on its results."""
         found = self.results.get("warnings")
-        return [*map(str, found)] if isinstance(found, list) else []
+        found = found[:_MOST_WARNINGS] if isinstance(found, list) else []
+        return [*map(str, found)]
 
 
 def find_runs(places: Sequence[Path]) -> list[Path]:
@@ -173,11 +177,11 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def is_number(value: Any) -> bool:
-    """Whether JSON's value is a finite number."""
+    """Whether JSON's value is a number, finite and not beyond 1e30."""
     return (
         isinstance(value, int | float)
         and not isinstance(value, bool)
-        and math.isfinite(value)
+        and abs(value) <= _LARGEST
     )
 
 
@@ -307,12 +311,16 @@ def _penalties(path: Path) -> list[tuple[float, float]]:
         for row in _rows(path)
     ]
     # In the order of trying; 0 has no place on an axis of powers.
-    return sorted(x for x in found if 0 < x[0] < math.inf and x[1] >= 0)
+    return sorted(
+        (penalty, mean)
+        for penalty, mean in found
+        if 1 / _LARGEST <= penalty <= _LARGEST and is_number(mean)
+    )
 
 
 def _number(text: str) -> float | None:
     value = float(text) if text else math.nan
-    return value if math.isfinite(value) else None
+    return value if is_number(value) else None
 
 
 def _precisions(path: Path, names: tuple[str, ...]) -> list[LabelRow]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jinja2
 import tensorflow as tf
 from absl import logging
+from markupsafe import Markup
 
 import imcl_tf
 from imcl_tf.data.multi_label_dataset import MultiLabelDataset
@@ -30,6 +31,7 @@ from imcl_tf.training.workdir import REPORT
 _MOST_RUNS = 12
 _MOST_LABELS = 4000
 _MOST_PICTURES = 400  # thumbnails of the page, 3 to 5 KB each
+_LONGEST = 20_000  # characters of a text, which flags.cfg may have
 _DATA_FLAGS = {option.name for option in PROGRAM_DATA}
 
 
@@ -106,7 +108,8 @@ def write_report(
         chart=charts,
     )  # fmt: skip
     with replacing(out) as path:
-        path.write_text(text, "utf-8")
+        # JSON may hold half a character, which no file can.
+        path.write_text(text, "utf-8", "replace")
 
 
 def _number_in_full(runs: Sequence[Run]) -> int:
@@ -193,6 +196,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_cut,
     )
     environment.policies["json.dumps_kwargs"] = {
         "allow_nan": False, "separators": (",", ":"),
@@ -200,6 +204,14 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {"number": _number, "path": path_text}
     environment.tests["finite"] = is_number
     return environment
+
+
+def _cut(value: Any) -> Any:
+    """A text of a workdir without its end where it is huge."""
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    if is_text and len(value) > _LONGEST:
+        return f"{value[:_LONGEST]}…"
+    return value
 
 
 def _number(value: Any, form: str = ".2f") -> str:

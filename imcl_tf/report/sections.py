@@ -24,6 +24,8 @@ MOST_PICTURES = 24
 _MOST_SIMILAR = 8
 UNKNOWN = 5  # likeliest labels that are not observed
 _EXAMPLES = 2  # pictures of each kind, of a label
+_MOST_POINTS = 400  # of a line: a run of thousands of epochs has as many
+_GROUPS = 5
 # Columns of metrics.csv that are no loss term.
 _NO_TERMS = {
     "step", "epoch", "validation", "mAP", "learning_rate", "mAP_labels",
@@ -177,7 +179,7 @@ def groups(run: Run) -> list[Group]:
             tuple(_value(x[i]) if i < len(x) else None for x in lists),
             _support(supports[i] if i < len(supports) else None),
         )
-        for i in range(len(lists[0]))
+        for i in range(min(len(lists[0]), _GROUPS))
     ]
 
 
@@ -221,13 +223,15 @@ def curves(run: Run) -> list[Chart]:
 def _column(
     rows: list[Row], name: str, is_validation: float
 ) -> list[tuple[float, float]]:
-    """(epoch, value) of a split's rows that have the value."""
-    return [
+    """(epoch, value) of a split's rows that have the value, evenly thinned."""
+    points = [
         (row["epoch"] or 0.0, value)
         for row in rows
         if row["validation"] == is_validation
         and (value := row.get(name)) is not None
     ]
+    step = -(-len(points) // _MOST_POINTS) or 1
+    return points[::-1][::step][::-1]  # the last one is among them
 
 
 class Entries(NamedTuple):

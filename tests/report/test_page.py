@@ -1,6 +1,7 @@
 """The page: its numbers, what is hostile, what is missing, its size."""
 
 import html
+import itertools
 import json
 import re
 
@@ -133,6 +134,58 @@ def test_hostile_names_are_text(tmp_path, rng):
     markup = re.sub(r"<script.*?</script>", "", text, flags=re.S)
     for tag in re.findall(r"<[a-z][^>]*>", markup):
         assert not re.search(r"\son\w+=", re.sub(r'"[^"]*"', "", tag)), tag
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        {"method": "half \ud800", "warnings": ["\udfff", "nul \0", None]},
+        {"warnings": {"no": "list"}, "dataset": ["<b>"], "regime": {"a": 1}},
+        {"method": "x" * 10**6, "warnings": ["y" * 10**6]},
+        {"warnings": ["many"] * 10**5, "mAP_groups": [{"a": 1}] * 10**4},
+        {"seed": 10**400, "validation_mAP": 10**400, "initial_logistic": [1]},
+        {"mAP_support": {"labels": "<b>"}, "mAP_groups_support": "text"},
+        {"chosen": {"why": ["<b>"]}, "digests": {"splits": {"a": ["<b>"]}}},
+    ],
+)
+def test_odd_and_huge_results_make_a_small_page(tmp_path, rng, results):
+    write_run(tmp_path / "run", rng, **results)
+    text, _ = written(tmp_path)
+    assert "Test mAP" in text and "<b>]" not in text
+    assert len(text) < 500_000
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("metrics.csv", "0,validation,1e308\n1,validation,-1e308\n"),
+        ("metrics.csv", "1e300,validation,3\n"),
+        ("metrics.csv", "1e20,validation,3\n"),
+        ("metrics.csv", "0,validation,5e-324\n1,validation,1e-323\n"),
+        ("penalties.csv", "1e-300,1\n1e300,3\n5e-324,3\n1,inf\n2,nan\n"),
+    ],
+)
+def test_numbers_that_no_chart_can_hold(tmp_path, rng, file, text):
+    write_run(tmp_path / "run", rng)
+    header = {
+        "metrics.csv": "epoch,split,mAP\n",
+        "penalties.csv": "penalty,validation_mAP\n",
+    }
+    inner = tmp_path / "run/initial"
+    inner.mkdir()
+    (inner / file).write_text(header[file] + text)
+    page, _ = written(tmp_path)
+    assert "Curves" in page and not re.search(r"\b(nan|inf)\b", page)
+
+
+def test_a_line_of_many_epochs_is_thinned(tmp_path, rng):
+    write_run(tmp_path / "run", rng)
+    rows = "".join(f"{i},validation,{i % 7}\n" for i in range(5000))
+    (tmp_path / "run/metrics.csv").write_text(f"epoch,split,mAP\n{rows}")
+    (chart,) = sections.curves(read_run(tmp_path / "run"))
+    (points,) = chart.points
+    assert 200 < len(points) <= 400 and points[-1] == (4999, 4999 % 7)
+    assert {b - a for (a, _), (b, _) in itertools.pairwise(points)} == {13}
 
 
 @pytest.mark.parametrize(
