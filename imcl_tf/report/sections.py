@@ -22,6 +22,7 @@ from imcl_tf.training.predictions import Predictions
 
 MOST_PICTURES = 24
 _MOST_SIMILAR = 8
+MARKS = 12  # labels of a picture and a kind that are seen at once
 UNKNOWN = 5  # likeliest labels that are not observed
 _EXAMPLES = 2  # pictures of each kind, of a label
 _MOST_POINTS = 400  # of a line: a run of thousands of epochs has as many

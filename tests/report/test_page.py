@@ -85,6 +85,18 @@ def test_found_and_missed_are_of_observed_labels_alone(tmp_path, rng):
         assert all(row[name] == 0 for name in picture.unknown)
 
 
+def test_of_many_labels_of_a_picture_the_first_are_seen_at_once(tmp_path, rng):
+    write_run(tmp_path / "run", rng, names=[f"l{j}" for j in range(200)])
+    first, *_ = sections.pictures(
+        read_run(tmp_path / "run"), lambda split, image: ""
+    )
+    more = len(first.found) - sections.MARKS
+    assert more > 0
+    shown = words(written(tmp_path)[0])
+    assert f"and {more} more found, {first.name} " in shown
+    assert f" {first.found[-1].label} " in shown
+
+
 def test_a_method_that_ranks_claims_as_many_as_are_present(tmp_path, rng):
     names = [f"l{j}" for j in range(9)]
     write_run(tmp_path / "run", rng, names=names, method="wsabie")
