@@ -7,7 +7,6 @@ results.json with a mAP; what else is missing or damaged is named in `missing`.
 from __future__ import annotations
 
 import csv
-import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -110,6 +109,12 @@ class Run(NamedTuple):
         return self.results.get("method") not in _RANKING
 
     @property
+    def initial(self) -> dict[str, Any]:
+        """Results of the initial logistic model, {} where there are none."""
+        found = self.results.get("initial_logistic")
+        return found if isinstance(found, dict) else {}
+
+    @property
     def warnings(self) -> list[str]:
         """What casts doubt on its results."""
         found = self.results.get("warnings")
@@ -185,6 +190,31 @@ def is_number(value: Any) -> bool:
     )
 
 
+def number_in(value: Any) -> float | None:
+    """JSON's value where it is a number, else None."""
+    return value if is_number(value) else None
+
+
+def read_brief(path: Path) -> Run:
+    """The results, provenance and flags of a workdir, as if it had no more.
+
+    Raises:
+      ValueError: if results.json is damaged or of a trial.
+      OSError: if there is none.
+    """
+    results = read_results(path)
+    part = _Parts(path)
+    flags = part("flags", "flags.cfg", _text, "")
+    if not flags and isinstance(results.get("settings"), list):
+        flags = "".join(f"{line}\n" for line in results["settings"])
+    provenance = part("provenance", PROVENANCE, _json_object, {})
+    return Run(
+        path, results, provenance, flags, _settings(flags), (),
+        {"initial": [], "method": []}, [], [], None, {}, None,
+        np.zeros(0, bytes), [], part.missing,
+    )  # fmt: skip
+
+
 def read_run(path: Path) -> Run:
     """Reads a workdir.
 
@@ -192,28 +222,10 @@ def read_run(path: Path) -> Run:
       ValueError: if results.json is damaged or of a trial.
       OSError: if there is none.
     """
-    results = read_results(path)
-    missing: dict[str, str] = {}
-
-    def part(name: str, file: str, read: Callable[[Path], Any], without: Any):
-        try:
-            return read(path / file)
-        except FileNotFoundError:
-            missing[name] = f"The workdir holds no {file}."
-        except (ValueError, OSError, KeyError, TypeError) as error:
-            reason = shown(" ".join(str(error).split()))
-            missing[name] = f"{file} cannot be read: {reason}"
-        return without
-
+    brief = read_brief(path)
+    part = _Parts(path)
     names = part("labels", "labels.txt", _lines, ())
     num_labels = len(names)
-    flags = part("flags", "flags.cfg", _text, "")
-    if not flags and isinstance(results.get("settings"), list):
-        flags = "".join(f"{line}\n" for line in results["settings"])
-    metrics = {
-        "initial": part("initial", "initial/metrics.csv", _metrics, []),
-        "method": part("metrics", "metrics.csv", _metrics, []),
-    }
     similar = {}
     for name, file in (("start", START), ("end", END)):
         snapshot = part(
@@ -222,28 +234,60 @@ def read_run(path: Path) -> Run:
         )  # fmt: skip
         if snapshot is not None:
             similar[name] = snapshot
-    graph = part(
-        "graph", "label_graph.npz",
-        lambda place: _graph(place, names, similar), None,
-    )  # fmt: skip
-    return Run(
-        path, results,
-        part("provenance", PROVENANCE, _json_object, {}),
-        flags, _settings(flags), names, metrics,
-        part("penalties", "initial/penalties.csv", _penalties, []),
-        part(
+    return brief._replace(
+        label_names=names,
+        metrics={
+            "initial": part("initial", "initial/metrics.csv", _metrics, []),
+            "method": part("metrics", "metrics.csv", _metrics, []),
+        },
+        penalties=part("penalties", "initial/penalties.csv", _penalties, []),
+        precisions=part(
             "precisions", "average_precision.csv",
             lambda place: _precisions(place, names), [],
         ),
-        part(
+        predictions=part(
             "predictions", PREDICTIONS,
             lambda place: _predictions(place, num_labels), None,
         ),
-        similar, graph,
-        part("train_ids", "train_images.npy", _ids, np.zeros(0, bytes)),
-        part("trials", "auto/trials.csv", _rows, []),
-        missing,
+        similar=similar,
+        graph=part(
+            "graph", "label_graph.npz",
+            lambda place: _graph(place, names, similar), None,
+        ),
+        train_ids=part(
+            "train_ids", "train_images.npy", _ids, np.zeros(0, bytes)
+        ),
+        trials=part("trials", "auto/trials.csv", _rows, []),
+        missing=brief.missing | part.missing,
     )  # fmt: skip
+
+
+class _Parts:
+    """Reads the files of a workdir, and notes which there are not.
+
+    Args:
+      path: the workdir.
+
+    Attributes:
+      missing: part -> a sentence that says why it is not there.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self.missing: dict[str, str] = {}
+
+    def __call__(
+        self, name: str, file: str, read: Callable[[Path], Any], without: Any
+    ) -> Any:
+        """A part, or `without` where its file is missing or damaged."""
+        try:
+            return read(self._path / file)
+        except FileNotFoundError:
+            self.missing[name] = f"The workdir holds no {file}."
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            reason = shown(" ".join(str(error).split()))
+            self.missing[name] = f"{file} cannot be read: {reason}"
+        return without
 
 
 def _json_object(path: Path) -> dict[str, Any]:
@@ -319,8 +363,7 @@ def _penalties(path: Path) -> list[tuple[float, float]]:
 
 
 def _number(text: str) -> float | None:
-    value = float(text) if text else math.nan
-    return value if is_number(value) else None
+    return number_in(float(text)) if text else None
 
 
 def _precisions(path: Path, names: tuple[str, ...]) -> list[LabelRow]:

@@ -15,7 +15,13 @@ import imcl_tf
 from imcl_tf.data.multi_label_dataset import MultiLabelDataset
 from imcl_tf.files import replacing
 from imcl_tf.report import charts, plan, sections
-from imcl_tf.report.contents import Run, find_runs, is_number, read_run
+from imcl_tf.report.contents import (
+    Run,
+    find_runs,
+    is_number,
+    read_brief,
+    read_run,
+)
 from imcl_tf.report.pictures import (
     SIDE,
     Album,
@@ -81,8 +87,8 @@ def write_report(
       OSError: if a file cannot be read or written.
     """
     paths = find_runs(runs)
-    found = [read_run(path) for path in paths]
-    full = found[: _number_in_full(found)]
+    full = _in_full(paths)
+    found = [*full, *(read_brief(path) for path in paths[len(full) :])]
     album = Album()
     library = _Library(data, album)
     called = plan.names(paths, names)
@@ -112,14 +118,17 @@ def write_report(
         path.write_text(text, "utf-8", "replace")
 
 
-def _number_in_full(runs: Sequence[Run]) -> int:
-    """How many runs the page shows in full, the first one always."""
+def _in_full(paths: Sequence[Path]) -> list[Run]:
+    """The runs that the page shows in full: as many as it has space for."""
+    found: list[Run] = []
     labels = 0
-    for number, run in enumerate(runs[:_MOST_RUNS]):
+    for path in paths[:_MOST_RUNS]:
+        run = read_run(path)
         labels += len(run.label_names)
-        if labels > _MOST_LABELS and number:
-            return number
-    return min(len(runs), _MOST_RUNS)
+        if found and labels > _MOST_LABELS:
+            break
+        found.append(run)
+    return found
 
 
 class _Library:

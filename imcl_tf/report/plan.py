@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imcl_tf.report.contents import Run, is_number
+from imcl_tf.report.contents import Run, number_in
 
 # Of equal settings runs may differ in these: where they are, and chance.
 _PLACES = {
@@ -114,7 +114,7 @@ def names(
 def lines(runs: Sequence[Run], names: Sequence[str]) -> list[Line]:
     """The table of all runs."""
     return [
-        Line(name, _texts(run), (*_means(run), _initial(run), _seconds(run)))
+        Line(name, _texts(run), _numbers(run))
         for name, run in zip(names, runs, strict=True)
     ]
 
@@ -136,19 +136,12 @@ def _texts(run: Run) -> tuple[str, ...]:
 
 def _means(run: Run) -> tuple[float | None, ...]:
     keys = "validation_mAP", "mAP", "mAP_empty_zero"
-    values = (run.results.get(key) for key in keys)
-    return tuple(x if is_number(x) else None for x in values)
+    return tuple(number_in(run.results.get(key)) for key in keys)
 
 
-def _initial(run: Run) -> float | None:
-    initial = run.results.get("initial_logistic")
-    mean = initial.get("mAP") if isinstance(initial, dict) else None
-    return mean if is_number(mean) else None
-
-
-def _seconds(run: Run) -> float | None:
-    seconds = run.provenance.get("seconds")
-    return seconds if is_number(seconds) else None
+def _numbers(run: Run) -> tuple[float | None, ...]:
+    others = run.initial.get("mAP"), run.provenance.get("seconds")
+    return *_means(run), *map(number_in, others)
 
 
 def summaries(runs: Sequence[Run]) -> list[Summary]:

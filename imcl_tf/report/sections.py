@@ -10,7 +10,7 @@ import numpy as np
 from imcl_tf.methods.pictures import Snapshot
 from imcl_tf.ops.metrics import Support
 from imcl_tf.report.charts import Chart, line_chart, unit_chart
-from imcl_tf.report.contents import Row, Run, is_number
+from imcl_tf.report.contents import Row, Run, number_in
 from imcl_tf.report.measures import (
     Reliability,
     precision_recall,
@@ -130,30 +130,24 @@ class Neighborhood(NamedTuple):
 def cards(run: Run) -> list[Card]:
     """The results in short."""
     results = run.results
-    mean, initial = results["mAP"], results.get("initial_logistic")
-    start = initial.get("mAP") if isinstance(initial, dict) else None
+    mean, start = results["mAP"], number_in(run.initial.get("mAP"))
     note = ""
-    if is_number(start):
+    if start is not None:
         note = f"{mean - start:+.2f} points by the method's training"
-    found = [
+    return [
         Card("Test mAP", mean, _support(results.get("mAP_support"))),
-        Card("Test mAP, initial logistic", _value(start), note),
+        Card("Test mAP, initial logistic", start, note),
         Card(
             "Validation mAP",
-            _value(results.get("validation_mAP")),
+            number_in(results.get("validation_mAP")),
             _support(results.get("validation_mAP_support")),
         ),
         Card(
             "Test mAP, labels without AP as 0",
-            _value(results.get("mAP_empty_zero")),
+            number_in(results.get("mAP_empty_zero")),
             "the convention of the paper's released code",
         ),
     ]
-    return found
-
-
-def _value(value: Any) -> float | None:
-    return value if is_number(value) else None
 
 
 def _support(support: Any) -> str:
@@ -165,10 +159,9 @@ def _support(support: Any) -> str:
 
 def groups(run: Run) -> list[Group]:
     """Means of groups of labels; empty where results.json has none."""
-    initial = run.results.get("initial_logistic")
     columns = [
         run.results.get("mAP_groups"),
-        initial.get("mAP_groups") if isinstance(initial, dict) else None,
+        run.initial.get("mAP_groups"),
         run.results.get("validation_mAP_groups"),
     ]
     lists = [x if isinstance(x, list) else [] for x in columns]
@@ -177,7 +170,7 @@ def groups(run: Run) -> list[Group]:
     return [
         Group(
             str(i + 1),
-            tuple(_value(x[i]) if i < len(x) else None for x in lists),
+            tuple(number_in(x[i]) if i < len(x) else None for x in lists),
             _support(supports[i] if i < len(supports) else None),
         )
         for i in range(min(len(lists[0]), _GROUPS))

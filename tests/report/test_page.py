@@ -286,8 +286,12 @@ def test_several_runs_have_a_table_and_means_over_seeds(tmp_path, rng):
     assert "hill/seed-0-0" in shown and "auto/logistic" not in shown
 
 
-def test_of_many_runs_the_first_are_in_full(tmp_path, rng, monkeypatch):
-    monkeypatch.setattr(page, "_MOST_RUNS", 2)
+@pytest.mark.parametrize(("limit", "most"), [("RUNS", 2), ("LABELS", 8)])
+def test_of_many_runs_the_first_are_in_full(
+    tmp_path, rng, monkeypatch, limit, most
+):
+    """Two runs of three labels are; the others are not even read whole."""
+    monkeypatch.setattr(page, f"_MOST_{limit}", most)
     plan_of(tmp_path, rng)
     text, data = written(tmp_path, tmp_path / "plan")
     assert "The first 2 of 4 runs are shown in full" in words(text)
