@@ -108,7 +108,6 @@ def write_report(
         summaries=[] if tables else plan.summaries(found),
         thumbnails=thumbnails,
         side=SIDE,
-        most_pictures=sections.MOST_PICTURES,
         frame=charts.unit_chart("Precision", "", "recall", []),
         sections=sections,
         chart=charts,

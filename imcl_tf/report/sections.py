@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse
 
 from imcl_tf.methods.pictures import Snapshot
 from imcl_tf.ops.metrics import Support
@@ -20,7 +21,7 @@ from imcl_tf.report.measures import (
 from imcl_tf.report.pictures import image_name
 from imcl_tf.training.predictions import Predictions
 
-MOST_PICTURES = 24
+_MOST_PICTURES = 24
 _MOST_SIMILAR = 8
 MARKS = 12  # labels of a picture and a kind that are seen at once
 UNKNOWN = 5  # likeliest labels that are not observed
@@ -250,7 +251,7 @@ def entries(run: Run, predictions: Predictions) -> Entries:
     """Sorts the observed entries of a run by label."""
     labels = predictions.labels
     order = np.argsort(labels.indices, kind="stable")
-    rows = np.repeat(np.arange(labels.shape[0]), np.diff(labels.indptr))
+    rows = _rows(labels)
     counts = np.bincount(labels.indices, minlength=labels.shape[1])
     scores = predictions.scores[order]
     shown = sigmoid(scores) if run.has_probabilities else scores.astype(float)
@@ -258,6 +259,11 @@ def entries(run: Run, predictions: Predictions) -> Entries:
         rows[order], scores, shown, labels.data[order] > 0,
         np.append(0, np.cumsum(counts)),
     )  # fmt: skip
+
+
+def _rows(labels: scipy.sparse.csr_array) -> np.ndarray:
+    """[P] int, the image of each observed entry."""
+    return np.repeat(np.arange(labels.shape[0]), np.diff(labels.indptr))
 
 
 def label_table(run: Run, found: Entries | None, key: Key) -> dict[str, Any]:
@@ -334,9 +340,9 @@ def pictures(run: Run, key: Key) -> list[Picture]:
         return []
     labels = predictions.labels
     positive = labels.data > 0
-    rows = np.repeat(np.arange(labels.shape[0]), np.diff(labels.indptr))
+    rows = _rows(labels)
     present = np.bincount(rows[positive], minlength=labels.shape[0])
-    chosen = np.argsort(-present, kind="stable")[:MOST_PICTURES]
+    chosen = np.argsort(-present, kind="stable")[:_MOST_PICTURES]
     return [
         _picture(run, predictions, int(image), key)
         for image in chosen
