@@ -134,7 +134,8 @@ def cards(run: Run) -> list[Card]:
     mean, start = results["mAP"], number_in(run.initial.get("mAP"))
     note = ""
     if start is not None:
-        note = f"{mean - start:+.2f} points by the method's training"
+        gain = f"{mean - start:+.2f}".replace("-", "\N{MINUS SIGN}")
+        note = f"{gain} points by the method's training"
     return [
         Card("Test mAP", mean, _support(results.get("mAP_support"))),
         Card("Test mAP, initial logistic", start, note),

@@ -256,6 +256,7 @@ def test_a_keyboard_begins_with_the_skip_link(opened):
     skip = browser.switch_to.active_element
     assert skip.text == "Skip to the results" and skip.is_displayed()
     assert select(browser, "html")[0].get_attribute("lang") == "en"
+    assert browser.title == "run · imcl_tf"
     assert texts(browser, ".warnings li") == [
         "the features tell no images apart"
     ]
