@@ -1,11 +1,21 @@
-"""Draws plans that were run: NAME.png, NAME.svg and NAME_gains.csv.
+"""Draws plans that were run, as PNG, SVG and CSV files.
 
     python -m eval.figures --runs=DIR --out=DIR/figures
 
-A plan whose columns are shares of observed labels becomes lines, as figure 3 of
-the paper; any other one a dot for each row, the logistic model's and the best
-of the others marked by lines, as figure 4. Both show test mAP above that of the
-logistic model that a run starts from, mean and standard deviation over seeds.
+NAME_gains: test mAP above that of the logistic model that a run starts from,
+mean and standard deviation over seeds. A plan whose columns are shares of
+observed labels becomes lines, as figure 3 of the paper; any other one a dot for
+each row, as figure 4.
+
+NAME_found_N, for column N of a plan with several methods: test images with the
+ground-truth labels that each row finds, as figure 2.
+
+NAME_similarities, for a plan with IMCL: the graphs of similar images and of
+labels at the start and at the end of training, as figure 1 (right), for the
+row that is best on validation.
+
+The latter two are of the first seed. Their pictures are read from the data set
+that the runs' flags name; where it has none, their names stand there.
 """
 
 from __future__ import annotations
@@ -18,16 +28,30 @@ if __name__ == "__main__":  # before TensorFlow, which takes seconds
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from eval.tables import Entry, Spread, Table, asked_for, columns_of, gains
+from absl import flags
+
+from eval import qualitative
+from eval.tables import (
+    OURS,
+    Entry,
+    Spread,
+    Table,
+    asked_for,
+    columns_of,
+    gains,
+)
 from imcl_tf import program
 from imcl_tf.files import fail, replacing, write_csv
+from imcl_tf.report.contents import read_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+FLAGS = flags.FLAGS
+_FOUND_IMAGES = 6
 _SHARE = re.compile(r"([\d.]+) %")
 # The palette of Okabe and Ito: distinct in any kind of colour vision.
 _COLOURS = (
@@ -35,7 +59,7 @@ _COLOURS = (
     "#999999", "#F0E442",
 )  # fmt: skip
 _MARKERS = "osD^vP*X"
-_OURS = "#000000"
+_BLACK = "#000000"
 
 
 class Point(NamedTuple):
@@ -143,8 +167,8 @@ def _dots(table: Table) -> Figure:
 def _styles(entries: list[Entry]) -> dict[str, dict]:
     """Row -> how it is drawn: IMCL black, each other one its own way."""
     rows = [*dict.fromkeys(entry.row for entry in entries)]
-    others = [row for row in rows if not row.startswith("imcl")]
-    ours = [row for row in rows if row.startswith("imcl")]
+    others = [row for row in rows if not row.startswith(OURS)]
+    ours = [row for row in rows if row.startswith(OURS)]
     styles = {
         row: {
             "color": _COLOURS[n % len(_COLOURS)],
@@ -157,27 +181,107 @@ def _styles(entries: list[Entry]) -> dict[str, dict]:
     lines = itertools.cycle(("-", "--", ":", "-."))
     for row, line in zip(ours, lines, strict=False):
         styles[row] = {
-            "color": _OURS, "marker": "o", "linestyle": line, "linewidth": 2.0
+            "color": _BLACK, "marker": "o", "linestyle": line, "linewidth": 2.0
         }  # fmt: skip
     return styles
+
+
+class Drawing(NamedTuple):
+    """A figure and its numbers.
+
+    Attributes:
+      name: of its files.
+      figure: what is drawn.
+      header: of its CSV file.
+      rows: of it.
+    """
+
+    name: str
+    figure: Figure
+    header: Sequence[str]
+    rows: Sequence[Sequence]
+
+
+def drawings(table: Table, images: Sequence[str]) -> Iterator[Drawing]:
+    """Every figure of a plan, see the module.
+
+    Args:
+      table: the plan as it was run.
+      images: names of the test images that figure 2 shows; empty = those with
+        most labels.
+
+    Raises:
+      ValueError: for an image that cannot be shown, or a damaged run.
+      OSError: if a file cannot be read.
+    """
+    yield Drawing(
+        f"{table.name}_gains", draw(table),
+        ("column", "row", "gain", "deviation", "seeds"),
+        [
+            (x.column, x.row, x.gain.mean, x.gain.deviation, x.gain.number)
+            for x in points(table)
+        ],
+    )  # fmt: skip
+    for number, column in enumerate(columns_of(table), 1):
+        entries = [x for x in table.entries if x.column == column]
+        if len({name for x in entries for name in x.methods}) > 1:
+            name = f"{table.name}_found_{number}"
+            yield _found(name, f"{table.heading}\n{column}", entries, images)
+    ours = [x for x in table.entries if OURS in x.methods]
+    if ours:
+        best = max(ours, key=lambda x: x.spreads["validation"].mean)
+        yield from _similarities(table, best)
+
+
+def _found(
+    name: str, heading: str, entries: list[Entry], images: Sequence[str]
+) -> Drawing:
+    """Figure 2 of the rows of a column that have the first seed."""
+    seed = next(seed for x in entries for seed in x.runs)
+    runs = {x.row: read_run(x.runs[seed]) for x in entries if seed in x.runs}
+    first = next(iter(runs.values()))
+    found = qualitative.found_labels([*runs.values()], images, _FOUND_IMAGES)
+    tiles = qualitative.tiles_of(first, "test", [x.image for x in found])
+    figure = qualitative.draw_found(
+        f"{heading}, seed {seed}", found, [*runs], len(first.label_names), tiles
+    )
+    rows = [
+        (one.name, label, row, rank or "")
+        for one in found
+        for label, ranks in zip(one.labels, one.ranks.tolist(), strict=True)
+        for row, rank in zip(runs, ranks, strict=True)
+    ]
+    return Drawing(name, figure, ("image", "label", "row", "rank"), rows)
+
+
+def _similarities(table: Table, entry: Entry) -> Iterator[Drawing]:
+    """Figure 1 of a row's first seed; none where the run kept nothing."""
+    seed, path = next(iter(entry.runs.items()))
+    run = read_run(path)
+    shown = qualitative.edges(run)
+    if shown:
+        part = f"{entry.row}, {entry.column}" if entry.column else entry.row
+        figure = qualitative.draw_edges(
+            f"{table.heading}\n{part}, seed {seed}", shown,
+            qualitative.tiles_of_edges(run, shown),
+        )  # fmt: skip
+        name = f"{table.name}_similarities"
+        yield Drawing(name, figure, qualitative.Edge._fields, shown)
 
 
 def main(argv: list[str]):
     del argv
     try:
         tables, out = asked_for()
-        figures = {table.name: draw(table) for table in tables}
         for table in tables:
-            for kind in ("png", "svg"):
-                with replacing(out / f"{table.name}.{kind}") as new:
-                    figures[table.name].savefig(new, format=kind, dpi=150)
-            rows = [
-                (x.column, x.row, x.gain.mean, x.gain.deviation, x.gain.number)
-                for x in points(table)
-            ]
-            header = "column", "row", "gain", "deviation", "seeds"
-            write_csv(out / f"{table.name}_gains.csv", header, rows)
-            print(f"{out / table.name}.png")
+            for drawing in drawings(table, FLAGS.image):
+                for kind in ("png", "svg"):
+                    with replacing(out / f"{drawing.name}.{kind}") as new:
+                        drawing.figure.savefig(new, format=kind, dpi=150)
+                write_csv(
+                    out / f"{drawing.name}.csv", drawing.header, drawing.rows
+                )
+                print(f"{out / drawing.name}.png")
     except (ValueError, OSError, ImportError) as error:
         fail(error)
 

@@ -98,6 +98,12 @@ TABLES = (
 FIGURES = (
     *TABLES[:1],
     Option("out", "", "Directory that gets the figures."),
+    Option(
+        "image", "",
+        "Name of a test image that figure 2 shows; without, the six with most "
+        "labels observed present.",
+        repeated=True,
+    ),
 )  # fmt: skip
 REPORT = (
     Option(

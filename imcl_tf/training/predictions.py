@@ -36,6 +36,20 @@ class Predictions(NamedTuple):
     scores: np.ndarray
     top: np.ndarray
 
+    def most_present(self, number: int) -> np.ndarray:
+        """[n] int: images with most labels observed present, at most `number`.
+
+        Of equal ones the first; none without such a label.
+        """
+        rows = np.repeat(
+            np.arange(self.top.shape[0]), np.diff(self.labels.indptr)
+        )
+        counts = np.bincount(
+            rows[self.labels.data > 0], minlength=len(self.top)
+        )
+        order = np.argsort(-counts, kind="stable")[:number]
+        return order[counts[order] > 0]
+
     def precision(self) -> AveragePrecision:
         """The average precision of these scores."""
         precision = AveragePrecision(self.labels.shape[1])

@@ -38,7 +38,8 @@ MINIMUM_SHARDS = 8
 
 
 class TestShards:
-    def test_enough_to_shuffle_and_read_in_parallel(self, folder, prepared):
+    def test_enough_to_shuffle_and_read_in_parallel(self, folder, tmp_path):
+        prepared = prepare_folder(folder, tmp_path)
         for split, images in folder.splits.items():
             info = prepared.info.splits[split]
             lengths = [len(shard) for shard in raw_records(prepared, split)]

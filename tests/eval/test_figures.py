@@ -1,11 +1,15 @@
 """Figures of plans: what is drawn, read off Matplotlib's own objects."""
 
+import json
+
 import numpy as np
 import pytest
 
-from eval import figures, tables
+from eval import figures, qualitative, tables
+from imcl_tf.report.contents import read_run
 from tests import programs
 from tests.eval.test_tables import cell, write_run, write_state
+from tests.report.made import write_run as write_whole_run
 
 SHARES = {"10 %": 90.0, "50 %": 50.0}
 
@@ -77,11 +81,43 @@ def test_shares_are_read_off_the_columns(columns, missing):
 
 
 def test_the_program(made, tmp_path):
-    done = programs.run(
-        "eval.figures", f"--runs={made[0]}", f"--out={tmp_path}/out"
-    )
+    def run(*more):
+        return programs.run(
+            "eval.figures", f"--runs={made[0]}", f"--out={tmp_path}/out", *more
+        )
+
+    done = run()
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out/figure3.png").read_bytes()[1:4] == b"PNG"
-    assert "<svg" in (tmp_path / "out/figure3.svg").read_text()
+    for name in ("figure3_gains", "figure3_found_1", "figure3_found_2"):
+        path = tmp_path / f"out/{name}"
+        assert path.with_suffix(".png").read_bytes()[1:4] == b"PNG"
+        assert "<svg" in path.with_suffix(".svg").read_text()
+        assert f"{path}.png\n" in done.stdout
     lines = (tmp_path / "out/figure3_gains.csv").read_text().splitlines()
     assert lines[0] == "column,row,gain,deviation,seeds" and len(lines) == 7
+    # Runs that are written by hand have neither flags nor similarities.
+    assert "names in the place of pictures" in done.stderr
+    assert not (tmp_path / "out/figure3_similarities.csv").exists()
+
+    done = run("--image=no.jpg")
+    assert done.returncode == 1
+    assert "--image: no test image is named no.jpg" in done.stderr
+
+
+def test_similarities_are_of_the_best_row_on_validation(tmp_path):
+    rows = "imcl (a = 1)", "imcl (a = 2)"
+    for number in range(len(rows)):
+        run = tmp_path / f"runs/{number}"
+        write_whole_run(run, np.random.default_rng(number), "abcd")
+        results = json.loads((run / "results.json").read_text())
+        results |= {"validation_mAP": 60 - number, "mAP_groups": [None] * 5}
+        (run / "results.json").write_text(json.dumps(results))
+    cells = [cell(row, 0, str(n), "") for n, row in enumerate(rows)]
+    write_state(tmp_path, cells)
+    (table,) = tables.read_tables([tmp_path])
+    gains, drawing = figures.drawings(table, [])  # of one method: no figure 2
+    assert gains.name == "table1_gains"
+    assert drawing.name == "table1_similarities"
+    assert drawing.rows == qualitative.edges(read_run(tmp_path / "runs/0"))
+    title = drawing.figure.get_suptitle()
+    assert title == "Table 1 (here: folder)\nimcl (a = 1), seed 0"

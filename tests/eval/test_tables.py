@@ -23,9 +23,10 @@ def write_run(place, name, method, seed, warnings=()):
     run = place / "runs" / name
     run.mkdir(parents=True)
     kept = scipy.sparse.csr_array(labels.astype(np.int8))
-    none = np.zeros((40, 1), int)
-    save(Predictions(np.zeros(0, "S"), kept, scores.ravel(), none),
+    top = scores.argmax(1)[:, np.newaxis]
+    save(Predictions(np.zeros(0, "S"), kept, scores.ravel(), top),
          run / "test_predictions.npz")  # fmt: skip
+    (run / "labels.txt").write_text("a\nb\nc\nd\n")
     ap = 100 * imcl_tf.average_precision(labels.astype(np.int8), scores)
     results = {
         "method": method, "mAP": ap.mean(), "mAP_empty_zero": ap.mean() / 2,
