@@ -9,11 +9,11 @@ asleep finds that out and stops.
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import json
 import os
 import platform
+import signal
 import threading
 import uuid
 from collections.abc import Iterator
@@ -58,7 +58,10 @@ class Claim:
         while not self._ended.wait(self._seconds):
             if _token(self._file) != self._token:
                 self.is_lost = True
-                _thread.interrupt_main()
+                # Unlike `interrupt_main` that also ends what waits there.
+                signal.pthread_kill(
+                    threading.main_thread().ident, signal.SIGINT
+                )
                 return
             with contextlib.suppress(OSError):  # a server that is away
                 os.utime(self._file)

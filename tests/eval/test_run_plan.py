@@ -15,10 +15,9 @@ PLAN = """\
 # A plan.
 --title=Few rows
 --method=imcl
---num_neighbors=2
 --epochs=1
 --row=logistic: --method=logistic --epochs=0
---row=imcl: --learning_rate=0.01|0.1
+--row=lsep: --method=lsep --learning_rate=0.01|0.1
 --row=hill: --method=hill
 --row=broken: --label_graph=none.npz
 --column=half: --observed_fraction=0.5
@@ -102,7 +101,7 @@ def test_validation_of_the_first_seed_chooses(place, finished):
     for column in ("half", "all"):
         cells = [
             cell for cell in state["cells"]
-            if (cell["row"], cell["column"]) == ("imcl", column)
+            if (cell["row"], cell["column"]) == ("lsep", column)
         ]  # fmt: skip
         rates = {cell["chosen"]["learning_rate"] for cell in cells}
         assert len(rates) == 1 and rates < {"0.01", "0.1"}
@@ -118,7 +117,7 @@ def test_validation_of_the_first_seed_chooses(place, finished):
 def test_what_is_finished_is_not_run_again(place, finished):
     files = [*(place / "runs" / "runs").glob("*/results.json")]
     times = [file.stat().st_mtime_ns for file in files]
-    done = run(place, "--rows=logistic,imcl,hill")
+    done = run(place, "--rows=logistic,lsep,hill")
     assert done.returncode == 0, done.stderr
     assert times == [file.stat().st_mtime_ns for file in files]
     again = json.loads((place / "runs" / "plan.json").read_text())
