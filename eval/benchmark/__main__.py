@@ -26,6 +26,9 @@ step        A training step of IMCL, ResNet-101 of 224 pixels, 32 images, 5,000
             and an epoch on fixed features. With a dictionary of 10,000 images
             a step includes its part of the dictionary's refresh.
 methods     A training step of each method against that of logistic.
+cost        Trainable parameters, training images per second and peak memory of
+            each method, end to end as in step and on fixed features, in
+            processes of its own.
 variants    That of logistic with --mixed_precision=bfloat16, with --jit and
             with both against that with neither.
 start       From the start of `imcl_tf.main --dataset=scenes`, whose records
@@ -47,6 +50,7 @@ from pathlib import Path
 from absl import flags
 
 from eval.benchmark.average_precision import average_precision
+from eval.benchmark.cost import by_row, cost
 from eval.benchmark.graph import graph
 from eval.benchmark.head import head
 from eval.benchmark.input import input_pipeline
@@ -67,6 +71,7 @@ SECTIONS = {
     "head": head,
     "step": step,
     "methods": methods,
+    "cost": cost,
     "variants": variants,
     "start": start,
 }
@@ -95,7 +100,8 @@ def main(argv: list[str]):
         for name in chosen:
             figures = SECTIONS[name](FLAGS.scale, FLAGS.repeats)
             results[name] = [figure._asdict() for figure in figures]
-            print(table(name, figures), flush=True)
+            text = by_row(figures) if name == "cost" else table(name, figures)
+            print(text, flush=True)
         if FLAGS.out:
             with replacing(out) as new:
                 new.write_text(json.dumps(results, indent=2) + "\n")

@@ -8,7 +8,13 @@ import tracemalloc
 
 import numpy as np
 
-from eval.benchmark.measure import LABELS, LABELS_PER_IMAGE, Figure, call
+from eval.benchmark.measure import (
+    LABELS,
+    LABELS_PER_IMAGE,
+    Figure,
+    call,
+    printed,
+)
 from imcl_tf.ops.metrics import AveragePrecision
 
 
@@ -16,7 +22,7 @@ def average_precision(scale: float, repeats: int) -> list[Figure]:
     """`AveragePrecision` of Open Images' test set."""
     images = max(int(125_436 * scale), 100)
     runs = [call(time_average_precision, images) for _ in range(repeats)]
-    found = np.array([json.loads(r.output.splitlines()[-1]) for r in runs])
+    found = np.array([printed(r) for r in runs])
     ratio, difference, _ = np.median(found, 0)
     return [
         Figure("time to that of scikit-learn", ratio, "x", 1 / 30),

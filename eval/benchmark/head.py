@@ -10,7 +10,7 @@ import scipy.optimize
 import scipy.sparse
 import scipy.special
 
-from eval.benchmark.measure import Figure, call
+from eval.benchmark.measure import Figure, call, printed
 from imcl_tf.ops.logistic import LogisticSolver
 from imcl_tf.training.heads import PENALTIES
 
@@ -22,7 +22,7 @@ def head(scale: float, repeats: int) -> list[Figure]:
     """`LogisticSolver.path` of a folder of birds with a tenth observed."""
     images, size = max(int(4370 * scale), 1000), max(int(1280 * scale), 10)
     runs = [call(time_path, images, size, 22) for _ in range(repeats)]
-    found = np.array([json.loads(r.output.splitlines()[-1]) for r in runs])
+    found = np.array([printed(r) for r in runs])
     ratio, excess = np.median(found[:, 0]), found[:, 1].max()
     return [
         Figure(f"{len(_PATH)} penalties to plain L-BFGS", ratio, "x", 1.5),

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -79,11 +79,16 @@ def call(function: Callable, *arguments: str | float) -> Measured:
     )
 
 
+def printed(run: Measured) -> Any:
+    """What the last line of a run says, in JSON."""
+    return json.loads(run.output.splitlines()[-1])
+
+
 def called(
     what: str, bar: float | None, function: Callable, *arguments: str | float
 ) -> Figure:
     """`Figure` of the median ratio that a function prints in its process."""
-    ratios = json.loads(call(function, *arguments).output.splitlines()[-1])
+    ratios = printed(call(function, *arguments))
     return Figure(what, statistics.median(ratios), "x", bar)
 
 

@@ -23,6 +23,7 @@ from eval.benchmark.measure import (
     call,
     called,
     print_ratios,
+    printed,
 )
 from imcl_tf.backbones.make import backbone
 from imcl_tf.backbones.statistics import freeze_batch_statistics
@@ -34,6 +35,7 @@ from imcl_tf.methods.dictionary import Dictionary
 from imcl_tf.ops.labels import LabelTable
 from imcl_tf.settings import DEFAULT_METHOD
 
+Timed = Callable[[], float]  # does something and returns its seconds
 _REFRESH = 10  # images in each step, as by default
 
 
@@ -91,7 +93,7 @@ def variants(scale: float, repeats: int) -> list[Figure]:
 def _variants(cnn, batch_size, repeats) -> dict[str, float]:
     def seconds(policy, jit) -> float:
         run = call(time_variant, cnn, policy, jit, batch_size, repeats)
-        return json.loads(run.output.splitlines()[-1])
+        return printed(run)
 
     plain = seconds("float32", False)
     return {
@@ -110,11 +112,46 @@ def time_variant(
     model = problem.model("logistic")
     model.compile(keras.optimizers.RMSprop(1e-6), jit_compile=jit)
     step = problem.step_of(model, problem.images)
-    print(json.dumps(statistics.median(step() for _ in range(repeats))))
+    print(json.dumps(median(step, repeats)))
 
 
 def _ratios(function: Callable, *arguments) -> dict[str, float]:
-    return json.loads(call(function, *arguments).output.splitlines()[-1])
+    return printed(call(function, *arguments))
+
+
+def step_of(
+    model: keras.Model,
+    inputs: np.ndarray,
+    image_index: np.ndarray,
+    labels: scipy.sparse.csr_array,
+) -> Timed:
+    """A function that takes a training step and returns its seconds.
+
+    Args:
+      model: see `make_model`; it has taken a step, too.
+      inputs: [B, ...] images or features.
+      image_index: [B] int32, rows of labels.
+      labels: [N, C] int8.
+    """
+    train = tf.function(model.train_step, autograph=False)
+    named = {
+        "inputs": tf.constant(inputs),
+        "image_index": tf.constant(image_index),
+    }
+    rows = LabelTable(labels).rows(image_index)
+
+    def step() -> float:
+        start = time.perf_counter()
+        train((named, rows))["loss"].numpy()
+        return time.perf_counter() - start
+
+    step()
+    return step
+
+
+def median(timed: Timed, repeats: int) -> float:
+    """The median seconds of what returns its seconds."""
+    return statistics.median(timed() for _ in range(repeats))
 
 
 class Problem:
@@ -146,27 +183,28 @@ class Problem:
             add_dictionary(model, images, self.labels)
         return model
 
-    def step_of(self, model: keras.Model, inputs: np.ndarray) -> Callable:
-        """A function that takes a training step and returns its seconds."""
-        train = tf.function(model.train_step, autograph=False)
-        named = {
-            "inputs": tf.constant(inputs),
-            "image_index": tf.constant(self.index),
-        }
-        labels = LabelTable(self.labels).rows(self.index)
-
-        def step() -> float:
-            start = time.perf_counter()
-            train((named, labels))["loss"].numpy()
-            return time.perf_counter() - start
-
-        step()
-        return step
+    def step_of(self, model: keras.Model, inputs: np.ndarray) -> Timed:
+        """See `step_of`."""
+        return step_of(model, inputs, self.index, self.labels)
 
     def seconds(self, repeats: int) -> float:
         """Seconds of logistic's whole step."""
         step = self.step_of(self.model("logistic"), self.images)
-        return statistics.median(step() for _ in range(repeats))
+        return median(step, repeats)
+
+    def refresh_seconds(self, repeats: int) -> float:
+        """Seconds of a step's part of the refresh of IMCL's dictionary."""
+        turn = np.arange(_REFRESH)
+        model = self.model(DEFAULT_METHOD, len(turn))
+
+        def refresh() -> float:
+            start = time.perf_counter()
+            model.refresh_dictionary(turn)
+            model.dictionary.features[0, 0].numpy()
+            return time.perf_counter() - start
+
+        refresh()
+        return median(refresh, repeats)
 
     def more_seconds(self, name: str, repeats: int, size: int = 0) -> float:
         """Seconds of a method's step beyond those of logistic's, CNN aside."""
@@ -244,20 +282,10 @@ def time_steps(
     """Prints seconds of IMCL's step over those of logistic's."""
     problem = Problem(batch_size, cnn)
     seconds = problem.seconds(repeats)
-    turn = np.arange(_REFRESH)
-    model = problem.model(DEFAULT_METHOD, len(turn))
-
-    def refresh() -> float:
-        start = time.perf_counter()
-        model.refresh_dictionary(turn)
-        model.dictionary.features[0, 0].numpy()
-        return time.perf_counter() - start
-
-    refresh()
     more = problem.more_seconds
     minibatch = more(DEFAULT_METHOD, 5 * repeats)
     dictionary = more(DEFAULT_METHOD, 5 * repeats, size)
-    dictionary += statistics.median(refresh() for _ in range(5 * repeats))
+    dictionary += problem.refresh_seconds(5 * repeats)
     print(
         json.dumps(
             {

@@ -8,7 +8,7 @@ import scipy.sparse
 
 from eval import growth
 from eval.benchmark import __main__ as benchmark
-from eval.benchmark import graph, measure, step
+from eval.benchmark import cost, graph, measure, step
 from eval.benchmark import records as records_section
 from imcl_tf.data import records
 from imcl_tf.methods.base import METHODS
@@ -87,7 +87,7 @@ def test_unknown_section():
     (told,) = lines
     names = ", ".join(benchmark.SECTIONS)
     assert benchmark.SECTIONS.keys() - SECTIONS.keys() == {
-        "step", "methods", "variants",
+        "step", "methods", "cost", "variants",
     }  # fmt: skip
     assert told.endswith(f"expected sections of {names}, got 'nothing'")
 
@@ -152,6 +152,39 @@ def test_epochs_on_fixed_features(capsys, size):
 def test_weight_of_a_dictionary(capsys):
     step.weigh_dictionary(7)
     assert printed(capsys) == [0.5]
+
+
+@pytest.mark.parametrize(("method", "size"), [("logistic", 0), ("imcl", 4)])
+def test_parameters(capsys, method, size):
+    cost.weigh(method, size, 2, "small_cnn")
+    whole, beside = printed(capsys)
+    expected = 256 * 5000 + 5000
+    if method == "imcl":
+        present = (graph.skewed_labels(10_000 / 3.6e6) > 0).astype(np.int64)
+        together = (present.T @ present).tocsr()
+        together.setdiag(1)  # a label is its own neighbour
+        expected += np.minimum(np.diff(together.indptr), 50).sum()
+    assert beside == expected
+    convolutions = (27, 32), (288, 64), (576, 128), (1152, 256), (2304, 256)
+    # A kernel, and scale and offset of the normalisation, of each.
+    assert whole - beside == sum(n * d + 2 * d for n, d in convolutions)
+
+
+def test_costs_on_features(capsys):
+    cost.weigh_fixed("wsabie", 0, 2)
+    cost.time_cost("imcl", 3, 2, "small_cnn", 1)
+    assert all(speed > 0 for speed in printed(capsys))
+
+
+def test_a_table_with_a_row_for_each_method():
+    figures = [
+        measure.Figure("a: time", 2, "s"), measure.Figure("a: size", 0.5, ""),
+        measure.Figure("b: time", 3, "s"), measure.Figure("b: size", 4, ""),
+    ]  # fmt: skip
+    assert cost.by_row(figures).splitlines() == [
+        "| method | time, s | size |", "| --- | --- | --- |",
+        "| a | 2 | 0.5 |", "| b | 3 | 4 |",
+    ]  # fmt: skip
 
 
 def test_growth(tmp_path, monkeypatch):

@@ -1,0 +1,124 @@
+"""What each method costs: parameters, images per second and memory."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from eval.benchmark.graph import skewed_labels
+from eval.benchmark.measure import (
+    BATCH,
+    DICTIONARY,
+    FEATURES,
+    Figure,
+    call,
+    printed,
+)
+from eval.benchmark.step import (
+    Problem,
+    Timed,
+    add_dictionary,
+    make_model,
+    median,
+    step_of,
+)
+from imcl_tf.methods.base import METHODS
+from imcl_tf.settings import DEFAULT_METHOD
+
+_MILLION, _GIGABYTE = 1e6, 1e9
+
+
+def cost(scale: float, repeats: int) -> list[Figure]:
+    """Parameters, training speed and peak memory of each method.
+
+    A row's figures are named "ROW: COLUMN". Each memory is that of a process
+    which takes two steps of the method and nothing else.
+    """
+    batch_size = max(int(BATCH * scale), 2)
+    size = max(int(DICTIONARY * scale), batch_size)
+    cnn = "resnet101" if scale == 1 else "small_cnn"
+    rows = {name: (name, 0) for name in METHODS}
+    rows |= {
+        f"{DEFAULT_METHOD} (minibatch)": (DEFAULT_METHOD, 0),
+        f"{DEFAULT_METHOD}": (DEFAULT_METHOD, size),
+    }
+    figures = []
+    for row, (method, entries) in rows.items():
+        whole = call(weigh, method, entries, batch_size, cnn)
+        fixed = call(weigh_fixed, method, entries, batch_size)
+        speed = call(time_cost, method, entries, batch_size, cnn, repeats)
+        parameters, beside = printed(whole)
+        end_to_end, on_features = printed(speed)
+        figures += [
+            Figure(f"{row}: {column}", value, unit)
+            for column, value, unit in (
+                ("parameters", parameters / _MILLION, "million"),
+                ("beside the CNN", beside / _MILLION, "million"),
+                ("end to end", end_to_end, "images/s"),
+                ("memory", whole.peak / _GIGABYTE, "GB"),
+                ("fixed features", on_features, "images/s"),
+                ("memory there", fixed.peak / _GIGABYTE, "GB"),
+            )
+        ]
+    return figures
+
+
+def by_row(figures: list[Figure]) -> str:
+    """Figures named "ROW: COLUMN" as one Markdown table."""
+    rows: dict[str, dict[str, str]] = {}
+    for what, value, unit, _ in figures:
+        row, column = what.split(": ")
+        title = f"{column}, {unit}" if unit else column
+        rows.setdefault(row, {})[title] = f"{value:.4g}"
+    columns = [*next(iter(rows.values()))]
+    lines = [["method", *columns], ["---"] * (1 + len(columns))]
+    lines += [[row, *cells.values()] for row, cells in rows.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def weigh(method: str, size: int, batch_size: int, cnn: str):
+    """Takes two steps; prints the trainable parameters, and those of them
+    that are not the CNN's."""
+    problem = Problem(batch_size, cnn)
+    model = problem.model(method, size)
+    if size:
+        model.refresh_dictionary(np.arange(min(batch_size, size)))
+    problem.step_of(model, problem.images)()
+    own, whole = (
+        sum(int(np.prod(x.shape)) for x in part.trainable_variables)
+        for part in (problem.backbone, model)
+    )
+    print(json.dumps([whole, whole - own]))
+
+
+def weigh_fixed(method: str, size: int, batch_size: int):
+    """Takes two steps on features."""
+    _step_on_features(method, size, batch_size)()
+
+
+def time_cost(method: str, size: int, batch_size: int, cnn: str, repeats: int):
+    """Prints images per second, end to end and on features.
+
+    The former from the whole step of logistic in this process and, in pairs
+    with logistic's, what comes after the features; see `Problem`.
+    """
+    problem = Problem(batch_size, cnn)
+    seconds = problem.seconds(repeats)
+    seconds += problem.more_seconds(method, 5 * repeats, size)
+    if size:
+        seconds += problem.refresh_seconds(5 * repeats)
+    fixed = median(_step_on_features(method, size, batch_size), 5 * repeats)
+    print(json.dumps([batch_size / seconds, batch_size / fixed]))
+
+
+def _step_on_features(method: str, size: int, batch_size: int) -> Timed:
+    labels = skewed_labels(DICTIONARY / 3.6e6)
+    rng = np.random.default_rng(0)
+    model = make_model(method, None, labels, fixed_features=True)
+    if size:
+        stored = rng.random((size, FEATURES), np.float32)
+        add_dictionary(model, stored, labels)
+    index = rng.permutation(labels.shape[0])[:batch_size].astype(np.int32)
+    features = rng.random((batch_size, FEATURES), np.float32)
+    return step_of(model, features, index, labels)
