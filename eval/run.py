@@ -52,6 +52,7 @@ from imcl_tf.settings import FOLDER, known_options
 
 FLAGS = flags.FLAGS
 # Seconds between two looks at what other processes have done.
+_ALONE = "--jobs=1"
 _POLL = 5.0
 _DIVERGED = "training diverged in every trial; lower the rates"
 _ERRORS = (
@@ -179,12 +180,14 @@ class Worker:
 
     def _write(self):
         """Writes what `eval.tables` reads, of the whole plan."""
+        arguments = sys.argv[1:]
+        if arguments[-1:] == [_ALONE]:  # of `side_by_side`
+            arguments.pop()
         failed = self._failed()
         cells = []
         for cell in self._schedule.cells():
             final = self._schedule.final(cell)
             done = final is not None and self._schedule.results(final)
-            options = self._schedule.options(cell)
             error = next(
                 (
                     failed[work.name]
@@ -198,9 +201,7 @@ class Worker:
                 | {
                     "run": final.name if final and done else None,
                     "logistic": (final.start or final).name if final else None,
-                    "chosen": (self._schedule.choice(cell) or {})
-                    if len(options) > 1
-                    else {},
+                    "chosen": self._schedule.chosen(cell),
                     "error": error,
                 }
             )
@@ -213,7 +214,7 @@ class Worker:
             "dataset": self._data.name,
             "own_dataset": self._plan.dataset,
             "digests": self._data.digests(),
-            "command": shlex.join(["python", "-m", "eval.run", *sys.argv[1:]]),
+            "command": shlex.join(["python", "-m", "eval.run", *arguments]),
             "cells": cells,
         }
         with replacing(self._place / f"{self._plan.name}.json") as new:
@@ -241,7 +242,7 @@ def side_by_side(number: int) -> int:
         "TF_NUM_INTEROP_THREADS": str(cores),
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     } | os.environ
-    command = [sys.executable, "-m", "eval.run", *sys.argv[1:], "--jobs=1"]
+    command = [sys.executable, "-m", "eval.run", *sys.argv[1:], _ALONE]
     processes = [
         subprocess.Popen(command, env=environment) for _ in range(number)
     ]

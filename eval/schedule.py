@@ -171,6 +171,13 @@ class Schedule:
             return None
         return options[means.index(max(means))]
 
+    def chosen(self, cell: Cell) -> dict[str, str]:
+        """What of a cell's options was chosen, {} where there is no choice."""
+        found = self.choice(cell)
+        if found is None or len({x.name for x in self._trials(cell)}) < 2:
+            return {}
+        return _differing(found, self.options(cell))
+
     def has_diverged(self, cell: Cell) -> bool:
         """Whether every trial of a cell has, so that it has no final run."""
         found = [self.results(work) for work in self._trials(cell)]
@@ -203,9 +210,11 @@ class Schedule:
 
     def _trial(self, cell: Cell, option: dict[str, str]) -> Work:
         settings = self._settings(cell, option)
-        tried = ", ".join(f"{name} {value}" for name, value in option.items())
-        words = f"{cell}, trial of {tried}"
-        return self._work(settings, True, words, self._start(settings, cell))
+        start = self._start(settings, cell)
+        if _is_start(settings):  # which it is itself
+            return start
+        tried = _listed(_differing(option, self.options(cell)))
+        return self._work(settings, True, f"{cell}, trial of {tried}", start)
 
     def _settings(self, cell, option) -> dict[str, Value]:
         return program.changed(self._chosen, option | {"seed": cell.seed})
@@ -249,6 +258,21 @@ class Schedule:
 @functools.cache
 def _digest_of(*files: Path) -> str:
     return files_digest([*files])
+
+
+def _differing(
+    option: dict[str, str], options: list[dict[str, str]]
+) -> dict[str, str]:
+    """Those flags of an option that others set otherwise."""
+    return {
+        name: value
+        for name, value in option.items()
+        if any(other[name] != value for other in options)
+    }
+
+
+def _listed(flags: dict[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in flags.items())
 
 
 def _is_start(settings: dict[str, Value]) -> bool:

@@ -364,7 +364,8 @@ def _part(table: Table, column: str) -> PlanPart:
     printed = sorted(
         {name for x in entries for name in paper.get((x.row, column), ())}
     )
-    others = [best] if best else []
+    # Which may be the logistic model itself.
+    others = [best] if best and best.runs != best.logistic else []
     header = [
         column or "row", *names, *(f"paper, {x}" for x in printed),
         "less logistic", *(f"less {x.row}" for x in others), "seeds", "chosen",

@@ -62,6 +62,7 @@ def test_what_is_run(place, finished):
     assert done.returncode == 1
     assert "broken, half, seed 0: label_graph must be" in done.stderr
     assert state["title"] == "Few rows" and len(state["cells"]) == 16
+    assert state["command"].endswith("--seeds=0,1 --jobs=2")
     for cell in state["cells"]:
         assert (cell["error"] is None) == (cell["row"] != "broken")
         if cell["row"] == "broken":
@@ -103,6 +104,7 @@ def test_validation_of_the_first_seed_chooses(place, finished):
             cell for cell in state["cells"]
             if (cell["row"], cell["column"]) == ("lsep", column)
         ]  # fmt: skip
+        assert all(cell["chosen"].keys() == {"learning_rate"} for cell in cells)
         rates = {cell["chosen"]["learning_rate"] for cell in cells}
         assert len(rates) == 1 and rates < {"0.01", "0.1"}
         (rate,) = rates
@@ -141,6 +143,36 @@ def test_other_data_have_other_runs(place):
 
     assert name() == name(data_dir="elsewhere", workdir="w")
     assert len({name(), name("b"), name(penalty=0.1), name(lambda_y=0.3)}) == 4
+
+
+def test_a_start_has_nothing_to_choose(tmp_path):
+    """But what the initial model depends on."""
+    program.define_flags()
+    chosen = {o.name: o.default for o in known_options().values()}
+    row = {"method": ("logistic",), "epochs": ("0",)}
+
+    def schedule(**tuned):
+        plan = plans.Plan(
+            "p", "P", "", "", (plans.Variant("logistic", row),),
+            (plans.Variant("", {}),),
+        )  # fmt: skip
+        return Schedule(plan, chosen, tmp_path, ["0"], tuned, {})
+
+    rates = schedule(learning_rate=("0.1", "0.2"))
+    (cell,) = rates.cells()
+    (work,) = {x.name: x for x in rates.open(cell)}.values()
+    assert not work.tuning
+    epochs = schedule(initial_epochs=("1", "2"))
+    assert len(epochs.open(cell)) == 2
+    for schedule, means in ((rates, [60.0]), (epochs, [50.0, 70.0])):
+        for work, mean in zip(schedule.open(cell), means, strict=False):
+            place = schedule.directory(work.name)
+            place.mkdir(parents=True, exist_ok=True)
+            results = {"validation_mAP": mean, "mAP": 0.0}
+            (place / "results.json").write_text(json.dumps(results))
+    assert rates.chosen(cell) == {} and rates.open(cell) == []
+    assert rates.count([cell]) == (1, 1)
+    assert epochs.chosen(cell) == {"initial_epochs": "2"}
 
 
 def test_a_trial_that_diverged_is_not_chosen(tmp_path):

@@ -121,6 +121,12 @@ def test_the_best_baseline_is_that_on_validation(table):
     assert tables.best_baseline([of_row(table, "imcl")]) is None
 
 
+def test_logistic_is_compared_with_once(table):
+    """It is the best baseline, and what all start from."""
+    (part,) = tables.to_texts(table).parts
+    assert part.header.count("less logistic") == 1
+
+
 def test_markdown(table, made):
     text = tables.to_markdown(table)
     lines = {
