@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.sparse
 
 from imcl_tf.methods.pictures import Snapshot
 from imcl_tf.ops.metrics import Support
@@ -252,19 +251,13 @@ def entries(run: Run, predictions: Predictions) -> Entries:
     """Sorts the observed entries of a run by label."""
     labels = predictions.labels
     order = np.argsort(labels.indices, kind="stable")
-    rows = _rows(labels)
     counts = np.bincount(labels.indices, minlength=labels.shape[1])
     scores = predictions.scores[order]
     shown = sigmoid(scores) if run.has_probabilities else scores.astype(float)
     return Entries(
-        rows[order], scores, shown, labels.data[order] > 0,
+        predictions.rows[order], scores, shown, labels.data[order] > 0,
         np.append(0, np.cumsum(counts)),
     )  # fmt: skip
-
-
-def _rows(labels: scipy.sparse.csr_array) -> np.ndarray:
-    """[P] int, the image of each observed entry."""
-    return np.repeat(np.arange(labels.shape[0]), np.diff(labels.indptr))
 
 
 def label_table(run: Run, found: Entries | None, key: Key) -> dict[str, Any]:
@@ -339,15 +332,9 @@ def pictures(run: Run, key: Key) -> list[Picture]:
     predictions = run.predictions
     if predictions is None:
         return []
-    labels = predictions.labels
-    positive = labels.data > 0
-    rows = _rows(labels)
-    present = np.bincount(rows[positive], minlength=labels.shape[0])
-    chosen = np.argsort(-present, kind="stable")[:_MOST_PICTURES]
     return [
-        _picture(run, predictions, int(image), key)
-        for image in chosen
-        if present[image]
+        _picture(run, predictions, image, key)
+        for image in predictions.most_present(_MOST_PICTURES).tolist()
     ]
 
 

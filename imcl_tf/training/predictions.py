@@ -36,17 +36,19 @@ class Predictions(NamedTuple):
     scores: np.ndarray
     top: np.ndarray
 
+    @property
+    def rows(self) -> np.ndarray:
+        """[P] int, the image of each observed entry."""
+        counts = np.diff(self.labels.indptr)
+        return np.repeat(np.arange(len(counts)), counts)
+
     def most_present(self, number: int) -> np.ndarray:
         """[n] int: images with most labels observed present, at most `number`.
 
-        Of equal ones the first; none without such a label.
+        The first of equal ones; none without such a label.
         """
-        rows = np.repeat(
-            np.arange(self.top.shape[0]), np.diff(self.labels.indptr)
-        )
-        counts = np.bincount(
-            rows[self.labels.data > 0], minlength=len(self.top)
-        )
+        present = self.rows[self.labels.data > 0]
+        counts = np.bincount(present, minlength=self.labels.shape[0])
         order = np.argsort(-counts, kind="stable")[:number]
         return order[counts[order] > 0]
 
