@@ -15,7 +15,9 @@ INSTALL := $(BIN)/uv pip install --quiet --python
 DEMO := runs/demo
 MATRIX := build/matrix
 VERSIONS := 3.11 3.12 3.13
-PYTEST := -m pytest --numprocesses=2 --dist=loadfile
+# One more than two cores: tests wait for disks and for programs they start. A
+# process takes 3 GB.
+PYTEST := -m pytest --numprocesses=3 --dist=loadfile
 # The first program compiles the packages for all others.
 unexport PYTHONDONTWRITEBYTECODE
 

@@ -313,7 +313,10 @@ def main(argv: list[str]):
         failed = Worker(whole, schedule, cells, data, place).work()
     except _ERRORS as error:
         fail(error)
-    print(f"{plan.name}: python -m eval.tables --runs={place} makes its table")
+    print(
+        f"{plan.name}: eval.tables makes its table, eval.figures draws it and "
+        f"eval.report writes a page about it, each with --runs={place}"
+    )
     if failed:
         fail(
             ValueError(
