@@ -19,8 +19,9 @@ if __name__ == "__main__":  # before TensorFlow, which takes seconds
 
     ARGUMENTS = program.start(__doc__, options.TABLES)
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ from imcl_tf.ops.bootstrap import resampled_means
 from imcl_tf.ops.metrics import Support
 from imcl_tf.report.plan import PlanPart, PlanTable
 from imcl_tf.training.predictions import load
-from imcl_tf.training.workdir import PREDICTIONS, RESULTS
+from imcl_tf.training.workdir import PREDICTIONS, PROVENANCE, RESULTS
 
 FLAGS = flags.FLAGS
 OURS = "imcl"
@@ -169,12 +170,21 @@ def read_tables(places: Sequence[Path]) -> list[Table]:
             f"runs: {', '.join(map(str, places))}: no plan was run there, "
             "expected what eval.run leaves"
         )
+    found = []
+    for name, of_plan in states.items():
+        with _as_left(name):
+            found.append(_table(of_plan))
+    return found
+
+
+@contextlib.contextmanager
+def _as_left(name: str) -> Iterator[None]:
+    """Says of files that are damaged which plan they belong to."""
     try:
-        return [_table(found) for found in states.values()]
-    except (KeyError, TypeError) as error:
-        names = ", ".join(f"{name}.json" for name in states)
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"runs: {names}, or results of its runs, are not what eval.run "
+            f"runs: {name}.json, or results of its runs, are not what eval.run "
             f"leaves: {error} is missing or wrong; run the plan again"
         ) from error
 
@@ -341,14 +351,20 @@ def to_markdown(table: Table) -> str:
 
 
 def to_texts(table: Table) -> PlanTable:
-    """The same as texts, for any form; what runs warned of is left out."""
+    """The same as texts, for any form; what runs warned of is left out.
+
+    Raises:
+      ValueError: if a run's files are damaged.
+      OSError: if one cannot be read.
+    """
     notes = []
     if table.reported and table.dataset != table.own_dataset:
         notes.append(
             f"The paper's numbers are of {table.own_dataset}, these of "
             f"{table.dataset}."
         )
-    parts = [_part(table, column) for column in columns_of(table)]
+    with _as_left(table.name):
+        parts = [_part(table, column) for column in columns_of(table)]
     return PlanTable(table.heading, table.command, notes, parts)
 
 
@@ -390,13 +406,32 @@ def _choice(entry: Entry) -> str:
 
 
 def _notes(entries: list[Entry]) -> list[str]:
-    """What failed and what means rest on, each once."""
+    """What failed, what means rest on and where runs ran, each once."""
     notes = [error for entry in entries for error in entry.errors[:1]]
     notes += [
         f"Test mAP over {Support(**found['mAP_support'])}."
         for found in _all_results(entries)
     ]
-    return [*dict.fromkeys(notes)]
+    return [*dict.fromkeys(notes), *_machines(entries)]
+
+
+def _machines(entries: list[Entry]) -> list[str]:
+    """Where the runs ran, and how long the longest took."""
+    seconds: dict[str, list[float]] = {}
+    for run in (run for x in entries for run in x.runs.values()):
+        if (run / PROVENANCE).is_file():
+            found = parse_json((run / PROVENANCE).read_bytes())
+            machine = ", ".join(
+                [
+                    f"{found['processor']} ({found['cores']} cores)",
+                    *found["accelerators"],
+                ]
+            )
+            seconds.setdefault(machine, []).append(found["seconds"])
+    return [
+        f"Run on {machine}: {len(found)} runs, at most {max(found):,.0f} s."
+        for machine, found in seconds.items()
+    ]
 
 
 def _warnings(entries: list[Entry]) -> list[str]:

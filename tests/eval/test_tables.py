@@ -34,6 +34,9 @@ def write_run(place, name, method, seed, warnings=()):
         "mAP_groups": [*ap, None], "warnings": [*warnings],
     }  # fmt: skip
     (run / "results.json").write_text(json.dumps(results))
+    machine = {"cores": 2, "accelerators": ["GPU x"] * (method == "imcl")}
+    machine |= {"processor": "CPU y", "seconds": 60.0 + 1000 * seed}
+    (run / "provenance.json").write_text(json.dumps(machine))
     return ap.mean()
 
 
@@ -145,7 +148,10 @@ def test_markdown(table, made):
     logistic = dict(zip(names, lines["logistic"], strict=True))
     assert logistic["less logistic"] == ""
     for words in ("wsabie: broken", "Warning: Doubtful.", "3 of 4 labels",
-                  "numbers are of open_images, these of folder."):  # fmt: skip
+                  "numbers are of open_images, these of folder.",
+                  "Run on CPU y (2 cores): 3 runs, at most 1,060 s.",
+                  "Run on CPU y (2 cores), GPU x: 2 runs, at most 1,060 s.",
+                  ):  # fmt: skip
         assert text.count(words) == 1
 
 
@@ -164,6 +170,21 @@ def test_the_program_writes_both_forms(made, tmp_path):
     assert float(found["mean"]) == pytest.approx(mean, abs=1e-4)
     assert (found["seeds"], found["paper"]) == ("2", "76.72")
     assert rows["wsabie", "all"]["mean"] == ""
+
+
+@pytest.mark.parametrize(
+    ("file", "damaged"),
+    [
+        ("results.json", "[]"), ("results.json", "{}"),
+        ("provenance.json", "{}"), ("provenance.json", '{"cores": 1}'),
+    ],
+)  # fmt: skip
+def test_a_damaged_run_is_named(tmp_path, file, damaged):
+    write_run(tmp_path, "l0", "logistic", 0)
+    write_state(tmp_path, [cell("logistic", 0, "l0")])
+    (tmp_path / "runs/l0" / file).write_text(damaged)
+    with pytest.raises(ValueError, match="table1.json, or results of its runs"):
+        tables.to_texts(*tables.read_tables([tmp_path]))
 
 
 def test_what_is_refused(made, tmp_path):
