@@ -170,6 +170,7 @@ def test_parameters(capsys, method, size):
     assert whole - beside == sum(n * d + 2 * d for n, d in convolutions)
 
 
+@pytest.mark.slow
 def test_costs_on_features(capsys):
     cost.weigh_fixed("wsabie", 0, 2)
     cost.time_cost("imcl", 3, 2, "small_cnn", 1)

@@ -18,7 +18,6 @@ PLAN = """\
 --epochs=1
 --row=logistic: --method=logistic --epochs=0
 --row=lsep: --method=lsep --learning_rate=0.01|0.1
---row=hill: --method=hill
 --row=broken: --label_graph=none.npz
 --column=half: --observed_fraction=0.5
 --column=all:
@@ -61,7 +60,7 @@ def test_what_is_run(place, finished):
     done, state = finished
     assert done.returncode == 1
     assert "broken, half, seed 0: label_graph must be" in done.stderr
-    assert state["title"] == "Few rows" and len(state["cells"]) == 16
+    assert state["title"] == "Few rows" and len(state["cells"]) == 12
     assert state["command"].endswith("--seeds=0,1 --jobs=2")
     for cell in state["cells"]:
         assert (cell["error"] is None) == (cell["row"] != "broken")
@@ -76,10 +75,10 @@ def test_what_is_run(place, finished):
             cell["column"] == "half"
         )
     # Each run is done by one process, once: 4 starts, which are the logistic
-    # rows, 8 others, and 2 trials of each column.
+    # rows, 4 others, and 2 trials of each column.
     names = {path.name for path in (place / "runs" / "runs").iterdir()}
     wanted = {cell["run"] for cell in state["cells"]} - {None}
-    assert len(wanted) == 12 and wanted < names
+    assert len(wanted) == 8 and wanted < names
     assert len([name for name in names if name.endswith("-trial")]) == 4
 
 
@@ -119,7 +118,7 @@ def test_validation_of_the_first_seed_chooses(place, finished):
 def test_what_is_finished_is_not_run_again(place, finished):
     files = [*(place / "runs" / "runs").glob("*/results.json")]
     times = [file.stat().st_mtime_ns for file in files]
-    done = run(place, "--rows=logistic,lsep,hill")
+    done = run(place, "--rows=logistic,lsep")
     assert done.returncode == 0, done.stderr
     assert times == [file.stat().st_mtime_ns for file in files]
     again = json.loads((place / "runs" / "plan.json").read_text())
