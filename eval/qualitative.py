@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from imcl_tf.data.multi_label_dataset import reading
 from imcl_tf.methods.pictures import Snapshot
-from imcl_tf.report.contents import Edges, Run
+from imcl_tf.report.contents import Run
 from imcl_tf.report.pictures import (
+    UNREADABLE,
     check_same,
     image_name,
     open_data,
@@ -32,7 +32,6 @@ _MOST_LABELS = 12  # of a picture, the hardest ones
 _MOST_NODES = 14  # of the label graph
 _MOST_EDGES = 30
 _OWN_IMAGES, _SIMILAR_IMAGES = 4, 3
-_SIDE = 96  # pixels of a picture's longer side
 MOMENTS = "start", "end"
 
 
@@ -227,7 +226,8 @@ def edges(run: Run) -> list[Edge]:
         for edge in _image_edges(run, moment, snapshot)
     ]
     if run.graph is not None:
-        labels = _strongest_labels(run.graph, len(run.label_names))
+        strength = run.graph.strength(len(run.label_names))
+        labels = np.argsort(-strength, kind="stable")[:_MOST_NODES]
         moments = zip(MOMENTS, (run.graph.start, run.graph.end), strict=True)
         for moment, weights in moments:
             if weights is not None:
@@ -247,14 +247,6 @@ def _image_edges(run: Run, moment: str, snapshot: Snapshot) -> Iterable[Edge]:
                     "images", moment, image_name(run.train_ids, other),
                     image_name(run.train_ids, image), float(weights[place]),
                 )  # fmt: skip
-
-
-def _strongest_labels(graph: Edges, num_labels: int) -> np.ndarray:
-    between = graph.into != graph.source
-    strength = np.zeros(num_labels)
-    for ends in (graph.into, graph.source):
-        np.add.at(strength, ends[between], np.abs(graph.end[between]))
-    return np.argsort(-strength, kind="stable")[:_MOST_NODES]
 
 
 def _label_edges(
@@ -376,10 +368,8 @@ def tiles_of(run: Run, split: str, images: Iterable[int]) -> dict:
         check_same(run, data)
         part = getattr(data, split)
         with reading(data):
-            found = [*thumbnails(part.pictures or part, images, _SIDE)]
-    except (
-        ValueError, TypeError, OSError, ImportError, tf.errors.OpError
-    ) as error:  # fmt: skip
+            found = [*thumbnails(part.pictures or part, images)]
+    except UNREADABLE as error:
         reason = " ".join(str(error).split())
         logging.warning("names in the place of pictures: %s", reason)
         return {}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from eval.plan import Plan, trials
+from eval.texts import in_words
 from imcl_tf import main as program
 from imcl_tf.backbones.make import source_files
 from imcl_tf.data.kept import parse_json
@@ -213,7 +214,7 @@ class Schedule:
         start = self._start(settings, cell)
         if _is_start(settings):  # which it is itself
             return start
-        tried = _listed(_differing(option, self.options(cell)))
+        tried = in_words(_differing(option, self.options(cell)))
         return self._work(settings, True, f"{cell}, trial of {tried}", start)
 
     def _settings(self, cell, option) -> dict[str, Value]:
@@ -269,10 +270,6 @@ def _differing(
         for name, value in option.items()
         if any(other[name] != value for other in options)
     }
-
-
-def _listed(flags: dict[str, str]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in flags.items())
 
 
 def _is_start(settings: dict[str, Value]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from eval.texts import markdown
 from imcl_tf.ops.metrics import Support
 
 # The logistic models that the gap is between: at the observed labels, and with
@@ -59,7 +60,7 @@ def _part(entries: list[dict]) -> str:
         (np.mean(x["mAP"]) for x in entries if x["row"] != FULL), default=0
     )
     header = [entries[0]["regime"], "mAP", "share of the gap, %", "chosen"]
-    lines = [header, ["---"] * 4]
+    lines = []
     for entry in entries:
         boosted = ", boosted" if "boost" in entry["settings"] else ""
         score = _spread(entry["mAP"])
@@ -71,7 +72,8 @@ def _part(entries: list[dict]) -> str:
             _choice(entry),
         ])  # fmt: skip
     kept = [0, 1, 2, 3] if with_share else [0, 1, 3]
-    text = [f"| {' | '.join(line[i] for i in kept)} |" for line in lines]
+    columns = [[line[i] for i in kept] for line in (header, *lines)]
+    text = [markdown(columns[0], columns[1:])]
     if with_share and entries[0]["gap_share"] is None:
         gap = np.subtract(entries[1]["mAP"], entries[0]["mAP"])
         text += ["", f"No share: the gap is {_spread(gap)}, not above chance."]

@@ -29,6 +29,7 @@ import numpy as np
 from absl import flags
 
 from eval.reported import GROUPS, reported
+from eval.texts import in_words, markdown
 from imcl_tf import program
 from imcl_tf.data.kept import parse_json
 from imcl_tf.files import fail, replacing, write_csv
@@ -343,8 +344,7 @@ def to_markdown(table: Table) -> str:
     texts = to_texts(table)
     parts = [f"## {texts.title}", f"`{texts.command}`", *texts.notes]
     for column, part in zip(columns_of(table), texts.parts, strict=True):
-        lines = [part.header, ["---"] * len(part.header), *part.rows]
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        parts.append(markdown(part.header, part.rows))
         warnings = _warnings(_of_column(table, column))
         parts += [*part.notes, *(f"Warning: {text}" for text in warnings)]
     return "\n\n".join(parts) + "\n"
@@ -396,13 +396,9 @@ def _part(table: Table, column: str) -> PlanPart:
             str(difference(entry.runs, entry.logistic) or ""),
             *(str(difference(entry.runs, x.runs) or "") for x in others),
             f"{len(entry.runs)} of {len(table.seeds)}",
-            _choice(entry),
+            in_words(entry.chosen),
         ])  # fmt: skip
     return PlanPart(header, rows, _notes(entries))
-
-
-def _choice(entry: Entry) -> str:
-    return ", ".join(f"{name} {value}" for name, value in entry.chosen.items())
 
 
 def _notes(entries: list[Entry]) -> list[str]:

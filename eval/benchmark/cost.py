@@ -23,6 +23,7 @@ from eval.benchmark.step import (
     median,
     step_of,
 )
+from eval.texts import markdown
 from imcl_tf.methods.base import METHODS
 from imcl_tf.settings import DEFAULT_METHOD
 
@@ -41,7 +42,7 @@ def cost(scale: float, repeats: int) -> list[Figure]:
     rows = {name: (name, 0) for name in METHODS}
     rows |= {
         f"{DEFAULT_METHOD} (minibatch)": (DEFAULT_METHOD, 0),
-        f"{DEFAULT_METHOD}": (DEFAULT_METHOD, size),
+        DEFAULT_METHOD: (DEFAULT_METHOD, size),
     }
     figures = []
     for row, (method, entries) in rows.items():
@@ -72,9 +73,10 @@ def by_row(figures: list[Figure]) -> str:
         title = f"{column}, {unit}" if unit else column
         rows.setdefault(row, {})[title] = f"{value:.4g}"
     columns = [*next(iter(rows.values()))]
-    lines = [["method", *columns], ["---"] * (1 + len(columns))]
-    lines += [[row, *cells.values()] for row, cells in rows.items()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(
+        ["method", *columns],
+        [[row, *cells.values()] for row, cells in rows.items()],
+    )
 
 
 def weigh(method: str, size: int, batch_size: int, cnn: str):

@@ -65,6 +65,12 @@ class Edges(NamedTuple):
     start: np.ndarray | None
     end: np.ndarray
 
+    def strength(self, num_labels: int) -> np.ndarray:
+        """[C] weight at the end between each label and all others."""
+        weight = np.where(self.into == self.source, 0, np.abs(self.end))
+        ends = np.concatenate([self.into, self.source])
+        return np.bincount(ends, np.tile(weight, 2), num_labels)
+
 
 class Run(NamedTuple):
     """A finished run.

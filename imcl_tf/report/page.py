@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
-import tensorflow as tf
 from absl import logging
 from markupsafe import Markup
 
@@ -24,6 +23,7 @@ from imcl_tf.report.contents import (
 )
 from imcl_tf.report.pictures import (
     SIDE,
+    UNREADABLE,
     Album,
     check_same,
     open_data,
@@ -142,9 +142,7 @@ class _Library:
         try:
             number, data = self._data(run)
             check_same(run, data)
-        except (
-            ValueError, TypeError, OSError, ImportError, tf.errors.OpError
-        ) as error:  # fmt: skip
+        except UNREADABLE as error:
             return lambda split, image: "", " ".join(str(error).split())
         return lambda split, image: self.album.key(number, split, image), ""
 
@@ -189,7 +187,7 @@ def _thumbnails(
     """What the album holds; without, the views say why."""
     try:
         return album.load(), views
-    except (ValueError, OSError, tf.errors.OpError) as error:
+    except UNREADABLE as error:
         why = " ".join(str(error).split())
         return {}, [
             view._replace(without_pictures=view.without_pictures or why)

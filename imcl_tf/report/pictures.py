@@ -27,6 +27,8 @@ from imcl_tf.settings import FOLDER, PROGRAM_DATA
 
 SIDE = 96  # pixels of a thumbnail's longer side
 _QUALITY = 75
+# What data may raise that have gone, have changed or are damaged.
+UNREADABLE = ValueError, TypeError, OSError, ImportError, tf.errors.OpError
 # What the numbers of a run's images depend on.
 _SAME = "label names", "splits", "pictures"
 
@@ -133,31 +135,32 @@ class Album:
 
 
 def thumbnails(
-    split: Split, images: Iterable[int], side: int = SIDE
+    split: Split, images: Iterable[int]
 ) -> Iterator[tuple[int, bytes]]:
-    """Small JPEG pictures of chosen images.
+    """JPEG pictures of chosen images, their longer side `SIDE` pixels.
+
+    Smaller ones grow to it.
 
     Args:
       split: of pictures.
       images: distinct numbers of images.
-      side: pixels of the longer side of each; smaller pictures grow to it.
 
     Yields:
       (number, bytes of the file), in the order of the records.
     """
     chosen = np.array(sorted(images), int)
     if chosen.size:
-        for index, jpeg in _shrunk(split, chosen, side):
+        for index, jpeg in _shrunk(split, chosen):
             yield int(index), jpeg.numpy()
 
 
 @without_autograph
-def _shrunk(split, chosen, side) -> tf.data.Dataset:
+def _shrunk(split, chosen) -> tf.data.Dataset:
     def shrink(index, record):
         _, encoded = records.decode_image(record)
         pixels = decode_stored(encoded)
         before = tf.cast(tf.shape(pixels)[:2], tf.float32)
-        scale = side / tf.reduce_max(before)
+        scale = SIDE / tf.reduce_max(before)
         size = tf.maximum(1, tf.cast(tf.round(before * scale), tf.int32))
         small = tf.image.resize(pixels, size, antialias=True)
         small = tf.cast(tf.round(small), tf.uint8)

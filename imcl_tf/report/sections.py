@@ -425,12 +425,9 @@ def _weights(values: np.ndarray) -> list[float]:
 
 def strongest_label(run: Run) -> int:
     """The label with the most edge weight to other labels."""
-    edges = run.graph
-    if edges is None or not edges.end.size:
+    if run.graph is None or not run.label_names:
         return 0
-    weight = np.where(edges.into == edges.source, 0, np.abs(edges.end))
-    ends = np.concatenate([edges.into, edges.source])
-    return int(np.bincount(ends, np.tile(weight, 2)).argmax())
+    return int(run.graph.strength(len(run.label_names)).argmax())
 
 
 def calibration(found: Entries, name: str) -> tuple[Chart, Reliability]:
