@@ -50,7 +50,7 @@ def resampled_means(
         drawn = rng.integers(number, size=(min(size, repeats - start), number))
         weights = np.stack(
             [np.bincount(row, minlength=number) for row in drawn], 1
-        ).astype(np.float64)
+        ).astype(np.float32)  # whole numbers, up to N
         means.append(_means(columns, image, labels.data > 0, scores, weights))
     return np.concatenate(means)
 
@@ -63,18 +63,28 @@ def _means(columns, image, positive, scores, weights) -> np.ndarray:
         hit = np.flatnonzero(positive[entries])
         if not 0 < len(hit) < len(entries):
             continue
-        weight = weights[image[entries]]
         # Images of equal score share the threshold of the last of them.
         score = scores[entries]
         ends = np.flatnonzero(np.append(score[1:] != score[:-1], True))
         last = ends[np.searchsorted(ends, hit)]
-        ranked = weight.cumsum(0)
-        present = weight[hit]
+        # All entries down to each threshold, and below the last one.
+        limits, place = np.unique(last + 1, return_inverse=True)
+        limits = np.unique([0, *limits, len(entries)])
+        ranked = _sums(image[entries], limits, weights).cumsum(0)
+        present = weights[image[entries[hit]]].astype(np.float64)
         found = present.cumsum(0)
         at_threshold = found[np.searchsorted(hit, last, "right") - 1]
-        precision = at_threshold / np.maximum(ranked[last], 1)
+        precision = at_threshold / np.maximum(ranked[place], 1)
         both = (found[-1] > 0) & (ranked[-1] > found[-1])
         sums = (present * precision).sum(0)
         total[both] += sums[both] / found[-1][both]
         having += both
     return np.where(having > 0, total / np.maximum(having, 1), np.nan)
+
+
+def _sums(image, limits, weights) -> np.ndarray:
+    """Sums of the weights [N, r] of images, from each limit to the next one."""
+    shape = len(limits) - 1, len(weights)
+    ones = np.ones(len(image), weights.dtype)
+    parts = scipy.sparse.csr_array((ones, image, limits), shape)
+    return (parts @ weights).astype(np.float64)
