@@ -52,8 +52,9 @@ from imcl_tf.settings import FOLDER, known_options
 
 FLAGS = flags.FLAGS
 # Seconds between two looks at what other processes have done.
-_ALONE = "--jobs=1"
 _POLL = 5.0
+# Set in the environment of the processes that `side_by_side` starts.
+_BESIDE = "IMCL_TF_RUN_BESIDE"
 _DIVERGED = "training diverged in every trial; lower the rates"
 _ERRORS = (
     ValueError, OSError, ImportError, FloatingPointError, tf.errors.OpError,
@@ -85,8 +86,11 @@ class Worker:
         self._seconds: list[float] = []
         for name in ("errors", "logs"):
             (place / name).mkdir(exist_ok=True)
-        for error in (place / "errors").iterdir():
-            error.unlink(missing_ok=True)  # each call tries anew
+
+    def forget_failures(self):
+        """Has what failed tried again."""
+        for error in (self._place / "errors").iterdir():
+            error.unlink(missing_ok=True)
 
     def work(self) -> dict[str, str]:
         """Does what is left; returns run -> error of those that failed."""
@@ -180,9 +184,6 @@ class Worker:
 
     def _write(self):
         """Writes what `eval.tables` reads, of the whole plan."""
-        arguments = sys.argv[1:]
-        if arguments[-1:] == [_ALONE]:  # of `side_by_side`
-            arguments.pop()
         failed = self._failed()
         cells = []
         for cell in self._schedule.cells():
@@ -214,7 +215,7 @@ class Worker:
             "dataset": self._data.name,
             "own_dataset": self._plan.dataset,
             "digests": self._data.digests(),
-            "command": shlex.join(["python", "-m", "eval.run", *arguments]),
+            "command": shlex.join(["python", "-m", "eval.run", *sys.argv[1:]]),
             "cells": cells,
         }
         with replacing(self._place / f"{self._plan.name}.json") as new:
@@ -234,15 +235,15 @@ def _logged(file: Path) -> Iterator[None]:
             handler.setStream(before)
 
 
-def side_by_side(number: int) -> int:
-    """Runs this command in several processes; returns their worst status."""
-    cores = max(1, len(os.sched_getaffinity(0)) // number)
+def side_by_side(number: int):
+    """Runs this command in several processes, to the end of all."""
+    cores = str(max(1, len(os.sched_getaffinity(0)) // number))
     environment = {
-        "TF_NUM_INTRAOP_THREADS": str(cores),
-        "TF_NUM_INTEROP_THREADS": str(cores),
+        "TF_NUM_INTRAOP_THREADS": cores,
+        "TF_NUM_INTEROP_THREADS": cores,
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-    } | os.environ
-    command = [sys.executable, "-m", "eval.run", *sys.argv[1:], _ALONE]
+    } | os.environ | {_BESIDE: "1"}  # fmt: skip
+    command = [sys.executable, "-m", "eval.run", *sys.argv[1:]]
     processes = [
         subprocess.Popen(command, env=environment) for _ in range(number)
     ]
@@ -257,10 +258,9 @@ def side_by_side(number: int) -> int:
     for status in statuses:
         if status < 0:
             logging.warning(
-                "a process was ended by %s; the same command does again what "
-                "it did", signal.Signals(-status).name,
-            )  # fmt: skip
-    return 0 if not any(statuses) else 1
+                "a process was ended by %s; what it did is done again",
+                signal.Signals(-status).name,
+            )
 
 
 def _listing(plan: plans.Plan, schedule: Schedule, seeds: list[str]) -> str:
@@ -297,8 +297,6 @@ def main(argv: list[str]):
             schedule = Schedule(plan, chosen, place, seeds, tuned, {})
             print(_listing(plan, schedule, seeds))
             return
-        if FLAGS.jobs > 1:
-            sys.exit(side_by_side(FLAGS.jobs))
         place.mkdir(parents=True, exist_ok=True)
         data = load_dataset(
             FLAGS.dataset, FLAGS.data_dir, FLAGS.on_bad_image,
@@ -310,7 +308,14 @@ def main(argv: list[str]):
             for seed in seeds
             for row, column in plan.cells()
         ]
-        failed = Worker(whole, schedule, cells, data, place).work()
+        worker = Worker(whole, schedule, cells, data, place)
+        if _BESIDE in os.environ:
+            worker.work()
+            return
+        worker.forget_failures()
+        if FLAGS.jobs > 1:
+            side_by_side(FLAGS.jobs)
+        failed = [*worker.work().values()]
     except _ERRORS as error:
         fail(error)
     print(
@@ -318,11 +323,8 @@ def main(argv: list[str]):
         f"eval.report writes a page about it, each with --runs={place}"
     )
     if failed:
-        fail(
-            ValueError(
-                f"{len(failed)} runs failed: {'; '.join(failed.values())}"
-            )
-        )
+        number = f"{len(failed)} runs, the first of them: " * (len(failed) > 1)
+        fail(ValueError(f"failed: {number}{failed[0]}"))
 
 
 if __name__ == "__main__":

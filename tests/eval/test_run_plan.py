@@ -59,6 +59,9 @@ def results_of(place, cell):
 def test_what_is_run(place, finished):
     done, state = finished
     assert done.returncode == 1
+    assert done.stdout.count("eval.tables makes its table") == 1
+    *_, failure = done.stderr.splitlines()
+    assert "error: failed: 4 runs, the first of them: broken, " in failure
     assert "broken, half, seed 0: label_graph must be" in done.stderr
     assert state["title"] == "Few rows" and len(state["cells"]) == 12
     assert state["command"].endswith("--seeds=0,1 --jobs=2")
