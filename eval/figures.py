@@ -53,6 +53,10 @@ if TYPE_CHECKING:
 FLAGS = flags.FLAGS
 _FOUND_IMAGES = 6
 _SHARE = re.compile(r"([\d.]+) %")
+# Where a row is further below logistic than _FAR points, the scale is linear
+# up to _NEAR points from 0 only, so that the others stay apart.
+_FAR, _NEAR = 5, 3
+_FAR_TICKS = -50, -20, -10, -5, -3, -2, -1, 0, 1, 2, 3, 5, 10
 # The palette of Okabe and Ito: distinct in any kind of colour vision.
 _COLOURS = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00",
@@ -121,12 +125,17 @@ def _lines(table: Table, shares: dict[str, float]) -> Figure:
             **styles[row],
         )  # fmt: skip
     axes.axhline(0, color="grey", linewidth=0.8)
+    if min((point.gain.mean for point in found), default=0) < -_FAR:
+        axes.set_yscale("symlog", linthresh=_NEAR, linscale=2)
+        low, high = axes.get_ylim()
+        axes.set_yticks([x for x in _FAR_TICKS if low <= x <= high])
+        axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xticks(sorted(shares.values()))
     axes.set_xlabel("labels missing in training, percent")
     axes.set_ylabel("test mAP above logistic, points")
-    axes.set_title(table.heading, fontsize=10)
     axes.grid(linewidth=0.3)
-    figure.legend(loc="outside right upper", fontsize=8)
+    figure.suptitle(table.heading, fontsize=10)
+    figure.legend(loc="outside right center", fontsize=8)
     return figure
 
 

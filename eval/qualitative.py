@@ -85,7 +85,7 @@ def found_labels(
     Args:
       runs: of equal data, with predictions.
       names: of test images; empty = the `number` images with most labels
-        observed present.
+        observed present, no two with the same ones if there are others.
       number: see above.
 
     Raises:
@@ -210,7 +210,7 @@ def _tile(axes: Axes, pixels: np.ndarray | None, name: str):
     axes.axis("off")
     if pixels is not None:
         axes.imshow(pixels)
-    axes.set_title(name[-24:], fontsize=7)
+    axes.set_title(name if len(name) < 26 else f"…{name[-24:]}", fontsize=7)
 
 
 def edges(run: Run) -> list[Edge]:

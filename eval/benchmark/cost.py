@@ -33,8 +33,10 @@ _MILLION, _GIGABYTE = 1e6, 1e9
 def cost(scale: float, repeats: int) -> list[Figure]:
     """Parameters, training speed and peak memory of each method.
 
-    A row's figures are named "ROW: COLUMN". Each memory is that of a process
-    which takes two steps of the method and nothing else.
+    A row's figures are named "ROW: COLUMN". End to end each has the whole step
+    of logistic in common, and of its own what comes after the features, see
+    `Problem`. Each memory is that of a process which takes two steps of the
+    method and nothing else.
     """
     batch_size = max(int(BATCH * scale), 2)
     size = max(int(DICTIONARY * scale), batch_size)
@@ -44,21 +46,22 @@ def cost(scale: float, repeats: int) -> list[Figure]:
         f"{DEFAULT_METHOD} (minibatch)": (DEFAULT_METHOD, 0),
         DEFAULT_METHOD: (DEFAULT_METHOD, size),
     }
+    whole_step = printed(call(time_whole, batch_size, cnn, repeats))
     figures = []
     for row, (method, entries) in rows.items():
         whole = call(weigh, method, entries, batch_size, cnn)
         fixed = call(weigh_fixed, method, entries, batch_size)
         speed = call(time_cost, method, entries, batch_size, cnn, repeats)
         parameters, beside = printed(whole)
-        end_to_end, on_features = printed(speed)
+        more, on_features = printed(speed)
         figures += [
             Figure(f"{row}: {column}", value, unit)
             for column, value, unit in (
                 ("parameters", parameters / _MILLION, "million"),
                 ("beside the CNN", beside / _MILLION, "million"),
-                ("end to end", end_to_end, "images/s"),
+                ("end to end", batch_size / (whole_step + more), "images/s"),
                 ("memory", whole.peak / _GIGABYTE, "GB"),
-                ("fixed features", on_features, "images/s"),
+                ("fixed features", batch_size / on_features, "images/s"),
                 ("memory there", fixed.peak / _GIGABYTE, "GB"),
             )
         ]
@@ -99,19 +102,19 @@ def weigh_fixed(method: str, size: int, batch_size: int):
     _step_on_features(method, size, batch_size)()
 
 
-def time_cost(method: str, size: int, batch_size: int, cnn: str, repeats: int):
-    """Prints images per second, end to end and on features.
+def time_whole(batch_size: int, cnn: str, repeats: int):
+    """Prints the median seconds of logistic's whole step."""
+    print(json.dumps(Problem(batch_size, cnn).seconds(repeats)))
 
-    The former from the whole step of logistic in this process and, in pairs
-    with logistic's, what comes after the features; see `Problem`.
-    """
+
+def time_cost(method: str, size: int, batch_size: int, cnn: str, repeats: int):
+    """Prints seconds beyond logistic's whole step, and of one on features."""
     problem = Problem(batch_size, cnn)
-    seconds = problem.seconds(repeats)
-    seconds += problem.more_seconds(method, 5 * repeats, size)
+    more = problem.more_seconds(method, 5 * repeats, size)
     if size:
-        seconds += problem.refresh_seconds(5 * repeats)
+        more += problem.refresh_seconds(5 * repeats)
     fixed = median(_step_on_features(method, size, batch_size), 5 * repeats)
-    print(json.dumps([batch_size / seconds, batch_size / fixed]))
+    print(json.dumps([more, fixed]))
 
 
 def _step_on_features(method: str, size: int, batch_size: int) -> Timed:

@@ -45,12 +45,17 @@ class Predictions(NamedTuple):
     def most_present(self, number: int) -> np.ndarray:
         """[n] int: images with most labels observed present, at most `number`.
 
-        The first of equal ones; none without such a label.
+        Those that have the same ones come after all others, but for the
+        first. None without such a label.
         """
-        present = self.rows[self.labels.data > 0]
-        counts = np.bincount(present, minlength=self.labels.shape[0])
-        order = np.argsort(-counts, kind="stable")[:number]
-        return order[counts[order] > 0]
+        present = self.labels > 0
+        counts = present.sum(1)
+        # Images of the same labels have the same sum of random numbers.
+        sums = present @ np.random.default_rng(0).random(present.shape[1])
+        is_again = np.ones(len(counts), bool)
+        is_again[np.unique(sums, return_index=True)[1]] = False
+        order = np.lexsort((-counts, is_again))
+        return order[counts[order] > 0][:number]
 
     def precision(self) -> AveragePrecision:
         """The average precision of these scores."""

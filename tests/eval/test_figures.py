@@ -49,6 +49,27 @@ def test_lines_are_gains_over_missing_labels(made):
             ])  # fmt: skip
             assert gain == pytest.approx(expected)
     assert drawn["imcl (a = 0)"].get_color() == "#000000"
+    assert axes.get_yscale() == "linear"
+
+
+def test_a_row_far_below_does_not_hide_the_others(made, monkeypatch):
+    (table,) = tables.read_tables([made[0]])
+    gains = {"logistic": 0.0, "lsep": -14.0, "imcl (a = 0)": 2.5}
+    monkeypatch.setattr(
+        figures, "points",
+        lambda table: [
+            figures.Point(row, "10 %", tables.Spread(x, 0.1, 2))
+            for row, x in gains.items()
+        ],
+    )  # fmt: skip
+    axes = figures.draw(table).axes[0]
+    axes.figure.canvas.draw()
+    places = axes.transData.transform([(0, x) for x in (0, 1, 2, -7, -14)])
+    zero, one, two, below, far = places[:, 1]
+    assert two - one == pytest.approx(one - zero)
+    assert below - far < one - zero
+    ticks = [text.get_text() for text in axes.get_yticklabels()]
+    assert ticks == ["−10", "−5", "−3", "−2", "−1", "0", "1", "2", "3"]
 
 
 def test_dots_have_a_panel_for_each_column(made):

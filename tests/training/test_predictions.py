@@ -5,9 +5,15 @@ import datetime
 import keras
 import numpy as np
 import pytest
+import scipy.sparse
 
 import imcl_tf
-from imcl_tf.training.predictions import load, predict_split, save
+from imcl_tf.training.predictions import (
+    Predictions,
+    load,
+    predict_split,
+    save,
+)
 from imcl_tf.training.provenance import provenance
 
 IMAGES, LABELS = 12, 60
@@ -64,6 +70,20 @@ def test_saved_and_loaded(predicted, tmp_path):
         )
         assert one.dtype == other.dtype
         np.testing.assert_array_equal(one, other)
+
+
+def test_images_with_most_labels_and_then_those_with_the_same():
+    rows = ["110", "1+1", "+11", "110", "111", "---", "00-", "1+1", "100"]
+    value = {"1": 1, "+": 1, "-": -1, "0": 0}
+    labels = np.array([[value[x] for x in row] for row in rows], "i1")
+    made = Predictions(
+        image_ids=np.array([*map(str, range(9))], "S"),
+        labels=scipy.sparse.csr_array(labels),
+        scores=np.zeros(np.count_nonzero(labels), "f4"),
+        top=np.zeros((9, 3), "i4"),
+    )
+    assert made.most_present(9).tolist() == [1, 0, 8, 2, 4, 7, 3]
+    assert made.most_present(4).tolist() == [1, 0, 8, 2]
 
 
 def test_a_file_that_is_damaged(predicted, tmp_path):
