@@ -91,7 +91,7 @@ class Claims:
 
     def number(self) -> int:
         """How many names living processes have claimed."""
-        return sum(map(self._is_alive, self._directory.glob("*.json")))
+        return sum(map(self._is_alive, self._directory.glob("[!.]*.json")))
 
     def _file(self, name) -> Path:
         return self._directory / f"{name}.json"

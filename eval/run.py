@@ -89,7 +89,7 @@ class Worker:
 
     def forget_failures(self):
         """Has what failed tried again."""
-        for error in (self._place / "errors").iterdir():
+        for error in (self._place / "errors").glob("[!.]*"):
             error.unlink(missing_ok=True)
 
     def work(self) -> dict[str, str]:
@@ -115,10 +115,12 @@ class Worker:
         return [*found.values()]
 
     def _failed(self) -> dict[str, str]:
-        return {
-            file.stem: file.read_text("utf-8").strip()
-            for file in (self._place / "errors").glob("*.txt")
-        }
+        found = {}
+        for file in (self._place / "errors").glob("[!.]*.txt"):
+            # Another call may have it tried again just now.
+            with contextlib.suppress(FileNotFoundError):
+                found[file.stem] = file.read_text("utf-8").strip()
+        return found
 
     def _do_one_of(self, runs: list[Work]) -> bool:
         """Does the first run that no one else does; False = there is none."""

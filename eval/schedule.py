@@ -23,7 +23,7 @@ from imcl_tf.data.label_updates import files_digest
 from imcl_tf.files import replacing
 from imcl_tf.options import Value
 from imcl_tf.settings import FILES, OBJECTS, PROGRAM_DATA, REGIMES, RUN
-from imcl_tf.training.workdir import RESULTS
+from imcl_tf.training.workdir import RESULTS, Workdir
 
 _FIXED = REGIMES[1]
 # What no result depends on: where things lie; those of PROGRAM_DATA are in the
@@ -248,6 +248,9 @@ class Schedule:
             path = Path(str(kept.get(name) or "."))
             if path.is_file():
                 parts[name] = _digest_of(path)
+        if settings["init_from"] and not start:
+            model = Workdir(str(settings["init_from"])).logistic
+            parts["init_from"] = _digest_of(model)
         if files := source_files(str(kept.get("backbone", ""))):
             parts["backbone"] = _digest_of(*files)
         text = json.dumps([parts, self._digests, start], sort_keys=True)

@@ -161,7 +161,7 @@ def read_tables(places: Sequence[Path]) -> list[Table]:
     for place in places:
         if not place.is_dir():
             raise NotADirectoryError(f"runs: {place} is no directory")
-        for file in sorted(place.glob("*.json")):
+        for file in sorted(place.glob("[!.]*.json")):
             state = _state(file)
             if state is None:
                 raise ValueError(f"{file} is not the state of a plan")
@@ -197,7 +197,7 @@ def holds_plans(place: Path) -> bool:
       ValueError: if a JSON file there is damaged.
     """
     return not (place / RESULTS).exists() and any(
-        _state(file) is not None for file in place.glob("*.json")
+        _state(file) is not None for file in place.glob("[!.]*.json")
     )
 
 

@@ -181,7 +181,6 @@ def main(argv: list[str]):
     """Runs what the flags say."""
     del argv
     program.quiet_tensorflow()
-    import keras
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
@@ -195,10 +194,6 @@ def main(argv: list[str]):
     workdir = Path(FLAGS.workdir)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
-    if FLAGS.mixed_precision != "none":
-        keras.mixed_precision.set_global_policy(
-            f"mixed_{FLAGS.mixed_precision}"
-        )
     try:
         Workdir(workdir).check_writable()
         check(
@@ -340,6 +335,10 @@ def run(
         "settings": program.to_flags(replayed(chosen, workdir)),
     }
     keras.backend.clear_session()  # of a run before in this process
+    precision = str(chosen["mixed_precision"])
+    keras.mixed_precision.set_global_policy(
+        "float32" if precision == "none" else f"mixed_{precision}"
+    )
     keras.utils.set_random_seed(chosen["seed"])
     strategy = tf.distribute.get_strategy()
     if chosen["strategy"] == "mirrored":

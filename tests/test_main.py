@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 import zipfile
 from pathlib import Path
 
@@ -472,3 +473,28 @@ def test_a_run_option_is_declared_in_one_place(parse, monkeypatch):
     text = program.to_flags(main.current_settings())
     for name in names:
         assert re.search(rf"(?m)^--(no)?{name}(=|$)", text), name
+
+
+@pytest.mark.parametrize(
+    ("precision", "policy"),
+    [("none", "float32"), ("bfloat16", "mixed_bfloat16")],
+)
+def test_a_run_has_the_precision_that_it_records(
+    precision, policy, monkeypatch, tmp_path
+):
+    """Also that of programs which do many runs, as eval.run."""
+    import keras
+
+    seen = []
+    monkeypatch.setattr(
+        run, "run", lambda *_, **__: seen.append(keras.config.dtype_policy())
+    )
+    before = keras.config.dtype_policy()
+    chosen = {o.name: o.default for o in settings.known_options().values()}
+    chosen |= {"mixed_precision": precision, "method": "logistic"}
+    split = types.SimpleNamespace(num_features=4)
+    try:
+        main.run(types.SimpleNamespace(train=split), chosen, tmp_path)
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert [found.name for found in seen] == [policy]

@@ -28,7 +28,8 @@ from imcl_tf.training.workdir import (
 
 Row = dict[str, float | None]
 # Methods whose scores rank labels: their sigmoid is no probability.
-_RANKING = ("wsabie", "fast0tag", "lsep")
+# Whose scores are no logits of a label's presence.
+_RANKING = ("wsabie", "fast0tag", "lsep", "cnn_rnn")
 # Beyond it nothing is a result; the places of charts would overflow.
 _LARGEST = 1e30
 _MOST_WARNINGS = 100

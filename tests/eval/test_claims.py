@@ -25,6 +25,13 @@ def test_one_owner_at_a_time(tmp_path):
         assert again is not None
 
 
+def test_a_file_that_is_being_written_is_no_claim(tmp_path):
+    claims = Claims(tmp_path)
+    (tmp_path / ".unfinished-0-b.json").touch()
+    with claims.claimed("a"):
+        assert claims.number() == 1
+
+
 def test_of_many_at_once_one_gets_it(tmp_path):
     found, ready = [], threading.Barrier(8)
 

@@ -90,6 +90,19 @@ def of_row(table, row):
     return next(entry for entry in table.entries if entry.row == row)
 
 
+def test_what_a_killed_process_left_unfinished_is_no_plan(tmp_path):
+    write_run(tmp_path, "l", "logistic", 0)
+    write_state(tmp_path, [cell("logistic", 0, "l")])
+    kept = tmp_path / "table1.json"
+    unfinished = tmp_path / ".unfinished-0-table1.json"
+    unfinished.write_text(kept.read_text().replace("Table 1", "Stale"))
+    assert tables.holds_plans(tmp_path)
+    (table,) = tables.read_tables([tmp_path])
+    assert table.title == "Table 1"
+    kept.unlink()
+    assert not tables.holds_plans(tmp_path)
+
+
 def test_means_over_the_seeds_of_all_directories(made, table):
     maps = [made[2]["imcl", seed] for seed in (0, 1)]
     spread = of_row(table, "imcl").spreads["all"]
