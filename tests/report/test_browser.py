@@ -68,6 +68,8 @@ def place(tmp_path_factory, prepared):
 def opened(browser, place):
     """Opens a page at a width and in a scheme; then the console is empty."""
 
+    from selenium.webdriver.support.wait import WebDriverWait
+
     def open_page(name, width=1280, scheme="light"):
         command = browser.execute_cdp_cmd
         features = [{"name": "prefers-color-scheme", "value": scheme}]
@@ -78,6 +80,8 @@ def opened(browser, place):
         }  # fmt: skip
         command("Emulation.setDeviceMetricsOverride", screen)
         browser.get((place / name).as_uri())
+        # On busy cores the page may be loaded before it is laid out.
+        WebDriverWait(browser, 30).until(lambda browser: texts(browser, "h1"))
         return browser
 
     yield open_page
