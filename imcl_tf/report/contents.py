@@ -27,8 +27,7 @@ from imcl_tf.training.workdir import (
 )
 
 Row = dict[str, float | None]
-# Methods whose scores rank labels: their sigmoid is no probability.
-# Whose scores are no logits of a label's presence.
+# Methods whose scores rank labels: their sigmoid is no probability of presence.
 _RANKING = ("wsabie", "fast0tag", "lsep", "cnn_rnn")
 # Beyond it nothing is a result; the places of charts would overflow.
 _LARGEST = 1e30

@@ -67,7 +67,6 @@ def place(tmp_path_factory, prepared):
 @pytest.fixture
 def opened(browser, place):
     """Opens a page at a width and in a scheme; then the console is empty."""
-
     from selenium.webdriver.support.wait import WebDriverWait
 
     def open_page(name, width=1280, scheme="light"):
