@@ -2,9 +2,9 @@
 
 A claim is a file that its owner touches every few seconds. Processes of one
 machine or of several share the directory of claims. A claim is dead if its
-process has ended, as far as that can be seen from here, or if it was not
+process has ended or, where that is on another machine, if the file was not
 touched for a while; whoever comes next takes it over. An owner that was only
-asleep finds that out and stops.
+cut off finds that out and stops.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ class Claim:
       seconds: between two signs of life.
 
     Attributes:
-      is_lost: whether another process has taken it over; the main thread is
-        interrupted when that is found out.
+      is_lost: whether another process has taken it over; this one is sent
+        SIGTERM when that is found out, which `imcl_tf.program.run` makes a
+        KeyboardInterrupt.
     """
 
     def __init__(self, file: Path, token: str, seconds: float):
@@ -56,14 +57,15 @@ class Claim:
 
     def _stay_alive(self):
         while not self._ended.wait(self._seconds):
-            if _token(self._file) != self._token:
-                self.is_lost = True
-                # Unlike `interrupt_main` that also ends what waits there.
-                signal.pthread_kill(
-                    threading.main_thread().ident, signal.SIGINT
-                )
-                return
             with contextlib.suppress(OSError):  # a server that is away
+                if _token(self._file) != self._token:
+                    self.is_lost = True
+                    # To the main thread, that what waits there ends too; and
+                    # no SIGINT, which shells have background jobs ignore.
+                    signal.pthread_kill(
+                        threading.main_thread().ident, signal.SIGTERM
+                    )
+                    return
                 os.utime(self._file)
 
 
@@ -72,7 +74,7 @@ class Claims:
 
     Args:
       directory: is made; shared by all processes, also of other machines.
-      dead_after: seconds without a sign of life.
+      dead_after: seconds without a sign of life from another machine.
     """
 
     def __init__(self, directory: Path, dead_after: float = DEAD_AFTER):
@@ -103,7 +105,12 @@ class Claims:
             if self._is_alive(file):
                 return None
             token = uuid.uuid4().hex
-            owner = {"token": token, "machine": _machine(), "pid": os.getpid()}
+            owner = {
+                "token": token,
+                "machine": _machine(),
+                "pid": os.getpid(),
+                "began": _began(os.getpid()),
+            }
             with replacing(file) as new:
                 new.write_text(json.dumps(owner) + "\n")
         return Claim(file, token, self._dead_after / _BEATS)
@@ -112,8 +119,8 @@ class Claims:
         owner = _owner(file)
         if owner is None:
             return False
-        if owner["machine"] == _machine() and not _is_running(owner["pid"]):
-            return False
+        if owner["machine"] == _machine():
+            return owner["began"] == _began(owner["pid"])
         try:
             return self._now() - file.stat().st_mtime < self._dead_after
         except FileNotFoundError:  # given up just now
@@ -142,21 +149,21 @@ def _token(file: Path) -> str | None:
 
 def _machine() -> str:
     """What processes have in common that can see each other."""
-    parts = [platform.node()]
-    with contextlib.suppress(OSError):  # not Linux
-        parts.append(
-            Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        )
-        # Containers of one machine number their processes each for itself.
-        parts.append(str(os.stat("/proc/self/ns/pid").st_ino))
-    return " ".join(parts)
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    # Containers of one machine number their processes each for itself.
+    numbers = os.stat("/proc/self/ns/pid").st_ino
+    return f"{platform.node()} {boot} {numbers}"
 
 
-def _is_running(pid: int) -> bool:
+def _began(pid: int) -> str:
+    """When a process of this machine began, "" if it has ended.
+
+    Numbers of processes are used again; with this one they are unique.
+    """
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    # Its name, which may hold anything, ends with the last parenthesis.
+    state, *others = stat.rpartition(")")[2].split()
+    return "" if state in "ZX" else others[18]

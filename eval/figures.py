@@ -27,6 +27,7 @@ if __name__ == "__main__":  # before TensorFlow, which takes seconds
     ARGUMENTS = program.start(__doc__, options.FIGURES)
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -115,7 +116,7 @@ def _lines(table: Table, shares: dict[str, float]) -> Figure:
     styles = _styles(table.entries)
     for row in dict.fromkeys(point.row for point in found):
         own = sorted(
-            (shares[p.column], p.gain.mean, p.gain.deviation or 0.0)
+            (shares[p.column], p.gain.mean, _bar(p))
             for p in found
             if p.row == row
         )
@@ -155,7 +156,7 @@ def _dots(table: Table) -> Figure:
             if point.column == column:
                 axes.errorbar(
                     point.gain.mean, rows.index(point.row), capsize=2,
-                    xerr=point.gain.deviation or 0.0,
+                    xerr=_bar(point),
                     **styles[point.row] | {"linestyle": "none"},
                 )  # fmt: skip
         shown = {point.row for point in found if point.column == column}
@@ -171,6 +172,12 @@ def _dots(table: Table) -> Figure:
     panels[0].invert_yaxis()  # rows in the order of the table
     figure.suptitle(table.heading, fontsize=10)
     return figure
+
+
+def _bar(point: Point) -> float:
+    """Half the length of its bar; of one seed, NaN: there is none."""
+    deviation = point.gain.deviation
+    return math.nan if deviation is None else deviation
 
 
 def _styles(entries: list[Entry]) -> dict[str, dict]:

@@ -24,9 +24,14 @@ from eval import options
 from imcl_tf import main as training
 from imcl_tf import presets, program
 from imcl_tf.options import Option
-from imcl_tf.settings import known_options
+from imcl_tf.settings import FILES, PROGRAM_DATA, known_options
 
 FLAGS = flags.FLAGS
+# Flags of `imcl_tf.main` that a plan has no use for.
+_WITHOUT_EFFECT = {
+    "search": "--tune='--FLAG=VALUE|VALUE' has validation choose",
+    "resume": "the same command continues",
+}
 
 
 class Variant(NamedTuple):
@@ -88,10 +93,16 @@ def parse(argv: list[str]) -> list[str]:
         lines = FLAGS.read_flags_from_files([argv[0], *ahead])
         own = training.last_value(lines, "own_data") or ""
         ahead += shlex.split(own)
-    return training.parse_flags([
+    rest = training.parse_flags([
         argv[0], *ahead, *argv[1:], *(_data_flags(data) if data else ()),
         f"--workdir={training.last_value(argv, 'runs')}",
     ])  # fmt: skip
+    for name, instead in _WITHOUT_EFFECT.items():
+        if FLAGS[name].value:
+            raise flags.ValidationError(
+                f"--{name} has no effect here: {instead}"
+            )
+    return rest
 
 
 def _data_flags(data: str) -> list[str]:
@@ -107,7 +118,7 @@ def read() -> Plan:
     Raises:
       ValueError: see `variants`, or if there is no row.
     """
-    known = known_options()
+    known = options_of_rows()
     rows = variants("row", FLAGS.row, known)
     if not rows:
         raise ValueError(f"plan: {FLAGS.plan} has no --row")
@@ -119,6 +130,16 @@ def read() -> Plan:
         file.stem, FLAGS.title or file.stem, FLAGS.reported, dataset, rows,
         columns,
     )  # fmt: skip
+
+
+def options_of_rows() -> dict[str, Option]:
+    """What rows, columns and --tune may set: no seed, no place, no data."""
+    common = {option.name for option in (*PROGRAM_DATA, *FILES)} | {"seed"}
+    return {
+        name: option
+        for name, option in known_options().items()
+        if name not in common
+    }
 
 
 def plan_file(name: str) -> Path:

@@ -7,7 +7,8 @@ data set in the place of the plan's own. What is finished is not run again, and
 what broke is resumed. Several processes, also of several machines, may run one
 plan in one directory: each run is done by one of them, and a run whose process
 died is taken over. One logistic model of each kind, and one set of stored
-features, serve all runs.
+features, serve all runs. With other --seeds than before a plan keeps what it
+has of those.
 
 Writes DIR/NAME.json, which `eval.tables` reads; DIR/runs with a workdir for
 each run; and DIR/logs with what each printed. A run that fails is listed at
@@ -25,7 +26,6 @@ if __name__ == "__main__":  # before TensorFlow, which takes seconds
     ARGUMENTS = start.start(__doc__, options.RUN, training.GROUPS, plans.parse)
 
 import contextlib
-import json
 import math
 import os
 import shlex
@@ -35,6 +35,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -43,16 +44,20 @@ from absl import flags, logging
 from eval import plan as plans
 from eval.claims import Claims
 from eval.schedule import Cell, Schedule, Work
+from eval.state import write
 from imcl_tf import main as program
 from imcl_tf.data.datasets import load_dataset
 from imcl_tf.data.multi_label_dataset import MultiLabelDataset
 from imcl_tf.files import fail, replacing
 from imcl_tf.program import values
-from imcl_tf.settings import FOLDER, known_options
+from imcl_tf.settings import FOLDER
+from imcl_tf.training.workdir import WorkdirInUseError
 
 FLAGS = flags.FLAGS
 # Seconds between two looks at what other processes have done.
 _POLL = 5.0
+# Seconds between two warnings of the same.
+_SELDOM = 600
 # Set in the environment of the processes that `side_by_side` starts.
 _BESIDE = "IMCL_TF_RUN_BESIDE"
 _DIVERGED = "training diverged in every trial; lower the rates"
@@ -88,9 +93,12 @@ class Worker:
             (place / name).mkdir(exist_ok=True)
 
     def forget_failures(self):
-        """Has what failed tried again."""
+        """Has what failed tried again: also where all trials diverged."""
         for error in (self._place / "errors").glob("[!.]*"):
             error.unlink(missing_ok=True)
+        for cell in self._cells:
+            if self._schedule.has_diverged(cell):
+                self._schedule.forget_divergence(cell)
 
     def work(self) -> dict[str, str]:
         """Does what is left; returns run -> error of those that failed."""
@@ -131,6 +139,13 @@ class Worker:
                 try:
                     if not self._schedule.results(work):
                         self._do(work)
+                except WorkdirInUseError as error:
+                    # Whoever was cut off for long, and has lost its claim,
+                    # still trains there.
+                    logging.log_every_n_seconds(
+                        logging.WARNING, "%s", _SELDOM, error
+                    )
+                    continue
                 except KeyboardInterrupt:
                     if not claim.is_lost:
                         raise
@@ -156,6 +171,8 @@ class Worker:
                 return
             self._schedule.note_divergence(work, error)
             results = {"validation_mAP": -math.inf}
+        except WorkdirInUseError:
+            raise
         except _ERRORS as error:
             self._note_failure(work, error)
             return
@@ -187,27 +204,6 @@ class Worker:
     def _write(self):
         """Writes what `eval.tables` reads, of the whole plan."""
         failed = self._failed()
-        cells = []
-        for cell in self._schedule.cells():
-            final = self._schedule.final(cell)
-            done = final is not None and self._schedule.results(final)
-            error = next(
-                (
-                    failed[work.name]
-                    for work in self._schedule.open(cell)
-                    if work.name in failed
-                ),
-                _DIVERGED if self._schedule.has_diverged(cell) else None,
-            )
-            cells.append(
-                cell._asdict()
-                | {
-                    "run": final.name if final and done else None,
-                    "logistic": (final.start or final).name if final else None,
-                    "chosen": self._schedule.chosen(cell),
-                    "error": error,
-                }
-            )
         state = {
             "plan": self._plan.name,
             "title": self._plan.title,
@@ -218,10 +214,31 @@ class Worker:
             "own_dataset": self._plan.dataset,
             "digests": self._data.digests(),
             "command": shlex.join(["python", "-m", "eval.run", *sys.argv[1:]]),
-            "cells": cells,
+            "cells": [
+                self._state_of(cell, failed) for cell in self._schedule.cells()
+            ],
         }
-        with replacing(self._place / f"{self._plan.name}.json") as new:
-            new.write_text(json.dumps(state, indent=2) + "\n", "utf-8")
+        write(state, self._place)
+
+    def _state_of(self, cell: Cell, failed: dict[str, str]) -> dict[str, Any]:
+        schedule = self._schedule
+        final = schedule.final(cell)
+        done = final is not None and schedule.results(final)
+        error = next(
+            (
+                failed[work.name]
+                for work in schedule.open(cell)
+                if work.name in failed
+            ),
+            _DIVERGED if schedule.has_diverged(cell) else None,
+        )
+        return cell._asdict() | {
+            "settings": schedule.settings(cell),
+            "run": final.name if final and done else None,
+            "logistic": (final.start or final).name if final else None,
+            "chosen": schedule.chosen(cell),
+            "error": error,
+        }
 
 
 @contextlib.contextmanager
@@ -253,7 +270,7 @@ def side_by_side(number: int):
         statuses = [process.wait() for process in processes]
     except KeyboardInterrupt:
         for process in processes:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
         for process in processes:
             process.wait()
         raise
@@ -293,7 +310,7 @@ def main(argv: list[str]):
             columns=plans.named("columns", FLAGS.columns, whole.columns),
         )
         seeds = plans.listed("seeds", FLAGS.seeds)
-        tuned = plans.flags_of("tune", FLAGS.tune, known_options())
+        tuned = plans.flags_of("tune", FLAGS.tune, plans.options_of_rows())
         chosen = program.current_settings()
         if FLAGS.dry_run:
             schedule = Schedule(plan, chosen, place, seeds, tuned, {})

@@ -22,15 +22,21 @@ from imcl_tf.data.kept import parse_json
 from imcl_tf.data.label_updates import files_digest
 from imcl_tf.files import replacing
 from imcl_tf.options import Value
-from imcl_tf.settings import FILES, OBJECTS, PROGRAM_DATA, REGIMES, RUN
+from imcl_tf.settings import (
+    FILES,
+    OBJECTS,
+    PROGRAM_DATA,
+    RUN,
+    known_options,
+)
 from imcl_tf.training.workdir import RESULTS, Workdir
 
-_FIXED = REGIMES[1]
 # What no result depends on: where things lie; those of PROGRAM_DATA are in the
 # digests of the data.
 _PLACES = {
     *(option.name for option in (*FILES, *PROGRAM_DATA)), "init_from", "seed",
 }  # fmt: skip
+_DEFAULTS = {name: str(x.default) for name, x in known_options().items()}
 _DIVERGED = "diverged.txt"  # in the workdir of a trial
 _NAMES_FILE = ("backbone_weights", "label_graph", "label_vectors")
 
@@ -117,9 +123,16 @@ class Schedule:
             file = self.directory(work.name) / RESULTS
             if not file.is_file():
                 return None
-            found = parse_json(file.read_bytes())
-            if not work.tuning and "mAP" not in found:
-                return None
+            try:
+                found = parse_json(file.read_bytes())
+                if not work.tuning and "mAP" not in found:
+                    return None
+                float(found["validation_mAP"])
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(
+                    f"{file} is damaged ({error}); remove its directory to "
+                    "have it run again"
+                ) from error
             self._finished[work.name] = found
         return self._finished[work.name]
 
@@ -128,6 +141,22 @@ class Schedule:
         rows = {row.name: row.flags for row in self._plan.rows}
         columns = {column.name: column.flags for column in self._plan.columns}
         return trials(self._tuned | rows[cell.row] | columns[cell.column])
+
+    def settings(self, cell: Cell) -> dict[str, str]:
+        """What all seeds of a cell have in common, and may not share with
+        cells of that name elsewhere: FLAG -> value other than the default,
+        several to choose from apart by "|"; a digest of each file.
+        """
+        found = [
+            _depends_on(self._settings(cell, option))
+            for option in self.options(cell)
+        ]
+        names = {name for parts in found for name in parts}
+        return {
+            name: "|".join(dict.fromkeys(x.get(name, "") for x in found))
+            for name in sorted(names)
+            if any(x.get(name) != _DEFAULTS.get(name) for x in found)
+        }
 
     def open(self, cell: Cell) -> list[Work]:
         """The unfinished runs of a cell that wait for no other."""
@@ -185,6 +214,12 @@ class Schedule:
         means = [results and results["validation_mAP"] for results in found]
         return bool(means) and set(means) == {-math.inf}
 
+    def forget_divergence(self, cell: Cell):
+        """Has the trials of a cell that diverged tried again."""
+        for work in self._trials(cell):
+            note = self.directory(work.name) / _DIVERGED
+            note.unlink(missing_ok=True)
+
     def note_divergence(self, work: Work, error: FloatingPointError):
         """Makes a trial that diverged the worst of all, not an open one."""
         with replacing(self.directory(work.name) / _DIVERGED) as new:
@@ -240,23 +275,29 @@ class Schedule:
 
     def _name(self, settings, tuning, start) -> str:
         """Method, seed and a digest of all that the results depend on."""
-        kept = program.replayed(settings, Path())
-        parts: dict[str, Any] = {
-            name: str(x) for name, x in kept.items() if name not in _PLACES
-        }
-        for name in _NAMES_FILE:
-            path = Path(str(kept.get(name) or "."))
-            if path.is_file():
-                parts[name] = _digest_of(path)
-        if settings["init_from"] and not start:
-            model = Workdir(str(settings["init_from"])).logistic
-            parts["init_from"] = _digest_of(model)
-        if files := source_files(str(kept.get("backbone", ""))):
-            parts["backbone"] = _digest_of(*files)
-        text = json.dumps([parts, self._digests, start], sort_keys=True)
+        own = settings | ({"init_from": ""} if start else {})
+        text = json.dumps(
+            [_depends_on(own), self._digests, start], sort_keys=True
+        )
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         trial = "-trial" if tuning else ""
-        return f"{kept['method']}-{digest}-seed-{settings['seed']}{trial}"
+        return f"{settings['method']}-{digest}-seed-{settings['seed']}{trial}"
+
+
+def _depends_on(settings: dict[str, Value]) -> dict[str, str]:
+    """Settings that results depend on, digests for files, without the seed."""
+    kept = program.replayed(settings, Path())
+    parts = {name: str(x) for name, x in kept.items() if name not in _PLACES}
+    for name in _NAMES_FILE:
+        path = Path(str(kept.get(name) or "."))
+        if path.is_file():
+            parts[name] = _digest_of(path)
+    if settings["init_from"]:
+        model = Workdir(str(settings["init_from"])).logistic
+        parts["init_from"] = _digest_of(model)
+    if files := source_files(str(kept.get("backbone", ""))):
+        parts["backbone"] = _digest_of(*files)
+    return parts
 
 
 @functools.cache
@@ -277,12 +318,9 @@ def _differing(
 
 def _is_start(settings: dict[str, Value]) -> bool:
     """Whether a run is the logistic model that it would start from."""
-    is_solved = (
-        settings["regime"] == _FIXED and settings["initial_head"] == "solved"
-    )
     return (
         settings["method"] == "logistic"
-        and (is_solved or not settings["epochs"])
+        and not settings["epochs"]
         and settings["neighbors"] == "none"
         and not settings["completion_rounds"]
     )

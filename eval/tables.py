@@ -7,7 +7,8 @@ first that has it. Writes NAME.md and NAME.csv for each plan: validation and
 test mAP, mean and deviation over seeds, both conventions for labels without
 average precision, the paper's number, and the difference to the logistic model
 that a run starts from and to the best baseline on validation, with a 95 %
-interval: test images are drawn anew a thousand times, the same ones for both.
+interval: test images are drawn anew a thousand times, the same ones for both,
+and the differences' deviations from their mean are put around the difference.
 What was not run is shown as missing.
 """
 
@@ -19,6 +20,7 @@ if __name__ == "__main__":  # before TensorFlow, which takes seconds
 
     ARGUMENTS = program.start(__doc__, options.TABLES)
 
+import collections
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
@@ -29,6 +31,7 @@ import numpy as np
 from absl import flags
 
 from eval.reported import GROUPS, reported
+from eval.state import State, differing, read
 from eval.texts import in_words, markdown
 from imcl_tf import program
 from imcl_tf.data.kept import parse_json
@@ -42,6 +45,7 @@ from imcl_tf.training.workdir import PREDICTIONS, PROVENANCE, RESULTS
 FLAGS = flags.FLAGS
 OURS = "imcl"
 _TAILS = (2.5, 97.5)
+_COMMIT = 10  # characters
 # Measure -> its key in results.json.
 _MEASURES = {
     "validation": "validation_mAP",
@@ -85,11 +89,13 @@ class Difference(NamedTuple):
       mean: of the seeds that both have, in points of test mAP.
       low: lower end of the 95 % interval.
       high: upper end.
+      pairs: how many seeds both have.
     """
 
     mean: float
     low: float
     high: float
+    pairs: int
 
     def __str__(self) -> str:
         return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
@@ -105,7 +111,8 @@ class Entry(NamedTuple):
       spreads: measure -> over seeds; no entry for what is missing.
       runs: seed -> workdir.
       logistic: seed -> workdir of the logistic model that the run starts from.
-      chosen: FLAG -> value that validation chose.
+      chosen: what validation chose, FLAG -> value; several where seeds that
+        were run by themselves chose otherwise.
       errors: of runs that failed.
     """
 
@@ -115,7 +122,7 @@ class Entry(NamedTuple):
     spreads: dict[str, Spread]
     runs: dict[str, Path]
     logistic: dict[str, Path]
-    chosen: dict[str, str]
+    chosen: list[dict[str, str]]
     errors: list[str]
 
 
@@ -153,8 +160,8 @@ def read_tables(places: Sequence[Path]) -> list[Table]:
     """The plans that were run in some directories.
 
     Raises:
-      ValueError: if there is none, if two are of one plan on different data,
-        or for a damaged file.
+      ValueError: if there is none, if two are of one plan on different data
+        or with different settings, or for a damaged file.
       OSError: if a directory cannot be read.
     """
     states: dict[str, list[tuple[Path, dict]]] = {}
@@ -162,7 +169,7 @@ def read_tables(places: Sequence[Path]) -> list[Table]:
         if not place.is_dir():
             raise NotADirectoryError(f"runs: {place} is no directory")
         for file in sorted(place.glob("[!.]*.json")):
-            state = _state(file)
+            state = read(file)
             if state is None:
                 raise ValueError(f"{file} is not the state of a plan")
             states.setdefault(state["plan"], []).append((place, state))
@@ -183,7 +190,7 @@ def _as_left(name: str) -> Iterator[None]:
     """Says of files that are damaged which plan they belong to."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         raise ValueError(
             f"runs: {name}.json, or results of its runs, are not what eval.run "
             f"leaves: {error} is missing or wrong; run the plan again"
@@ -197,28 +204,17 @@ def holds_plans(place: Path) -> bool:
       ValueError: if a JSON file there is damaged.
     """
     return not (place / RESULTS).exists() and any(
-        _state(file) is not None for file in place.glob("[!.]*.json")
+        read(file) is not None for file in place.glob("[!.]*.json")
     )
 
 
-def _state(file: Path) -> dict | None:
-    """What eval.run says of a plan, None if the file is of something else."""
-    try:
-        state = parse_json(file.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
-    if not isinstance(state, dict) or "cells" not in state:
-        return None
-    return state if isinstance(state.get("plan"), str) else None
-
-
-def _table(states: list[tuple[Path, dict]]) -> Table:
-    first = states[0][1]
-    for place, state in states[1:]:
-        if state["digests"] != first["digests"]:
+def _table(states: list[tuple[Path, State]]) -> Table:
+    (origin, first), *others = states
+    for place, state in others:
+        if difference := differing(first, state):
             raise ValueError(
-                f"runs: {place}: plan {state['plan']} was run on other data "
-                f"there than in {states[0][0]}"
+                f"runs: plan {state['plan']} was run differently in {origin} "
+                f"and {place}: {difference}; make a table of each"
             )
     seeds = dict.fromkeys(c["seed"] for _, s in states for c in s["cells"])
     entries: list[Entry] = []
@@ -235,13 +231,14 @@ def _table(states: list[tuple[Path, dict]]) -> Table:
 def _entry(row: str, column: str, states) -> Entry:
     runs: dict[str, Path] = {}
     logistic: dict[str, Path] = {}
-    chosen: dict[str, str] = {}
+    chosen: list[dict[str, str]] = []
     errors = []
     for place, state in states:
         for cell in state["cells"]:
             if (cell["row"], cell["column"]) != (row, column):
                 continue
-            chosen = chosen or cell["chosen"]
+            if cell["chosen"] and cell["chosen"] not in chosen:
+                chosen.append(cell["chosen"])
             if cell["run"] and cell["seed"] not in runs:
                 runs[cell["seed"]] = place / "runs" / cell["run"]
                 logistic[cell["seed"]] = place / "runs" / cell["logistic"]
@@ -263,8 +260,15 @@ def _entry(row: str, column: str, states) -> Entry:
 
 
 @functools.cache
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return parse_json(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+
+
 def _results(run: Path) -> dict[str, Any]:
-    return parse_json((run / RESULTS).read_bytes())
+    return _read(run / RESULTS)
 
 
 @functools.cache
@@ -308,15 +312,25 @@ def difference(
     drawn = np.mean(
         [_resampled(run) - _resampled(other) for run, other in pairs], 0
     )
-    low, high = np.nanpercentile(drawn, _TAILS)
+    # Images that are drawn twice shift mAP, one row's more than another's.
+    spread = np.nanpercentile(drawn, _TAILS) - np.nanmean(drawn)
     mean = float(np.mean(gains(runs, others)))
-    return Difference(mean, float(low), float(high))
+    low, high = (mean + spread).tolist()
+    return Difference(mean, low, high, len(pairs))
 
 
 def best_baseline(entries: Sequence[Entry]) -> Entry | None:
-    """The best row of another method than IMCL, on validation."""
+    """The best row of another method than IMCL, on validation.
+
+    It is one of those with most seeds: means of others are of fewer.
+    """
     others = [x for x in entries if x.methods and OURS not in x.methods]
-    return max(others, key=lambda x: x.spreads["validation"].mean, default=None)
+    most = max((len(x.runs) for x in others), default=0)
+    return max(
+        (x for x in others if len(x.runs) == most),
+        key=lambda x: x.spreads["validation"].mean,
+        default=None,
+    )
 
 
 def asked_for() -> tuple[list[Table], Path]:
@@ -393,12 +407,20 @@ def _part(table: Table, column: str) -> PlanPart:
             entry.row,
             *(str(entry.spreads.get(name, "missing")) for name in names),
             *(f"{numbers[x]:.2f}" if x in numbers else "" for x in printed),
-            str(difference(entry.runs, entry.logistic) or ""),
-            *(str(difference(entry.runs, x.runs) or "") for x in others),
+            _difference(entry, entry.logistic),
+            *(_difference(entry, x.runs) for x in others),
             f"{len(entry.runs)} of {len(table.seeds)}",
-            in_words(entry.chosen),
+            " or ".join(map(in_words, entry.chosen)),
         ])  # fmt: skip
     return PlanPart(header, rows, _notes(entries))
+
+
+def _difference(entry: Entry, others: dict[str, Path]) -> str:
+    """In words, "" where there is none."""
+    found = difference(entry.runs, others)
+    if found is None or found.pairs == len(entry.runs):
+        return str(found or "")
+    return f"{found} ({found.pairs} of its {len(entry.runs)} seeds)"
 
 
 def _notes(entries: list[Entry]) -> list[str]:
@@ -412,22 +434,31 @@ def _notes(entries: list[Entry]) -> list[str]:
 
 
 def _machines(entries: list[Entry]) -> list[str]:
-    """Where the runs ran, and how long the longest took."""
+    """Where runs ran, how long the longest took, and by which code."""
     seconds: dict[str, list[float]] = {}
+    number: collections.Counter[str] = collections.Counter()
+    commits = set()
     for run in (run for x in entries for run in x.runs.values()):
-        if (run / PROVENANCE).is_file():
-            found = parse_json((run / PROVENANCE).read_bytes())
-            machine = ", ".join(
-                [
-                    f"{found['processor']} ({found['cores']} cores)",
-                    *found["accelerators"],
-                ]
-            )
+        if not (run / PROVENANCE).is_file():
+            continue
+        found = _read(run / PROVENANCE)
+        machine = ", ".join([
+            f"{found['processor']} ({found['cores']} cores)",
+            *found["accelerators"],
+        ])  # fmt: skip
+        number[machine] += 1
+        commit, *changed = (found["commit"] or "no checkout").split("-")
+        commits.add("-".join([commit[:_COMMIT], *changed]))
+        if not found["resumed"]:  # the time of its last process alone
             seconds.setdefault(machine, []).append(found["seconds"])
-    return [
-        f"Run on {machine}: {len(found)} runs, at most {max(found):,.0f} s."
-        for machine, found in seconds.items()
-    ]
+    lines = []
+    for machine, runs in number.items():
+        whole = seconds.get(machine)
+        most = f", at most {max(whole):,.0f} s" if whole else ""
+        lines.append(f"Run on {machine}: {runs} runs{most}.")
+    if len(commits) > 1:
+        lines.append(f"Run by different commits: {', '.join(sorted(commits))}.")
+    return lines
 
 
 def _warnings(entries: list[Entry]) -> list[str]:

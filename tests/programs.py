@@ -17,8 +17,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["imcl_tf.training.run", "tensorflow_datasets"])
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["imcl_tf.training.run", "tensorflow_datasets"])
 
 
 class Program:
@@ -41,7 +41,7 @@ class Program:
         self._outputs = [
             Path(self._place.name, name) for name in ("stdout", "stderr")
         ]
-        self._process = _FORKS.Process(
+        self._process = FORKS.Process(
             target=_main,
             args=(
                 self._command, str(cwd), limit, optimized,

@@ -88,12 +88,24 @@ class Axis(NamedTuple):
             last = math.floor(math.log10(self.high) + 1e-9)
             powers = range(first, last + 1, max(1, (last - first) // most))
             values = [10.0**power for power in powers]
+            if not values[1:]:  # within a decade or two
+                values = self._of_decades(first - 1, last)
         else:
             step = _round_step(max((self.high - self.low) / most, smallest))
             first = math.ceil(self.low / step - 1e-9)
             last = math.floor(self.high / step + 1e-9)
             values = [step * number for number in range(first, last + 1)]
         return [Tick(self.place(x), f"{x:.4g}") for x in values]
+
+    def _of_decades(self, first: int, last: int) -> list[float]:
+        """1, 2 and 5 of some decades, those on the axis; or else its ends."""
+        steps = [
+            step * 10.0**power
+            for power in range(first, last + 1)
+            for step in (1, 2, 5)
+        ]
+        inside = [x for x in steps if self.low <= x <= self.high]
+        return inside or [self.low, self.high]
 
 
 def _round_step(step: float) -> float:

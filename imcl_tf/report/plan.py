@@ -36,7 +36,7 @@ class Line(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """Runs of equal settings but for the seed.
+    """Runs of equal data and settings but for the seed, one of each seed.
 
     Attributes:
       method: of them.
@@ -147,7 +147,10 @@ def _numbers(run: Run) -> tuple[float | None, ...]:
 def summaries(runs: Sequence[Run]) -> list[Summary]:
     """Means and deviations of runs of several seeds, in the runs' order."""
     settings = [_settings(run) for run in runs]
-    texts = [json.dumps(x, sort_keys=True) for x in settings]
+    texts = [
+        json.dumps([x, _data(run)], sort_keys=True)
+        for x, run in zip(settings, runs, strict=True)
+    ]
     every = set(itertools.chain(*settings))
     differing = [
         name
@@ -156,7 +159,11 @@ def summaries(runs: Sequence[Run]) -> list[Summary]:
     ]
     found = []
     for text in dict.fromkeys(texts):
-        of_text = [i for i, x in enumerate(texts) if x == text]
+        of_seeds: dict[str, int] = {}
+        for i, x in enumerate(texts):
+            if x == text:  # one that was repeated counts once
+                of_seeds.setdefault(str(runs[i].results.get("seed")), i)
+        of_text = [*of_seeds.values()]
         group = [runs[i] for i in of_text]
         means = [_means(run) for run in group]
         if len(group) < 2 or any(x is None for row in means for x in row):
@@ -169,8 +176,7 @@ def summaries(runs: Sequence[Run]) -> list[Summary]:
         method, _, _, dataset = _texts(group[0])
         found.append(
             Summary(
-                method, dataset, ", ".join(shown),
-                [_texts(run)[2] for run in group],
+                method, dataset, ", ".join(shown), [*of_seeds],
                 tuple(values.mean(0).tolist()),
                 tuple(values.std(0, ddof=1).tolist()),
             )
@@ -183,3 +189,20 @@ def _settings(run: Run) -> dict[str, str]:
     shown = {k: x for k, x in run.settings.items() if k not in _PLACES}
     method, regime, _, dataset = _texts(run)
     return shown | {"method": method, "regime": regime, "dataset": dataset}
+
+
+def _data(run: Run) -> dict[str, str]:
+    """Digests of a run's data; labels that are hidden are so by chance."""
+    digests = run.results.get("digests")
+    if not isinstance(digests, dict):  # of a damaged file
+        return {}
+    shown = run.settings
+    none_hidden = (
+        shown.get("observed_fraction", "1") in {"1", "1.0"}
+        and shown.get("observed_rule") != "single_positive"
+    )
+    return {
+        name: digest
+        for name, digest in digests.items()
+        if none_hidden or name != "training labels"
+    }

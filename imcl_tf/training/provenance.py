@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 import os
 import platform
@@ -20,16 +21,18 @@ _PACKAGES = (
 _ROOT = Path(imcl_tf.__file__).resolve().parents[1]
 
 
-def provenance(begun: datetime.datetime, resumed: bool) -> dict[str, Any]:
+def provenance(
+    begun: datetime.datetime, commit: str | None, resumed: bool
+) -> dict[str, Any]:
     """Describes how a run that ends now was made.
 
     Args:
       begun: when this process began with it, with a time zone.
+      commit: see `commit_of_checkout`, which is asked before the run.
       resumed: whether an earlier process had begun it; its time is not known.
 
     Returns:
-      "version" of this package and "commit" of its checkout (None outside of
-      one, "-changed" at its end if files differ from it), "packages" name ->
+      "version" of this package and "commit" of its checkout, "packages" name ->
       version, "python", "processor", "cores", "accelerators" (names), "begun"
       and "ended" (ISO 8601, UTC), "seconds" between them, "resumed".
 
@@ -37,13 +40,13 @@ def provenance(begun: datetime.datetime, resumed: bool) -> dict[str, Any]:
       >>> import datetime
       >>> from imcl_tf.training.provenance import provenance
       >>> now = datetime.datetime.now(datetime.UTC)
-      >>> provenance(now, resumed=False)["seconds"] < 60
+      >>> provenance(now, commit=None, resumed=False)["seconds"] < 60
       True
     """
     ended = datetime.datetime.now(datetime.UTC)
     return {
         "version": imcl_tf.__version__,
-        "commit": _commit(),
+        "commit": commit,
         "packages": {
             name: importlib.metadata.version(name) for name in _PACKAGES
         },
@@ -80,8 +83,15 @@ def _accelerators() -> list[str]:
     ]
 
 
-def _commit() -> str | None:
-    """The commit of the checkout that the package is imported from."""
+@functools.cache
+def commit_of_checkout() -> str | None:
+    """The commit of the checkout that the package is imported from.
+
+    As it is when this process asks first: later it may be another one.
+
+    Returns:
+      its digest, with "-changed" if files differ from it; None outside of one.
+    """
     if not (_ROOT / ".git").exists():
         return None
     try:

@@ -37,7 +37,7 @@ from imcl_tf.training.heads import fits_in_memory, solve_head, write_path
 from imcl_tf.training.mixing import choose_mixing, neighbors_of
 from imcl_tf.training.predictions import predict_split
 from imcl_tf.training.predictions import save as save_predictions
-from imcl_tf.training.provenance import provenance
+from imcl_tf.training.provenance import commit_of_checkout, provenance
 from imcl_tf.training.stages import (
     check_schedules,
     fit_stage,
@@ -121,6 +121,7 @@ def run(
       True
     """
     begun = datetime.datetime.now(datetime.UTC)
+    commit = commit_of_checkout()
     directory = Workdir(workdir)
     cls = method_named(method) if isinstance(method, str) else method
     _check_objects(data, backbone, cls)
@@ -214,7 +215,7 @@ def run(
             "settings": settings.splitlines(),
             "warnings": warnings,
         }
-        directory.write_results(results, provenance(begun, resumed))
+        directory.write_results(results, provenance(begun, commit, resumed))
         return results
 
 

@@ -43,6 +43,10 @@ _WRITTEN = (
 _ELSE = "take another workdir, or remove this one"
 
 
+class WorkdirInUseError(ValueError):
+    """Another program trains in a workdir."""
+
+
 class Identity(NamedTuple):
     """What a run's results depend on, apart from chance.
 
@@ -112,7 +116,7 @@ class Workdir:
         """Keeps other runs out of this directory, and makes it.
 
         Raises:
-          ValueError: if another program trains here.
+          WorkdirInUseError: if another program trains here.
         """
         place = self.path / _CHECKPOINTS
         place.mkdir(parents=True, exist_ok=True)
@@ -120,7 +124,7 @@ class Workdir:
             try:
                 stack.enter_context(locked(place, wait=False))
             except BlockingIOError as error:
-                raise ValueError(
+                raise WorkdirInUseError(
                     f"workdir: another program is training in {self.path}"
                 ) from error
             yield

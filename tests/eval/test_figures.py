@@ -142,3 +142,24 @@ def test_similarities_are_of_the_best_row_on_validation(tmp_path):
     assert drawing.rows == qualitative.edges(read_run(tmp_path / "runs/0"))
     title = drawing.figure.get_suptitle()
     assert title == "Table 1 (here: folder)\nimcl (a = 1), seed 0"
+
+
+def test_a_single_seed_has_no_bar(made, tmp_path):
+    """Nor one of length 0, which would mean that seeds agree."""
+    for name, row in (("l", "logistic"), ("i", "imcl")):
+        write_run(tmp_path, name, row, 0)
+    write_state(
+        tmp_path,
+        [cell(row, 0, row[0], "10 %", "l") for row in ("logistic", "imcl")],
+    )
+    for place, number in ((tmp_path, 0), (made[0], 6)):
+        (table,) = tables.read_tables([place])
+        drawn = [
+            segment
+            for axes in figures.draw(table).axes
+            for container in axes.containers
+            for bar in container[2]
+            for segment in bar.get_segments()
+        ]
+        whole = [x for x in drawn if len(x) and np.isfinite(x).all()]
+        assert len(whole) == number

@@ -88,6 +88,18 @@ def test_other_data_and_values_to_choose_from():
             "tune: epochs must be a whole number, got 'a'",
         ),
         (
+            ["--plan=flags/table1", "--runs=x", "--search=s.json"],
+            "--search has no effect here: --tune=",
+        ),
+        (
+            ["--plan=flags/table1", "--runs=x", "--resume"],
+            "--resume has no effect here: the same command continues",
+        ),
+        (
+            ["--plan=flags/table1", "--runs=x", "--tune=--seed=1|2"],
+            "tune: '--seed=1|2': no such option",
+        ),
+        (
             ["--plan=flags/scenes", "--runs=x", "--data=scenes"],
             "plan: flags/scenes has no --row",
         ),

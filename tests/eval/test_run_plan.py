@@ -1,6 +1,8 @@
 """A whole plan on a file of features: shared starts, trials, failures."""
 
 import json
+import shutil
+import time
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from eval import plan as plans
 from eval.schedule import Schedule
 from imcl_tf import main as program
 from imcl_tf.settings import known_options
+from imcl_tf.training.workdir import Workdir
 from tests import programs
 
 PLAN = """\
@@ -36,12 +39,16 @@ def place(tmp_path_factory, make_folder):
     return place
 
 
-def run(place, *arguments):
-    return programs.run(
-        "eval.run", f"--plan={place}/plan", f"--runs={place}/runs",
+def command(place, *arguments):
+    return (
+        f"--plan={place}/plan", f"--runs={place}/runs",
         f"--data=folder:{place}/data", f"--features={place}/f.npz",
         "--seeds=0,1", *arguments,
     )  # fmt: skip
+
+
+def run(place, *arguments):
+    return programs.run("eval.run", *command(place, *arguments))
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +134,31 @@ def test_what_is_finished_is_not_run_again(place, finished):
     again = json.loads((place / "runs" / "plan.json").read_text())
     runs = [cell["run"] for cell in again["cells"]]
     assert runs == [cell["run"] for cell in finished[1]["cells"]]
+
+
+def test_another_seed_joins_and_waits_for_who_trains(place, finished):
+    """Whoever still trains in a workdir, without a claim, is no failure."""
+    del finished
+    single = "--rows=logistic", "--columns=half", "--seeds=2"
+    listed = {path.name for path in (place / "runs" / "runs").iterdir()}
+    assert run(place, *single).returncode == 0
+    (name,) = {x.name for x in (place / "runs" / "runs").iterdir()} - listed
+    shutil.rmtree(place / "runs" / "runs" / name)
+    busy = Workdir(place / "runs" / "runs" / name)
+    with busy.alone():
+        waiting = programs.Program("eval.run", *command(place, *single))
+        deadline = time.monotonic() + 120
+        while "another program is training in" not in waiting.errors():
+            assert waiting.is_running() and time.monotonic() < deadline
+            time.sleep(0.1)
+    done = waiting.finish()
+    assert done.returncode == 0, done.stderr
+    state = json.loads((place / "runs" / "plan.json").read_text())
+    assert [cell["seed"] for cell in state["cells"]] == [*"000000111111222222"]
+    found = [cell for cell in state["cells"] if cell["run"] == name]
+    assert [(x["row"], x["column"], x["seed"]) for x in found] == [
+        ("logistic", "half", "2")
+    ]
 
 
 def test_other_data_have_other_runs(place):

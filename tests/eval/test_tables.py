@@ -9,13 +9,13 @@ import scipy.sparse
 
 import imcl_tf
 from eval import reported, tables
-from imcl_tf.training.predictions import Predictions, save
+from imcl_tf.training.predictions import Predictions, load, save
 from tests import programs
 
 SUPPORT = {"labels": 3, "num_labels": 4, "positives": 9, "negatives": 20}
 
 
-def write_run(place, name, method, seed, warnings=()):
+def write_run(place, name, method, seed, warnings=(), commit="0" * 40):
     """A run whose scores are random; returns its test mAP in percent."""
     rng = np.random.default_rng([seed, len(name), ord(name[0])])
     labels = np.random.default_rng(0).choice([-1, 1], (40, 4))
@@ -35,13 +35,16 @@ def write_run(place, name, method, seed, warnings=()):
     }  # fmt: skip
     (run / "results.json").write_text(json.dumps(results))
     machine = {"cores": 2, "accelerators": ["GPU x"] * (method == "imcl")}
-    machine |= {"processor": "CPU y", "seconds": 60.0 + 1000 * seed}
+    machine |= {
+        "processor": "CPU y", "seconds": 60.0 + 1000 * seed,
+        "resumed": seed == 2, "commit": commit,
+    }  # fmt: skip
     (run / "provenance.json").write_text(json.dumps(machine))
     return ap.mean()
 
 
 def cell(row, seed, run, column="fixed_features", logistic=None, **more):
-    more = {"chosen": {}, "error": None} | more
+    more = {"chosen": {}, "error": None, "settings": {}} | more
     return {
         "row": row, "column": column, "seed": str(seed), "run": run,
         "logistic": logistic or run, **more,
@@ -121,12 +124,43 @@ def test_differences_are_of_pairs(made, table):
     found = tables.difference(imcl.runs, imcl.logistic)
     gains = [maps["imcl", n] - maps["logistic", n] for n in (0, 1)]
     assert found.mean == pytest.approx(np.mean(gains))
-    assert found.low < found.mean < found.high
+    assert found.low < found.mean < found.high and found.pairs == 2
     lsep = of_row(table, "lsep")
     against = tables.difference(imcl.runs, lsep.runs)
     assert against.mean == pytest.approx(maps["imcl", 0] - maps["lsep", 0])
     assert tables.difference(imcl.runs, imcl.runs) is None
     assert tables.difference(imcl.runs, {}) is None
+
+
+def test_an_interval_lies_around_the_difference(tmp_path):
+    """A row of perfect scores has 100 of any images that are drawn: the
+    interval is the other one's spread. Images that are drawn twice rank that
+    one higher on average, by a point here, which would shift it.
+    """
+    for name, seed in (("l0", 0), ("p0", 0)):
+        write_run(tmp_path, name, "logistic", seed)
+    kept = load(tmp_path / "runs/p0/test_predictions.npz")
+    perfect = kept._replace(scores=kept.labels.data.astype(float))
+    save(perfect, tmp_path / "runs/p0/test_predictions.npz")
+    file = tmp_path / "runs/p0/results.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"mAP": 100.0}))
+    found = tables.difference(
+        {"0": tmp_path / "runs/p0"}, {"0": tmp_path / "runs/l0"}
+    )
+    labels = kept.labels.toarray()
+    scores = kept.scores.reshape(labels.shape)
+    rng = np.random.default_rng(1)
+    drawn = []
+    for _ in range(400):
+        images = rng.integers(len(labels), size=len(labels))
+        ap = imcl_tf.average_precision(labels[images], scores[images])
+        drawn.append(100 * np.nanmean(ap))
+    mean = json.loads((tmp_path / "runs/l0/results.json").read_text())["mAP"]
+    assert np.mean(drawn) - mean > 0.5
+    low, high = np.percentile(np.mean(drawn) - drawn, [2.5, 97.5])
+    assert found.mean == pytest.approx(100 - mean)
+    assert found.low == pytest.approx(100 - mean + low, abs=1)
+    assert found.high == pytest.approx(100 - mean + high, abs=1)
 
 
 def test_the_best_baseline_is_that_on_validation(table):
@@ -135,6 +169,28 @@ def test_the_best_baseline_is_that_on_validation(table):
     others = [entry for entry in table.entries if entry.row != "logistic"]
     assert tables.best_baseline(others).row == "lsep"
     assert tables.best_baseline([of_row(table, "imcl")]) is None
+
+
+def test_the_best_baseline_is_of_most_seeds(tmp_path):
+    """A better one of a single seed is none; differences say their pairs."""
+    cells = []
+    for seed in (0, 1):
+        for method in ("lsep", "imcl", "logistic"):
+            name = f"{method}{seed}"
+            run = name if (method, seed) != ("logistic", 1) else None
+            if run:
+                write_run(tmp_path, name, method, seed)
+            cells.append(cell(method, seed, run, logistic="logistic0"))
+    write_state(tmp_path, cells)
+    (table,) = tables.read_tables([tmp_path])
+    assert tables.best_baseline(table.entries).row == "lsep"  # 54.5 < 58
+    for entry in table.entries:
+        entry.logistic.pop("1", None)
+    (part,) = tables.to_texts(table).parts
+    number = part.header.index("less logistic")
+    texts = {row[0]: row[number] for row in part.rows}
+    assert texts["imcl"].endswith("] (1 of its 2 seeds)")
+    assert texts["logistic"] == ""
 
 
 def test_logistic_is_compared_with_once(table):
@@ -190,24 +246,62 @@ def test_the_program_writes_both_forms(made, tmp_path):
     [
         ("results.json", "[]"), ("results.json", "{}"),
         ("provenance.json", "{}"), ("provenance.json", '{"cores": 1}'),
+        ("results.json", "{"), ("provenance.json", "{"),
+        ("results.json", '{"method": "logistic", "validation_mAP": 1, "mAP": 1,'
+         ' "mAP_empty_zero": 1, "mAP_groups": []}'),
     ],
 )  # fmt: skip
 def test_a_damaged_run_is_named(tmp_path, file, damaged):
     write_run(tmp_path, "l0", "logistic", 0)
     write_state(tmp_path, [cell("logistic", 0, "l0")])
     (tmp_path / "runs/l0" / file).write_text(damaged)
-    with pytest.raises(ValueError, match="table1.json, or results of its runs"):
+    words = "table1.json, or results of its runs"
+    if damaged == "{":
+        words = f"l0/{file} is damaged"
+    with pytest.raises(ValueError, match=words):
         tables.to_texts(*tables.read_tables([tmp_path]))
+
+
+def test_times_of_resumed_runs_and_commits(tmp_path):
+    """Seed 2 was resumed: how long it took is not known."""
+    for seed in range(3):
+        commit = "ab" * 20 + "-changed" * (seed > 1)
+        write_run(tmp_path, f"l{seed}", "logistic", seed, commit=commit)
+    write_state(tmp_path, [cell("logistic", n, f"l{n}") for n in range(3)])
+    text = tables.to_markdown(*tables.read_tables([tmp_path]))
+    assert "Run on CPU y (2 cores): 3 runs, at most 1,060 s." in text
+    assert "different commits: ababababab, ababababab-changed." in text
+
+
+def test_seeds_that_chose_otherwise(tmp_path):
+    for seed in (0, 1):
+        write_run(tmp_path, f"l{seed}", "lsep", seed)
+    write_state(tmp_path, [
+        cell("lsep", seed, f"l{seed}", chosen={"learning_rate": rate})
+        for seed, rate in ((0, "0.1"), (1, "0.01"))
+    ])  # fmt: skip
+    (part,) = tables.to_texts(*tables.read_tables([tmp_path])).parts
+    assert part.rows[0][-1] == "learning_rate 0.1 or learning_rate 0.01"
 
 
 def test_what_is_refused(made, tmp_path):
     with pytest.raises(ValueError, match="no plan was run there"):
         tables.read_tables([tmp_path])
     write_state(tmp_path, [], digests={"labels": "b"})
-    with pytest.raises(ValueError, match="table1 was run on other data"):
+    with pytest.raises(
+        ValueError, match="table1 was run differently in .*: da"
+    ):
+        tables.read_tables([made[0], tmp_path])
+    other = cell("imcl", 2, None, settings={"epochs": "3"})
+    write_state(tmp_path, [other])
+    with pytest.raises(
+        ValueError, match="imcl, fixed_features: --epochs not given, 3; make"
+    ):
         tables.read_tables([made[0], tmp_path])
     write_state(tmp_path, [{"row": "imcl", "seed": "0"}])
-    with pytest.raises(ValueError, match="table1.json.*'column' is missing"):
+    with pytest.raises(
+        ValueError, match="table1.json is damaged: chosen of a cell"
+    ):
         tables.read_tables([tmp_path])
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from imcl_tf.report.charts import line_chart
+from imcl_tf.report.charts import LEFT, RIGHT, line_chart
 from imcl_tf.report.measures import precision_recall, reliability, sigmoid
 
 
@@ -93,3 +93,21 @@ def test_a_logarithmic_axis_has_powers_of_ten():
     assert texts == ["1e-06", "1e-05", "0.0001", "0.001", "0.01", "0.1"]
     steps = np.diff([tick.place for tick in chart.x_ticks])
     np.testing.assert_allclose(steps, steps.mean(), atol=0.11)
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        ((0.02, 0.07), ["0.02", "0.05"]),
+        ((3, 40), ["5", "10", "20"]),
+        ((1, 1), ["1"]),
+        ((0.003, 0.003), ["0.0025", "0.0036"]),  # 0.003 less and more a fifth
+        ((1, 100), ["1", "10", "100"]),
+    ],
+)
+def test_a_short_logarithmic_axis_has_ticks_too(values, ticks):
+    points = [(x, 1.0) for x in values]
+    chart = line_chart("mAP", "penalty", [("one", points)], True)
+    assert [tick.text for tick in chart.x_ticks] == ticks
+    for tick in chart.x_ticks:
+        assert LEFT <= tick.place <= RIGHT

@@ -291,6 +291,28 @@ def test_several_runs_have_a_table_and_means_over_seeds(tmp_path, rng):
     assert "hill/seed-0-0" in shown and "auto/logistic" not in shown
 
 
+def test_means_are_of_equal_data_and_of_each_seed_once(tmp_path, rng):
+    """Labels are hidden by chance; else other labels are other data."""
+    data = {"splits": "a", "training labels": "b"}
+    kinds = [
+        (0, data, "1.0"), (1, data, "1.0"), (1, data, "1.0"),
+        (2, data | {"splits": "c"}, "1.0"),
+        (3, data | {"training labels": "d"}, "1.0"),
+        (0, data | {"training labels": "e"}, "0.5"),
+        (1, data | {"training labels": "f"}, "0.5"),
+    ]  # fmt: skip
+    for i, (seed, digests, share) in enumerate(kinds):
+        write_run(tmp_path / f"{i}", rng, seed=seed, digests=digests)
+        with (tmp_path / f"{i}/flags.cfg").open("a") as file:
+            file.write(f"--observed_fraction={share}\n")
+    runs = [read_run(tmp_path / f"{i}") for i in range(len(kinds))]
+    whole, hidden = plan.summaries(runs)
+    assert whole.seeds == hidden.seeds == ["0", "1"]
+    means = [run.results["mAP"] for run in runs]
+    assert whole.means[1] == pytest.approx(np.mean(means[:2]))
+    assert hidden.means[1] == pytest.approx(np.mean(means[-2:]))
+
+
 @pytest.mark.parametrize(("limit", "most"), [("RUNS", 2), ("LABELS", 8)])
 def test_of_many_runs_the_first_are_in_full(
     tmp_path, rng, monkeypatch, limit, most

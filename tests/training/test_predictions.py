@@ -98,7 +98,7 @@ def test_a_file_that_is_damaged(predicted, tmp_path):
 
 def test_provenance_says_when_and_with_what():
     begun = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
-    found = provenance(begun, resumed=True)
+    found = provenance(begun, "c0ffee", resumed=True)
     assert found["begun"] == "2026-01-02T03:04:05+00:00" and found["resumed"]
     ended = datetime.datetime.fromisoformat(found["ended"])
     assert found["seconds"] == pytest.approx(
@@ -106,3 +106,4 @@ def test_provenance_says_when_and_with_what():
     )
     assert found["packages"]["keras"] == keras.__version__
     assert found["processor"] and found["cores"] >= 1
+    assert found["commit"] == "c0ffee"

@@ -1,0 +1,106 @@
+"""The state of a plan, NAME.json: which run each of its cells has.
+
+`eval.run` writes it, `eval.tables` reads it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from imcl_tf.data.kept import parse_json
+from imcl_tf.files import locked, replacing
+
+State = dict[str, Any]
+_OF_CELLS = {
+    "row", "column", "seed", "settings", "run", "logistic", "chosen", "error",
+}  # fmt: skip
+
+
+def read(file: Path) -> State | None:
+    """What a file says of a plan, None if it is of something else.
+
+    Raises:
+      ValueError: if it is damaged.
+    """
+    try:
+        state = parse_json(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    if not isinstance(state, dict) or "cells" not in state:
+        return None
+    if not isinstance(state.get("plan"), str):
+        return None
+    for cell in state["cells"]:
+        if missing := _OF_CELLS - {*cell}:
+            raise ValueError(
+                f"{file} is damaged: {min(missing)} of a cell is missing; "
+                "remove it and run the plan again, which keeps its runs"
+            )
+    return state
+
+
+def write(state: State, place: Path):
+    """Writes a state; cells of other seeds that were there stay.
+
+    Args:
+      state: of one plan. Of a state of other data, or with other settings,
+        nothing stays.
+      place: directory of the file.
+
+    Raises:
+      ValueError: if what was there is damaged.
+      OSError: if the file cannot be written.
+    """
+    file = place / f"{state['plan']}.json"
+    with locked(place):  # processes with other seeds write it, too
+        before = read(file) if file.is_file() else None
+        cells = [*_kept(before, state, file), *state["cells"]]
+        cells.sort(key=lambda cell: int(cell["seed"]))
+        with replacing(file) as new:
+            new.write_text(
+                json.dumps(state | {"cells": cells}, indent=2) + "\n", "utf-8"
+            )
+
+
+def _kept(before: State | None, now: State, file: Path) -> list[dict]:
+    """The cells of other seeds, if nothing but seeds differs."""
+    if before is None:
+        return []
+    if difference := differing(before, now):
+        logging.warning(
+            "%s was of runs with other settings (%s); it is of these now, the "
+            "others are still there and are found again with theirs", file,
+            difference,
+        )  # fmt: skip
+        return []
+    seeds = {cell["seed"] for cell in now["cells"]}
+    return [cell for cell in before["cells"] if cell["seed"] not in seeds]
+
+
+def differing(one: State, other: State) -> str:
+    """What tells states of a plan apart, "" if one table may hold both.
+
+    Rows and columns that only one has do not.
+    """
+    if one["digests"] != other["digests"]:
+        return f"data of {one['dataset']}, of {other['dataset']}"
+    settings = _settings(other)
+    for cell, own in _settings(one).items():
+        others = settings.get(cell, own)
+        for name in sorted({*own, *others}):
+            values = [x.get(name, "not given") for x in (own, others)]
+            if values[0] != values[1]:
+                where = ", ".join(filter(None, cell))
+                return f"{where}: --{name} {values[0]}, {values[1]}"
+    return ""
+
+
+def _settings(state: State) -> dict[tuple[str, str], dict[str, str]]:
+    return {
+        (cell["row"], cell["column"]): cell["settings"]
+        for cell in state["cells"]
+    }

@@ -1,0 +1,81 @@
+"""States of plans: what a later call keeps of an earlier one."""
+
+import json
+import threading
+
+import pytest
+
+from eval.state import differing, read, write
+
+
+def state_of(seeds, digest="a", **settings):
+    cells = [
+        {"row": row, "column": "", "seed": f"{seed}", "run": f"{row}{seed}",
+         "settings": {"method": row} | settings, "logistic": None,
+         "chosen": {}, "error": None}
+        for seed in seeds
+        for row in ("imcl", "lsep")
+    ]  # fmt: skip
+    return {
+        "plan": "p", "dataset": "folder", "digests": {"labels": digest},
+        "cells": cells,
+    }  # fmt: skip
+
+
+def runs_in(place):
+    return [cell["run"] for cell in read(place / "p.json")["cells"]]
+
+
+def test_cells_of_other_seeds_stay(tmp_path):
+    write(state_of([2, 10]), tmp_path)
+    write(state_of([3, 2]), tmp_path)
+    assert runs_in(tmp_path) == [
+        "imcl2", "lsep2", "imcl3", "lsep3", "imcl10", "lsep10"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (state_of([2], digest="b"), "data of folder, of folder"),
+        (state_of([2], epochs="3"), "imcl: --epochs not given, 3"),
+    ],
+)
+def test_but_not_of_other_data_or_settings(tmp_path, caplog, other, words):
+    write(state_of([0, 1]), tmp_path)
+    write(other, tmp_path)
+    write(other, tmp_path)
+    assert runs_in(tmp_path) == ["imcl2", "lsep2"]
+    (record,) = caplog.records
+    assert words in record.getMessage()
+
+
+def test_rows_that_one_has_alone_differ_in_nothing():
+    one, other = state_of([0]), state_of([1])
+    other["cells"] = other["cells"][:1]
+    assert differing(one, other) == differing(other, one) == ""
+
+
+def test_many_processes_with_a_seed_each_lose_nothing(tmp_path):
+    ready = threading.Barrier(8)
+
+    def work(seed):
+        ready.wait()
+        write(state_of([seed]), tmp_path)
+
+    threads = [threading.Thread(target=work, args=[n]) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(runs_in(tmp_path)) == 16
+
+
+def test_files_of_something_else(tmp_path):
+    file = tmp_path / "p.json"
+    for other in ([], {"plan": "p"}, {"plan": 1, "cells": []}):
+        file.write_text(json.dumps(other))
+        assert read(file) is None
+    file.write_text("{")
+    with pytest.raises(ValueError, match=r"p\.json is damaged"):
+        read(file)
