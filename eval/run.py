@@ -199,7 +199,7 @@ class Worker:
             return ""
         mean = sum(self._seconds) / len(self._seconds)
         minutes = mean * number / max(1, self._claims.number()) / 60
-        return f", about {minutes:.0f} minutes left"
+        return f", about {max(1, round(minutes))} min left"
 
     def _write(self):
         """Writes what `eval.tables` reads, of the whole plan."""

@@ -47,8 +47,7 @@ def write(state: State, place: Path):
     """Writes a state; cells of other seeds that were there stay.
 
     Args:
-      state: of one plan. Of a state of other data, or with other settings,
-        nothing stays.
+      state: of one plan. Nothing stays of other data or other settings.
       place: directory of the file.
 
     Raises:

@@ -303,19 +303,27 @@ def test_tables_agree():
 
 
 def test_claims_name_plans_and_results():
-    page = text_of("docs/reproduction.md")
     (claims,) = (
         t for t in tables("docs/reproduction.md") if t[0][0] == "claim"
     )
     plans = {path.stem for path in (ROOT / "flags").glob("*.cfg")}
     named = {x for row in claims[1:] for x in re.findall(r"`(\w+)`", row[1])}
     assert named == plans & {*named} >= {f"table{n}" for n in (1, 2, 3, 4)}
-    # What is said of birds stands in the tables that eval.tables wrote.
+
+
+@pytest.mark.parametrize("name", ["reproduction", "departures"])
+def test_what_is_said_of_birds_stands_in_the_tables(name):
+    """That eval.tables wrote: means, and differences with their intervals."""
+    page = text_of(f"docs/{name}.md").replace("−", "-")
     parts = re.split(r"\(\.\./(eval/results/[\w-]+\.md)\)", page)[1:]
+    number = r"-?\d+\.\d\d"
     for path, part in zip(parts[::2], parts[1::2], strict=True):
-        whole = text_of(path)
-        for number in re.findall(r"\d+\.\d\d ± \d+\.\d\d", part):
-            assert f"| {number} |" in whole, (path, number)
+        whole = text_of(path).replace("+", "")
+        found = re.findall(rf"{number} ± {number}", part)
+        found += re.findall(rf"{number} \[{number}, {number}\]", part)
+        assert found
+        for cell in found:
+            assert f"| {cell} |" in whole, (path, cell)
 
 
 # Commands -----------------------------------------------------------------
