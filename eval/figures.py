@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from absl import flags
 
 from eval import qualitative
-from eval.tables import (
+from eval.outcomes import (
     OURS,
     Entry,
     Spread,

@@ -22,8 +22,9 @@ from pathlib import Path
 
 from absl import flags
 
+from eval.outcomes import Table, holds_plans, read_tables
 from eval.schedule import Cell
-from eval.tables import Table, holds_plans, read_tables, to_texts
+from eval.tables import to_texts
 from imcl_tf.files import fail
 from imcl_tf.report.contents import find_runs
 from imcl_tf.report.page import write_report

@@ -35,7 +35,7 @@ def read(file: Path) -> State | None:
     if not isinstance(state.get("plan"), str):
         return None
     for cell in state["cells"]:
-        if missing := _OF_CELLS - {*cell}:
+        if missing := _OF_CELLS - {*(cell if isinstance(cell, dict) else ())}:
             raise ValueError(
                 f"{file} is damaged: {min(missing)} of a cell is missing; "
                 "remove it and run the plan again, which keeps its runs"

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from eval import figures, qualitative, tables
+from eval import figures, outcomes, qualitative
 from imcl_tf.report.contents import read_run
 from tests import programs
 from tests.eval.test_tables import cell, write_run, write_state
@@ -34,7 +34,7 @@ def made(tmp_path_factory):
 
 def test_lines_are_gains_over_missing_labels(made):
     place, maps = made
-    (table,) = tables.read_tables([place])
+    (table,) = outcomes.read_tables([place])
     axes = figures.draw(table).axes[0]
     drawn = {c.get_label(): c.lines[0] for c in axes.containers}
     assert set(drawn) == {"logistic", "lsep", "imcl (a = 0)"}
@@ -53,12 +53,12 @@ def test_lines_are_gains_over_missing_labels(made):
 
 
 def test_a_row_far_below_does_not_hide_the_others(made, monkeypatch):
-    (table,) = tables.read_tables([made[0]])
+    (table,) = outcomes.read_tables([made[0]])
     gains = {"logistic": 0.0, "lsep": -14.0, "imcl (a = 0)": 2.5}
     monkeypatch.setattr(
         figures, "points",
         lambda table: [
-            figures.Point(row, "10 %", tables.Spread(x, 0.1, 2))
+            figures.Point(row, "10 %", outcomes.Spread(x, 0.1, 2))
             for row, x in gains.items()
         ],
     )  # fmt: skip
@@ -73,7 +73,7 @@ def test_a_row_far_below_does_not_hide_the_others(made, monkeypatch):
 
 
 def test_dots_have_a_panel_for_each_column(made):
-    (table,) = tables.read_tables([made[0]])
+    (table,) = outcomes.read_tables([made[0]])
     names = {"10 %": "end_to_end", "50 %": "fixed_features"}
     entries = [x._replace(column=names[x.column]) for x in table.entries]
     figure = figures.draw(table._replace(entries=entries))
@@ -135,7 +135,7 @@ def test_similarities_are_of_the_best_row_on_validation(tmp_path):
         (run / "results.json").write_text(json.dumps(results))
     cells = [cell(row, 0, str(n), "") for n, row in enumerate(rows)]
     write_state(tmp_path, cells)
-    (table,) = tables.read_tables([tmp_path])
+    (table,) = outcomes.read_tables([tmp_path])
     gains, drawing = figures.drawings(table, [])  # of one method: no figure 2
     assert gains.name == "table1_gains"
     assert drawing.name == "table1_similarities"
@@ -153,7 +153,7 @@ def test_a_single_seed_has_no_bar(made, tmp_path):
         [cell(row, 0, row[0], "10 %", "l") for row in ("logistic", "imcl")],
     )
     for place, number in ((tmp_path, 0), (made[0], 6)):
-        (table,) = tables.read_tables([place])
+        (table,) = outcomes.read_tables([place])
         drawn = [
             segment
             for axes in figures.draw(table).axes

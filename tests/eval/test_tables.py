@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse
 
 import imcl_tf
-from eval import reported, tables
+from eval import outcomes, reported, tables
 from imcl_tf.training.predictions import Predictions, load, save
 from tests import programs
 
@@ -76,16 +76,18 @@ def made(tmp_path_factory):
         cell("imcl", 0, "i0", logistic="l0", chosen={"epochs": "2"}),
         cell("imcl", 1, None), cell("lsep", 0, "s0", logistic="l0"),
         cell("wsabie", 0, None, error="wsabie: broken"),
+        cell("logistic", 1, None, error="logistic: broken"),
     ])  # fmt: skip
     write_state(two, [
         cell("logistic", 1, "l1"), cell("imcl", 1, "i1", logistic="l1"),
+        cell("hill", 1, None),
     ])  # fmt: skip
     return one, two, maps
 
 
 @pytest.fixture(scope="module")
 def table(made):
-    (found,) = tables.read_tables(made[:2])
+    (found,) = outcomes.read_tables(made[:2])
     return found
 
 
@@ -99,11 +101,11 @@ def test_what_a_killed_process_left_unfinished_is_no_plan(tmp_path):
     kept = tmp_path / "table1.json"
     unfinished = tmp_path / ".unfinished-0-table1.json"
     unfinished.write_text(kept.read_text().replace("Table 1", "Stale"))
-    assert tables.holds_plans(tmp_path)
-    (table,) = tables.read_tables([tmp_path])
+    assert outcomes.holds_plans(tmp_path)
+    (table,) = outcomes.read_tables([tmp_path])
     assert table.title == "Table 1"
     kept.unlink()
-    assert not tables.holds_plans(tmp_path)
+    assert not outcomes.holds_plans(tmp_path)
 
 
 def test_means_over_the_seeds_of_all_directories(made, table):
@@ -121,15 +123,15 @@ def test_differences_are_of_pairs(made, table):
     """Of equal seeds; and less uncertain than each of the two."""
     maps = made[2]
     imcl = of_row(table, "imcl")
-    found = tables.difference(imcl.runs, imcl.logistic)
+    found = outcomes.difference(imcl.runs, imcl.logistic)
     gains = [maps["imcl", n] - maps["logistic", n] for n in (0, 1)]
     assert found.mean == pytest.approx(np.mean(gains))
     assert found.low < found.mean < found.high and found.pairs == 2
     lsep = of_row(table, "lsep")
-    against = tables.difference(imcl.runs, lsep.runs)
+    against = outcomes.difference(imcl.runs, lsep.runs)
     assert against.mean == pytest.approx(maps["imcl", 0] - maps["lsep", 0])
-    assert tables.difference(imcl.runs, imcl.runs) is None
-    assert tables.difference(imcl.runs, {}) is None
+    assert outcomes.difference(imcl.runs, imcl.runs) is None
+    assert outcomes.difference(imcl.runs, {}) is None
 
 
 def test_an_interval_lies_around_the_difference(tmp_path):
@@ -144,7 +146,7 @@ def test_an_interval_lies_around_the_difference(tmp_path):
     save(perfect, tmp_path / "runs/p0/test_predictions.npz")
     file = tmp_path / "runs/p0/results.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"mAP": 100.0}))
-    found = tables.difference(
+    found = outcomes.difference(
         {"0": tmp_path / "runs/p0"}, {"0": tmp_path / "runs/l0"}
     )
     labels = kept.labels.toarray()
@@ -165,10 +167,10 @@ def test_an_interval_lies_around_the_difference(tmp_path):
 
 def test_the_best_baseline_is_that_on_validation(table):
     """50 + 8 letters + seeds 0 and 1: logistic has the most."""
-    assert tables.best_baseline(table.entries).row == "logistic"
+    assert outcomes.best_baseline(table.entries).row == "logistic"
     others = [entry for entry in table.entries if entry.row != "logistic"]
-    assert tables.best_baseline(others).row == "lsep"
-    assert tables.best_baseline([of_row(table, "imcl")]) is None
+    assert outcomes.best_baseline(others).row == "lsep"
+    assert outcomes.best_baseline([of_row(table, "imcl")]) is None
 
 
 def test_the_best_baseline_is_of_most_seeds(tmp_path):
@@ -182,8 +184,8 @@ def test_the_best_baseline_is_of_most_seeds(tmp_path):
                 write_run(tmp_path, name, method, seed)
             cells.append(cell(method, seed, run, logistic="logistic0"))
     write_state(tmp_path, cells)
-    (table,) = tables.read_tables([tmp_path])
-    assert tables.best_baseline(table.entries).row == "lsep"  # 54.5 < 58
+    (table,) = outcomes.read_tables([tmp_path])
+    assert outcomes.best_baseline(table.entries).row == "lsep"  # 54.5 < 58
     for entry in table.entries:
         entry.logistic.pop("1", None)
     (part,) = tables.to_texts(table).parts
@@ -222,6 +224,8 @@ def test_markdown(table, made):
                   "Run on CPU y (2 cores), GPU x: 2 runs, at most 1,060 s.",
                   ):  # fmt: skip
         assert text.count(words) == 1
+    assert "| hill | missing |" in text  # a row that the second has alone
+    assert "logistic: broken" not in text  # the second has it done
 
 
 def test_the_program_writes_both_forms(made, tmp_path):
@@ -259,7 +263,7 @@ def test_a_damaged_run_is_named(tmp_path, file, damaged):
     if damaged == "{":
         words = f"l0/{file} is damaged"
     with pytest.raises(ValueError, match=words):
-        tables.to_texts(*tables.read_tables([tmp_path]))
+        tables.to_texts(*outcomes.read_tables([tmp_path]))
 
 
 def test_times_of_resumed_runs_and_commits(tmp_path):
@@ -268,7 +272,7 @@ def test_times_of_resumed_runs_and_commits(tmp_path):
         commit = "ab" * 20 + "-changed" * (seed > 1)
         write_run(tmp_path, f"l{seed}", "logistic", seed, commit=commit)
     write_state(tmp_path, [cell("logistic", n, f"l{n}") for n in range(3)])
-    text = tables.to_markdown(*tables.read_tables([tmp_path]))
+    text = tables.to_markdown(*outcomes.read_tables([tmp_path]))
     assert "Run on CPU y (2 cores): 3 runs, at most 1,060 s." in text
     assert "different commits: ababababab, ababababab-changed." in text
 
@@ -280,29 +284,29 @@ def test_seeds_that_chose_otherwise(tmp_path):
         cell("lsep", seed, f"l{seed}", chosen={"learning_rate": rate})
         for seed, rate in ((0, "0.1"), (1, "0.01"))
     ])  # fmt: skip
-    (part,) = tables.to_texts(*tables.read_tables([tmp_path])).parts
+    (part,) = tables.to_texts(*outcomes.read_tables([tmp_path])).parts
     assert part.rows[0][-1] == "learning_rate 0.1 or learning_rate 0.01"
 
 
 def test_what_is_refused(made, tmp_path):
     with pytest.raises(ValueError, match="no plan was run there"):
-        tables.read_tables([tmp_path])
+        outcomes.read_tables([tmp_path])
     write_state(tmp_path, [], digests={"labels": "b"})
     with pytest.raises(
         ValueError, match="table1 was run differently in .*: da"
     ):
-        tables.read_tables([made[0], tmp_path])
+        outcomes.read_tables([made[0], tmp_path])
     other = cell("imcl", 2, None, settings={"epochs": "3"})
     write_state(tmp_path, [other])
     with pytest.raises(
         ValueError, match="imcl, fixed_features: --epochs not given, 3; make"
     ):
-        tables.read_tables([made[0], tmp_path])
+        outcomes.read_tables([made[0], tmp_path])
     write_state(tmp_path, [{"row": "imcl", "seed": "0"}])
     with pytest.raises(
         ValueError, match="table1.json is damaged: chosen of a cell"
     ):
-        tables.read_tables([tmp_path])
+        outcomes.read_tables([tmp_path])
 
 
 def test_numbers_of_the_paper():

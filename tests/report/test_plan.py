@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from eval import report, tables
+from eval import outcomes, report, tables
 from tests.report.made import HOSTILE, write_plan, write_run
 from tests.report.test_page import words
 
@@ -50,7 +50,7 @@ def cells_of(text, label):
 
 
 def test_a_table_is_that_of_eval_tables(place, text):
-    (table,) = tables.read_tables([place])
+    (table,) = outcomes.read_tables([place])
     lines = tables.to_markdown(table).splitlines()
     expected = [
         [cell.strip() for cell in re.split(r" \| ", line[1:-1])]
@@ -111,7 +111,7 @@ def test_a_run_of_several_cells_has_the_names_of_all(tmp_path):
     state = json.loads((tmp_path / "table1.json").read_text())
     state["cells"][0] |= {"run": "2c0"}
     (tmp_path / "table1.json").write_text(json.dumps(state))
-    names = report.run_names(tables.read_tables([tmp_path]))
+    names = report.run_names(outcomes.read_tables([tmp_path]))
     assert names[tmp_path / "runs/2c0"] == "; ".join(NAMES[:2])
 
 
@@ -119,7 +119,11 @@ def test_a_run_of_several_cells_has_the_names_of_all(tmp_path):
     ("state", "message"),
     [
         ("{", "table1.json is damaged"),
-        ('{"plan": "p", "cells": [{"row": 1}]}', "p.json.*'seed' is missing"),
+        (
+            '{"plan": "p", "cells": [{"row": 1}]}',
+            "is damaged: chosen of a cell",
+        ),
+        ('{"plan": "p", "cells": [1]}', "is damaged: chosen of a cell"),
         ('{"plan": [], "cells": [{"row": 1}]}', "no finished run there"),
         ("[]", "no finished run there"),
     ],
