@@ -53,12 +53,14 @@ def _prepare_tensorflow():
 
 
 def pytest_collection_modifyitems(items):
-    # The longest first: two processes share the files.
+    # The longest first: several processes share the files.
     longest = (
-        "test_docs.py", "test_every_method.py", "test_compiled.py",
-        "test_end_to_end.py", "test_library.py", "test_public.py",
-        "test_fitting.py", "test_imcl.py", "test_run.py", "test_stages.py",
-        "test_export.py", "test_features.py", "test_devices.py",
+        "test_docs.py", "test_auto.py", "test_every_method.py",
+        "test_compiled.py", "test_end_to_end.py", "test_library.py",
+        "test_compare.py", "test_heads.py", "test_run_plan.py",
+        "test_public.py", "test_fitting.py", "test_imcl.py", "test_run.py",
+        "test_stages.py", "test_export.py", "test_features.py",
+        "test_devices.py", "test_browser.py",
     )  # fmt: skip
     place = {name: number for number, name in enumerate(longest)}
     items.sort(key=lambda item: place.get(item.path.name, len(longest)))
