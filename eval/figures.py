@@ -242,7 +242,9 @@ def drawings(table: Table, images: Sequence[str]) -> Iterator[Drawing]:
         entries = [x for x in table.entries if x.column == column]
         if len({name for x in entries for name in x.methods}) > 1:
             name = f"{table.name}_found_{number}"
-            yield _found(name, f"{table.heading}\n{column}", entries, images)
+            part = f"{column}, " if column else ""
+            heading = f"{table.heading}\n{part}"
+            yield _found(name, heading, entries, images)
     ours = [x for x in table.entries if OURS in x.methods]
     if ours:
         best = max(ours, key=lambda x: x.spreads["validation"].mean)
@@ -259,7 +261,7 @@ def _found(
     found = qualitative.found_labels([*runs.values()], images, _FOUND_IMAGES)
     tiles = qualitative.tiles_of(first, "test", [x.image for x in found])
     figure = qualitative.draw_found(
-        f"{heading}, seed {seed}", found, [*runs], len(first.label_names), tiles
+        f"{heading}seed {seed}", found, [*runs], len(first.label_names), tiles
     )
     rows = [
         (one.name, label, row, rank or "")
@@ -286,9 +288,8 @@ def _similarities(table: Table, entry: Entry) -> Iterator[Drawing]:
 
 
 def main(argv: list[str]):
-    del argv
     try:
-        tables, out = asked_for()
+        tables, out = asked_for(argv)
         for table in tables:
             for drawing in drawings(table, FLAGS.image):
                 for kind in ("png", "svg"):

@@ -6,9 +6,8 @@ first that has it.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,14 +16,19 @@ from absl import flags
 
 from eval.reported import GROUPS
 from eval.state import State, differing, read
-from imcl_tf.data.kept import parse_json
+from imcl_tf.files import make_directory
 from imcl_tf.ops.bootstrap import resampled_means
+from imcl_tf.ops.metrics import Support
+from imcl_tf.report.contents import is_number, read_object, read_results
 from imcl_tf.training.predictions import load
-from imcl_tf.training.workdir import PREDICTIONS, RESULTS
+from imcl_tf.training.workdir import PREDICTIONS, PROVENANCE, RESULTS
 
 FLAGS = flags.FLAGS
 OURS = "imcl"
 _TAILS = (2.5, 97.5)
+_OF_PROVENANCE = {
+    "processor", "cores", "accelerators", "commit", "seconds", "resumed"
+}  # fmt: skip
 # Measure -> its key in results.json.
 MEASURES = {
     "validation": "validation_mAP",
@@ -157,23 +161,7 @@ def read_tables(places: Sequence[Path]) -> list[Table]:
             f"runs: {', '.join(map(str, places))}: no plan was run there, "
             "expected what eval.run leaves"
         )
-    found = []
-    for name, of_plan in states.items():
-        with as_left(name):
-            found.append(_table(of_plan))
-    return found
-
-
-@contextlib.contextmanager
-def as_left(name: str) -> Iterator[None]:
-    """Says of files that are damaged which plan they belong to."""
-    try:
-        yield
-    except (LookupError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"runs: {name}.json, or results of its runs, are not what eval.run "
-            f"leaves: {error} is missing or wrong; run the plan again"
-        ) from error
+    return [*map(_table, states.values())]
 
 
 def holds_plans(place: Path) -> bool:
@@ -237,28 +225,56 @@ def _entry(row: str, column: str, states) -> Entry:
 
 
 @functools.cache
-def read_json(file: Path) -> dict[str, Any]:
-    """What a file of a run holds.
+def results_of(run: Path) -> dict[str, Any]:
+    """The results of a run.
 
     Raises:
-      ValueError: if it is damaged.
-      OSError: if it cannot be read.
+      ValueError: if they are damaged.
+      OSError: if they cannot be read.
     """
     try:
-        return parse_json(file.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
+        found = read_results(run)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{run / RESULTS}: no such file; run the plan again"
+        ) from error
+    groups, support = found.get("mAP_groups"), found.get("mAP_support")
+    wrong = [key for key in MEASURES.values() if not is_number(found.get(key))]
+    if not isinstance(groups, list) or len(groups) != len(GROUPS):
+        wrong.append("mAP_groups")
+    if not isinstance(support, dict) or {*support} != {*Support._fields}:
+        wrong.append("mAP_support")
+    if not isinstance(found.get("method"), str):
+        wrong.append("method")
+    if wrong:
+        raise ValueError(
+            f"{run / RESULTS} is damaged: {wrong[0]} is "
+            f"{found.get(wrong[0])!r:.50}"
+        )
+    return found
 
 
-def results_of(run: Path) -> dict[str, Any]:
-    """The results of a run, see `read_json`."""
-    return read_json(run / RESULTS)
+@functools.cache
+def provenance_of(run: Path) -> dict[str, Any] | None:
+    """Where a run comes from, None if it does not say.
+
+    Raises:
+      ValueError: if the file is damaged.
+      OSError: if it cannot be read.
+    """
+    file = run / PROVENANCE
+    if not file.is_file():
+        return None
+    found = read_object(file)
+    if missing := _OF_PROVENANCE - {*found}:
+        raise ValueError(f"{file} is damaged: {min(missing)} is missing")
+    return found
 
 
 @functools.cache
 def _resampled(run: Path) -> np.ndarray:
     """Test mAP in percent of images that are drawn anew."""
-    kept = load(run / PREDICTIONS)
+    kept = load(run / PREDICTIONS, results_of(run)["mAP"])
     return 100 * resampled_means(kept.labels, kept.scores)
 
 
@@ -317,18 +333,23 @@ def best_baseline(entries: Sequence[Entry]) -> Entry | None:
     )
 
 
-def asked_for() -> tuple[list[Table], Path]:
+def asked_for(argv: list[str]) -> tuple[list[Table], Path]:
     """The tables of --runs, and the directory --out, which is made.
+
+    Args:
+      argv: the program's name; more is refused.
 
     Raises:
       ValueError: if a flag is missing, and see `read_tables`.
       OSError: if a directory cannot be read or made.
     """
+    if argv[1:]:
+        raise ValueError(f"unexpected argument {argv[1]!r}")
     if not FLAGS.runs or not FLAGS.out:
         raise ValueError("--runs and --out must be given")
     tables = read_tables([Path(place) for place in FLAGS.runs])
     out = Path(FLAGS.out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_directory("out", out)
     return tables, out
 
 

@@ -21,16 +21,24 @@ from typing import NamedTuple
 from absl import flags
 
 from eval import options
+from eval.reported import reported
 from imcl_tf import main as training
 from imcl_tf import presets, program
 from imcl_tf.options import Option
-from imcl_tf.settings import FILES, PROGRAM_DATA, known_options
+from imcl_tf.settings import (
+    AUTO,
+    FILES,
+    METHOD_OPTIONS,
+    PROGRAM_DATA,
+    known_options,
+)
 
 FLAGS = flags.FLAGS
 # Flags of `imcl_tf.main` that a plan has no use for.
 _WITHOUT_EFFECT = {
     "search": "--tune='--FLAG=VALUE|VALUE' has validation choose",
     "resume": "the same command continues",
+    "seed": "--seeds lists seeds",
 }
 
 
@@ -85,7 +93,7 @@ def parse(argv: list[str]) -> list[str]:
             raise flags.ValidationError(f"--{name} must be given")
     try:
         file = plan_file(str(training.last_value(argv, "plan")))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         raise flags.IllegalFlagValueError(f"--{error}") from error
     ahead = [f"--flagfile={file}"]
     data = training.last_value(argv, "data")
@@ -98,7 +106,7 @@ def parse(argv: list[str]) -> list[str]:
         f"--workdir={training.last_value(argv, 'runs')}",
     ])  # fmt: skip
     for name, instead in _WITHOUT_EFFECT.items():
-        if FLAGS[name].value:
+        if FLAGS[name].present and FLAGS[name].value is not False:
             raise flags.ValidationError(
                 f"--{name} has no effect here: {instead}"
             )
@@ -116,13 +124,21 @@ def read() -> Plan:
     """The plan that the flags hold.
 
     Raises:
-      ValueError: see `variants`, or if there is no row.
+      ValueError: see `variants`; if there is no row, if a row and a column
+        set the same flag, or if the paper's numbers are not known.
     """
     known = options_of_rows()
     rows = variants("row", FLAGS.row, known)
     if not rows:
         raise ValueError(f"plan: {FLAGS.plan} has no --row")
     columns = variants("column", FLAGS.column, known) or (Variant("", {}),)
+    for row, column in itertools.product(rows, columns):
+        if both := row.flags.keys() & column.flags.keys():
+            raise ValueError(
+                f"row {row.name} and column {column.name} both set "
+                f"--{min(both)}"
+            )
+    reported(FLAGS.reported)  # of a known table
     file = plan_file(FLAGS.plan)
     lines = FLAGS.read_flags_from_files([file.name, f"--flagfile={file}"])
     dataset = training.last_value(lines, "dataset") or ""
@@ -150,11 +166,16 @@ def plan_file(name: str) -> Path:
 
     Raises:
       FileNotFoundError: if there is none.
+      ValueError: if it is no text.
     """
     path = Path(name)
     path = path if path.suffix == ".cfg" else path.with_name(f"{path.name}.cfg")
     if not path.is_file():
         raise FileNotFoundError(f"plan: {path}: no such file")
+    try:
+        path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"plan: {path} is no text in UTF-8") from error
     return path
 
 
@@ -201,19 +222,30 @@ def flags_of(
       FLAG -> values, each of which the flag takes.
 
     Raises:
-      ValueError: for an unknown flag or a wrong value.
+      ValueError: for an unknown flag, one that comes twice, or a wrong value.
     """
-    flags = {}
-    for part in shlex.split(text):
-        try:
+    flags: dict[str, tuple[str, ...]] = {}
+    try:
+        for part in shlex.split(text):
             option, values = presets.parsed(part, options)
             chosen = tuple(x.strip() for x in values.split("|"))
             for value in chosen:
                 option.checked(value)
-        except ValueError as error:
-            raise ValueError(f"{what}: {error}") from error
-        flags[option.name] = chosen
+                if option.name == "method":
+                    _check_method(value)
+            if option.name in flags:
+                raise ValueError(f"--{option.name} comes twice")
+            flags[option.name] = chosen
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
     return flags
+
+
+def _check_method(name: str):
+    if name not in (AUTO, *METHOD_OPTIONS):
+        from imcl_tf.methods import method  # also those of other packages
+
+        method(name)
 
 
 def trials(flags: dict[str, tuple[str, ...]]) -> list[dict[str, str]]:
@@ -234,6 +266,8 @@ def named(
     """
     if not text:
         return tuple(known)
+    if [variant.name for variant in known] == [""]:
+        raise ValueError(f"--{flag}: the plan has none")
     names = listed(flag, text, [variant.name for variant in known])
     return tuple(variant for variant in known if variant.name in names)
 
@@ -254,6 +288,8 @@ def listed(flag: str, text: str, known: Iterable[str] = ()) -> list[str]:
     for part in parts:
         if not (part in known if known else re.fullmatch(r"\d+", part)):
             raise ValueError(f"--{flag} must be of {what}, got {part!r}")
+    if not known:
+        parts = [str(int(part)) for part in parts]
     if not parts or len({*parts}) < len(parts):
         raise ValueError(f"--{flag} must be of {what}, each once, got {text!r}")
     return parts

@@ -42,13 +42,13 @@ import tensorflow_datasets as tfds
 from absl import flags, logging
 
 from eval import plan as plans
+from eval import state
 from eval.claims import Claims
 from eval.schedule import Cell, Schedule, Work
-from eval.state import write
 from imcl_tf import main as program
 from imcl_tf.data.datasets import load_dataset
 from imcl_tf.data.multi_label_dataset import MultiLabelDataset
-from imcl_tf.files import fail, replacing
+from imcl_tf.files import fail, make_directory, replacing
 from imcl_tf.program import values
 from imcl_tf.settings import FOLDER
 from imcl_tf.training.workdir import WorkdirInUseError
@@ -204,7 +204,7 @@ class Worker:
     def _write(self):
         """Writes what `eval.tables` reads, of the whole plan."""
         failed = self._failed()
-        state = {
+        whole = {
             "plan": self._plan.name,
             "title": self._plan.title,
             "reported": self._plan.reported,
@@ -218,7 +218,7 @@ class Worker:
                 self._state_of(cell, failed) for cell in self._schedule.cells()
             ],
         }
-        write(state, self._place)
+        state.write(whole, self._place)
 
     def _state_of(self, cell: Cell, failed: dict[str, str]) -> dict[str, Any]:
         schedule = self._schedule
@@ -244,14 +244,18 @@ class Worker:
 @contextlib.contextmanager
 def _logged(file: Path) -> Iterator[None]:
     """Writes what a run prints and warns of to a file."""
-    handler = logging.get_absl_handler().python_handler
+    handlers = [
+        logging.get_absl_handler().python_handler,
+        *tf.get_logger().handlers,
+    ]
     with file.open("a", encoding="utf-8") as log:
-        before = handler.setStream(log)
+        before = [handler.setStream(log) for handler in handlers]
         try:
             with contextlib.redirect_stdout(log):
                 yield
         finally:
-            handler.setStream(before)
+            for handler, stream in zip(handlers, before, strict=True):
+                handler.setStream(stream or sys.stderr)
 
 
 def side_by_side(number: int):
@@ -316,7 +320,9 @@ def main(argv: list[str]):
             schedule = Schedule(plan, chosen, place, seeds, tuned, {})
             print(_listing(plan, schedule, seeds))
             return
-        place.mkdir(parents=True, exist_ok=True)
+        make_directory("runs", place)
+        if (file := place / f"{plan.name}.json").is_file():
+            state.read(file)  # damage is found before any run
         data = load_dataset(
             FLAGS.dataset, FLAGS.data_dir, FLAGS.on_bad_image,
             **values(FOLDER),

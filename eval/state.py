@@ -15,8 +15,10 @@ from imcl_tf.data.kept import parse_json
 from imcl_tf.files import locked, replacing
 
 State = dict[str, Any]
+# What a cell says -> its type.
 _OF_CELLS = {
-    "row", "column", "seed", "settings", "run", "logistic", "chosen", "error",
+    "row": str, "column": str, "seed": str, "settings": dict, "chosen": dict,
+    "run": str | None, "logistic": str | None, "error": str | None,
 }  # fmt: skip
 
 
@@ -28,19 +30,30 @@ def read(file: Path) -> State | None:
     """
     try:
         state = parse_json(file.read_bytes())
+        if not isinstance(state, dict) or not isinstance(
+            state.get("plan"), str
+        ):
+            return None
+        _check_cells(state.get("cells"))
     except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
-    if not isinstance(state, dict) or "cells" not in state:
-        return None
-    if not isinstance(state.get("plan"), str):
-        return None
-    for cell in state["cells"]:
-        if missing := _OF_CELLS - {*(cell if isinstance(cell, dict) else ())}:
-            raise ValueError(
-                f"{file} is damaged: {min(missing)} of a cell is missing; "
-                "remove it and run the plan again, which keeps its runs"
-            )
+        raise ValueError(
+            f"{file} is damaged: {error}; remove it and run the plan again, "
+            "which keeps its runs"
+        ) from error
     return state
+
+
+def _check_cells(cells: Any):
+    if not isinstance(cells, list) or not cells:
+        raise ValueError("it has no cells")
+    for cell in cells:
+        for name, kind in _OF_CELLS.items():
+            if not isinstance(cell, dict) or name not in cell:
+                raise ValueError(f"a cell has no {name}")
+            if not isinstance(cell[name], kind):
+                raise ValueError(f"{name} of a cell is {cell[name]!r:.50}")
+        if not cell["seed"].isdecimal():
+            raise ValueError(f"a seed is {cell['seed']!r:.50}")
 
 
 def write(state: State, place: Path):
@@ -85,8 +98,9 @@ def differing(one: State, other: State) -> str:
 
     Rows and columns that only one has do not.
     """
-    if one["digests"] != other["digests"]:
-        return f"data of {one['dataset']}, of {other['dataset']}"
+    for name in sorted({*one["digests"], *other["digests"]}):
+        if one["digests"].get(name) != other["digests"].get(name):
+            return f"{name} of the data"
     settings = _settings(other)
     for cell, own in _settings(one).items():
         others = settings.get(cell, own)

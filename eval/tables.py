@@ -28,21 +28,19 @@ from eval.outcomes import (
     MEASURES,
     Entry,
     Table,
-    as_left,
     asked_for,
     best_baseline,
     columns_of,
     difference,
-    read_json,
+    provenance_of,
     results_of,
 )
 from eval.reported import GROUPS, reported
-from eval.texts import in_words, markdown
+from eval.texts import escaped, in_words, markdown
 from imcl_tf import program
 from imcl_tf.files import fail, replacing, write_csv
 from imcl_tf.ops.metrics import Support
 from imcl_tf.report.plan import PlanPart, PlanTable
-from imcl_tf.training.workdir import PROVENANCE
 
 _COMMIT = 10  # characters
 
@@ -50,7 +48,8 @@ _COMMIT = 10  # characters
 def to_markdown(table: Table) -> str:
     """A table for each column of a plan."""
     texts = to_texts(table)
-    parts = [f"## {texts.title}", f"`{texts.command}`", *texts.notes]
+    title = f"## {escaped(texts.title)}"
+    parts = [title, f"`{texts.command}`", *texts.notes]
     for column, part in zip(columns_of(table), texts.parts, strict=True):
         parts.append(markdown(part.header, part.rows))
         warnings = _warnings(_of_column(table, column))
@@ -71,8 +70,7 @@ def to_texts(table: Table) -> PlanTable:
             f"The paper's numbers are of {table.own_dataset}, these of "
             f"{table.dataset}."
         )
-    with as_left(table.name):
-        parts = [_part(table, column) for column in columns_of(table)]
+    parts = [_part(table, column) for column in columns_of(table)]
     return PlanTable(table.heading, table.command, notes, parts)
 
 
@@ -133,9 +131,9 @@ def _machines(entries: list[Entry]) -> list[str]:
     number: collections.Counter[str] = collections.Counter()
     commits = set()
     for run in (run for x in entries for run in x.runs.values()):
-        if not (run / PROVENANCE).is_file():
+        found = provenance_of(run)
+        if found is None:
             continue
-        found = read_json(run / PROVENANCE)
         machine = ", ".join([
             f"{found['processor']} ({found['cores']} cores)",
             *found["accelerators"],
@@ -185,9 +183,8 @@ def to_rows(table: Table) -> list[tuple]:
 
 
 def main(argv: list[str]):
-    del argv
     try:
-        tables, out = asked_for()
+        tables, out = asked_for(argv)
         texts = {table.name: to_markdown(table) for table in tables}
         for table in tables:
             with replacing(out / f"{table.name}.md") as new:

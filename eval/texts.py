@@ -7,8 +7,17 @@ from collections.abc import Mapping, Sequence
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of texts, each row as long as the header."""
-    lines = [header, ["---"] * len(header), *rows]
+    lines = [
+        [*map(escaped, header)],
+        ["---"] * len(header),
+        *([*map(escaped, row)] for row in rows),
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def escaped(text: str) -> str:
+    """A text for Markdown: no end of a cell, no beginning of a tag."""
+    return text.replace("|", r"\|").replace("<", r"\<")
 
 
 def in_words(flags: Mapping[str, str]) -> str:

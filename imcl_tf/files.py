@@ -129,6 +129,19 @@ def locked(
         os.close(handle)
 
 
+def make_directory(flag: str, path: Path):
+    """Makes a directory that a flag names, with those above it.
+
+    Raises:
+      NotADirectoryError: if there is something else of that name.
+      OSError: if it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(f"{flag}: {path} is no directory") from error
+
+
 def existing_file(path: Path) -> Path:
     """Returns `path`.
 

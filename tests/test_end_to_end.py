@@ -125,7 +125,7 @@ def test_leaves_every_file_of_the_contract(finished):
     graph = label_graph.load(workdir / "label_graph.npz", names)
     assert graph.num_labels == len(names)
     assert list((workdir / "tensorboard").rglob("events.out*"))
-    predictions = load(workdir / "test_predictions.npz")
+    predictions = load(workdir / "test_predictions.npz", results["mAP"])
     assert 100 * predictions.precision().mean() == pytest.approx(
         results["mAP"], abs=1e-9
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 
@@ -48,7 +49,8 @@ def cost(scale: float, repeats: int) -> list[Figure]:
     }
     whole_step = printed(call(time_whole, batch_size, cnn, repeats))
     figures = []
-    for row, (method, entries) in rows.items():
+    for number, (row, (method, entries)) in enumerate(rows.items()):
+        print(f"cost: {number} of {len(rows)} rows", file=sys.stderr)
         whole = call(weigh, method, entries, batch_size, cnn)
         fixed = call(weigh_fixed, method, entries, batch_size)
         speed = call(time_cost, method, entries, batch_size, cnn, repeats)

@@ -163,7 +163,7 @@ def _below(place: Path) -> list[Path]:
         if RESULTS in files:
             inner.clear()
             # A trial, whose model was never tested, has none.
-            if "mAP" in _json_object(Path(directory, RESULTS)):
+            if "mAP" in read_object(Path(directory, RESULTS)):
                 found.append(Path(directory))
         if EARLIER in inner:
             inner.remove(EARLIER)
@@ -177,7 +177,7 @@ def read_results(path: Path) -> dict[str, Any]:
       ValueError: if it is damaged, or of a trial, which has no mAP on test.
       OSError: if there is none.
     """
-    results = _json_object(path / RESULTS)
+    results = read_object(path / RESULTS)
     mean = results.get("mAP")
     if not is_number(mean):
         raise ValueError(
@@ -213,7 +213,7 @@ def read_brief(path: Path) -> Run:
     flags = part("flags", "flags.cfg", _text, "")
     if not flags and isinstance(results.get("settings"), list):
         flags = "".join(f"{line}\n" for line in results["settings"])
-    provenance = part("provenance", PROVENANCE, _json_object, {})
+    provenance = part("provenance", PROVENANCE, read_object, {})
     return Run(
         path, results, provenance, flags, _settings(flags), (),
         {"initial": [], "method": []}, [], [], None, {}, None,
@@ -253,7 +253,9 @@ def read_run(path: Path) -> Run:
         ),
         predictions=part(
             "predictions", PREDICTIONS,
-            lambda place: _predictions(place, num_labels), None,
+            lambda place: _predictions(
+                place, num_labels, brief.results["mAP"]
+            ), None,
         ),
         similar=similar,
         graph=part(
@@ -296,7 +298,13 @@ class _Parts:
         return without
 
 
-def _json_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file of a run.
+
+    Raises:
+      ValueError: if it is damaged, or no object.
+      OSError: if it cannot be read.
+    """
     try:
         found = parse_json(path.read_bytes())
     except ValueError as error:
@@ -385,8 +393,8 @@ def _precisions(path: Path, names: tuple[str, ...]) -> list[LabelRow]:
     return found
 
 
-def _predictions(path: Path, num_labels: int) -> Predictions:
-    found = load_predictions(path)
+def _predictions(path: Path, num_labels: int, mean: float) -> Predictions:
+    found = load_predictions(path, mean)
     number, columns = found.labels.shape
     if columns != num_labels:
         raise ValueError(f"{columns} labels, {num_labels} in labels.txt")

@@ -16,6 +16,8 @@ from imcl_tf.ops.metrics import AveragePrecision
 
 # Labels kept of each image, as many as figure 2 looks at.
 _TOP = 50
+# Points that a mean may differ by when it is computed again.
+_SAME = 0.01
 _ARRAYS = "image_ids", "indptr", "indices", "values", "scores", "top", "shape"
 
 
@@ -133,12 +135,16 @@ def save(predictions: Predictions, path: Path):
         )
 
 
-def load(path: Path) -> Predictions:
+def load(path: Path, mean: float) -> Predictions:
     """Reads what `save` wrote.
+
+    Args:
+      path: the file.
+      mean: their mAP, in percent, as the run's results say.
 
     Raises:
       OSError: if the file cannot be read.
-      ValueError: if it is damaged.
+      ValueError: if it is damaged, or of another run.
     """
     try:
         found = read_arrays(path, *_ARRAYS)
@@ -153,6 +159,13 @@ def load(path: Path) -> Predictions:
             )
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    return Predictions(
+    predictions = Predictions(
         found["image_ids"], labels, found["scores"], found["top"]
     )
+    own = 100 * predictions.precision().mean()
+    if not abs(own - mean) < _SAME:  # NaN is not, either
+        raise ValueError(
+            f"{path} is of another run: its mAP is {own:.2f}, that of the "
+            f"results {mean:.2f}"
+        )
+    return predictions

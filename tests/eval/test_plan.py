@@ -92,6 +92,30 @@ def test_other_data_and_values_to_choose_from():
             "--search has no effect here: --tune=",
         ),
         (
+            ["--plan=flags/table1", "--runs=x", "--seed=3"],
+            "--seed has no effect here: --seeds lists seeds",
+        ),
+        (
+            ["--plan=flags/table1", "--runs=x", "--seeds=0,00"],
+            "--seeds must be of whole numbers, each once, got '0,00'",
+        ),
+        (
+            ["--plan=flags/table1", "--runs=x", "--reported=table9"],
+            "reported: 'table9' is no key of",
+        ),
+        (
+            ["--plan=flags/table1", "--runs=README.md"],
+            "runs: README.md is no directory",
+        ),
+        (
+            ["--plan=flags/table2", "--runs=x", "--columns=x"],
+            "--columns: the plan has none",
+        ),
+        (
+            ["--plan=flags/table1", "--runs=x", "--column=c: --method=imcl"],
+            "both set --method",
+        ),
+        (
             ["--plan=flags/table1", "--runs=x", "--resume"],
             "--resume has no effect here: the same command continues",
         ),
@@ -117,6 +141,10 @@ def test_what_is_refused(arguments, words):
     [
         (["imcl"], "expected NAME: --FLAG=VALUE ..., without a comma"),
         ([": --method=imcl"], "expected NAME"),
+        (["a: --method='imcl"], "row a: No closing quotation"),
+        (["a: --epochs=1 --epochs=2"], "row a: --epochs comes twice"),
+        (["a: --method=imcl|logistik"], "row a: method must be one of"),
+        (["a: --method=imcl|"], "row a: method must be one of"),
         (["a, b: --method=imcl"], "without a comma"),
         (["a: ", "a: --method=imcl"], "'a' comes twice"),
         (["a: --no_such=1"], "row a: '--no_such=1': no such option"),

@@ -37,7 +37,7 @@ def test_cells_of_other_seeds_stay(tmp_path):
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        (state_of([2], digest="b"), "data of folder, of folder"),
+        (state_of([2], digest="b"), "labels of the data"),
         (state_of([2], epochs="3"), "imcl: --epochs not given, 3"),
     ],
 )
@@ -73,9 +73,30 @@ def test_many_processes_with_a_seed_each_lose_nothing(tmp_path):
 
 def test_files_of_something_else(tmp_path):
     file = tmp_path / "p.json"
-    for other in ([], {"plan": "p"}, {"plan": 1, "cells": []}):
+    for other in ([], {"mAP": 1}, {"plan": 1, "cells": []}):
         file.write_text(json.dumps(other))
         assert read(file) is None
-    file.write_text("{")
-    with pytest.raises(ValueError, match=r"p\.json is damaged"):
-        read(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (None, "not a whole JSON file"),
+        ({"cells": None}, "it has no cells"),
+        ({"cells": [{}]}, "a cell has no row"),
+        ({"run": 3}, "run of a cell is 3"),
+        ({"seed": "x"}, "a seed is 'x'"),
+    ],
+)
+def test_damage_is_named(tmp_path, change, words):
+    file = tmp_path / "p.json"
+    state = state_of([0])
+    if change and "cells" in change:
+        state |= change
+    elif change:
+        state["cells"][1] |= change
+    file.write_text(json.dumps(state) if change else "{")
+    words = rf"p\.json is damaged: {words}.*; remove it and run the plan again"
+    for use in (lambda: read(file), lambda: write(state_of([1]), tmp_path)):
+        with pytest.raises(ValueError, match=words):
+            use()

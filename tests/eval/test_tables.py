@@ -141,11 +141,12 @@ def test_an_interval_lies_around_the_difference(tmp_path):
     """
     for name, seed in (("l0", 0), ("p0", 0)):
         write_run(tmp_path, name, "logistic", seed)
-    kept = load(tmp_path / "runs/p0/test_predictions.npz")
+    file = tmp_path / "runs/p0/results.json"
+    results = json.loads(file.read_text())
+    kept = load(tmp_path / "runs/p0/test_predictions.npz", results["mAP"])
     perfect = kept._replace(scores=kept.labels.data.astype(float))
     save(perfect, tmp_path / "runs/p0/test_predictions.npz")
-    file = tmp_path / "runs/p0/results.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"mAP": 100.0}))
+    file.write_text(json.dumps(results | {"mAP": 100.0}))
     found = outcomes.difference(
         {"0": tmp_path / "runs/p0"}, {"0": tmp_path / "runs/l0"}
     )
@@ -228,6 +229,24 @@ def test_markdown(table, made):
     assert "logistic: broken" not in text  # the second has it done
 
 
+def test_names_end_no_cell_and_begin_no_tag(tmp_path):
+    write_run(tmp_path, "l0", "logistic", 0)
+    write_state(tmp_path, [cell("a | <b>", 0, "l0")], title="<i> | x")
+    text = tables.to_markdown(*outcomes.read_tables([tmp_path]))
+    assert text.startswith(r"## \<i> \| x ")
+    assert r"| a \| \<b> | 58.00 |" in text
+
+
+def test_more_than_flags_is_refused(made, tmp_path):
+    for program in ("eval.tables", "eval.figures"):
+        out = tmp_path / "out"
+        done = programs.run(
+            program, f"--runs={made[0]}", f"--out={out}", "extra"
+        )
+        assert done.returncode == 1 and not out.exists()
+        assert "error: unexpected argument 'extra'" in done.stderr
+
+
 def test_the_program_writes_both_forms(made, tmp_path):
     one, two, maps = made
     done = programs.run(
@@ -246,24 +265,42 @@ def test_the_program_writes_both_forms(made, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("file", "damaged"),
+    ("file", "damaged", "words"),
     [
-        ("results.json", "[]"), ("results.json", "{}"),
-        ("provenance.json", "{}"), ("provenance.json", '{"cores": 1}'),
-        ("results.json", "{"), ("provenance.json", "{"),
-        ("results.json", '{"method": "logistic", "validation_mAP": 1, "mAP": 1,'
-         ' "mAP_empty_zero": 1, "mAP_groups": []}'),
+        ("results.json", "{", "is damaged: not a whole JSON"),
+        ("results.json", "[]", "is damaged: expected a JSON object"),
+        ("results.json", "{}", "expected a number mAP"),
+        ("results.json", {"mAP": None}, "expected a number mAP"),
+        ("results.json", {"mAP": float("nan")}, "expected a number mAP"),
+        ("results.json", {"validation_mAP": "9"}, "validation_mAP is '9'"),
+        ("results.json", {"mAP_groups": []}, r"mAP_groups is \[\]"),
+        ("results.json", {"mAP_support": {}}, r"mAP_support is {}"),
+        ("results.json", {"method": None}, "method is None"),
+        ("results.json", {"mAP": 3.0}, "predictions.npz is of another run: "),
+        ("provenance.json", "{", "is damaged: not a whole JSON"),
+        ("provenance.json", "{}", "accelerators is missing"),
     ],
-)  # fmt: skip
-def test_a_damaged_run_is_named(tmp_path, file, damaged):
-    write_run(tmp_path, "l0", "logistic", 0)
-    write_state(tmp_path, [cell("logistic", 0, "l0")])
-    (tmp_path / "runs/l0" / file).write_text(damaged)
-    words = "table1.json, or results of its runs"
-    if damaged == "{":
-        words = f"l0/{file} is damaged"
-    with pytest.raises(ValueError, match=words):
+)
+def test_a_damaged_run_is_named(tmp_path, file, damaged, words):
+    for name, method in (("l0", "logistic"), ("i0", "imcl")):
+        write_run(tmp_path, name, method, 0)
+    write_state(
+        tmp_path, [cell("imcl", 0, "i0", logistic="l0"),
+                   cell("logistic", 0, "l0")],
+    )  # fmt: skip
+    path = tmp_path / "runs/i0" / file
+    if isinstance(damaged, dict):
+        damaged = json.dumps(json.loads(path.read_text()) | damaged)
+    path.write_text(damaged)
+    with pytest.raises(ValueError, match=words) as caught:
         tables.to_texts(*outcomes.read_tables([tmp_path]))
+    assert "i0" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_run_that_is_gone(tmp_path):
+    write_state(tmp_path, [cell("logistic", 0, "l0")])
+    with pytest.raises(FileNotFoundError, match="l0.*; run the plan again"):
+        outcomes.read_tables([tmp_path])
 
 
 def test_times_of_resumed_runs_and_commits(tmp_path):
@@ -291,9 +328,9 @@ def test_seeds_that_chose_otherwise(tmp_path):
 def test_what_is_refused(made, tmp_path):
     with pytest.raises(ValueError, match="no plan was run there"):
         outcomes.read_tables([tmp_path])
-    write_state(tmp_path, [], digests={"labels": "b"})
+    write_state(tmp_path, [cell("imcl", 2, None)], digests={"labels": "b"})
     with pytest.raises(
-        ValueError, match="table1 was run differently in .*: da"
+        ValueError, match="table1 was run differently in .*: labels of the data"
     ):
         outcomes.read_tables([made[0], tmp_path])
     other = cell("imcl", 2, None, settings={"epochs": "3"})
@@ -304,7 +341,7 @@ def test_what_is_refused(made, tmp_path):
         outcomes.read_tables([made[0], tmp_path])
     write_state(tmp_path, [{"row": "imcl", "seed": "0"}])
     with pytest.raises(
-        ValueError, match="table1.json is damaged: chosen of a cell"
+        ValueError, match="table1.json is damaged: a cell has no column"
     ):
         outcomes.read_tables([tmp_path])
 

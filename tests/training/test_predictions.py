@@ -63,8 +63,10 @@ def test_what_is_kept(made, predicted):
 
 
 def test_saved_and_loaded(predicted, tmp_path):
-    save(predicted[1], tmp_path / "p.npz")
-    for one, other in zip(load(tmp_path / "p.npz"), predicted[1], strict=True):
+    file = tmp_path / "p.npz"
+    save(predicted[1], file)
+    mean = 100 * predicted[0].mean()
+    for one, other in zip(load(file, mean), predicted[1], strict=True):
         one, other = (
             x.toarray() if hasattr(x, "toarray") else x for x in (one, other)
         )
@@ -90,10 +92,21 @@ def test_a_file_that_is_damaged(predicted, tmp_path):
     file = tmp_path / "p.npz"
     save(predicted[1]._replace(scores=np.zeros(1)), file)
     with pytest.raises(ValueError, match=r"p\.npz is damaged: 1 scores of"):
-        load(file)
+        load(file, 50.0)
     file.write_bytes(file.read_bytes()[:-40])
     with pytest.raises(ValueError, match=r"p\.npz is damaged: "):
-        load(file)
+        load(file, 50.0)
+
+
+@pytest.mark.parametrize("scores", ["others", "none"])
+def test_a_file_of_another_run(predicted, tmp_path, scores):
+    """It is not its results' though it is whole."""
+    file = tmp_path / "p.npz"
+    precision, kept = predicted
+    other = -kept.scores if scores == "others" else kept.scores * np.nan
+    save(kept._replace(scores=other), file)
+    with pytest.raises(ValueError, match=r"p\.npz is of another run: its mAP"):
+        load(file, 100 * precision.mean())
 
 
 def test_provenance_says_when_and_with_what():
