@@ -17,7 +17,7 @@ MATRIX := build/matrix
 VERSIONS := 3.11 3.12 3.13
 # One more than two cores: tests wait for disks and for programs they start. A
 # process takes 3 GB.
-PYTEST := -m pytest --numprocesses=4 --dist=loadfile
+PYTEST := -m pytest --numprocesses=3 --dist=loadfile
 # The first program compiles the packages for all others.
 unexport PYTHONDONTWRITEBYTECODE
 

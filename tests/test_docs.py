@@ -88,7 +88,7 @@ SHORTER = {
     "python -m eval.report": "",
     "python -m eval.compare": f"{SHORT} --epochs=0 --seeds=0 "
     "--regimes=fixed_features --rows=Hill",
-    "python -m eval.run": f"{FIXED} --seeds=0 --epochs=0 {SMALL}",
+    "python -m eval.run": "--features=features.npz --seeds=0 --epochs=0",
     "python -m eval.tables": "",
     "python -m eval.figures": "",
     "tensorboard": "--inspect",

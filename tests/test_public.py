@@ -99,8 +99,16 @@ def place(tmp_path_factory, make_folder):
     return path
 
 
+# That of `auto` is the first command of the README, which tests/test_docs.py
+# runs.
 @pytest.mark.usefixtures("without_export")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "auto" else ())
+        for name in NAMES
+    ],
+)
 def test_example_runs(name, place, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.setattr("sys.argv", ["example"])

@@ -8,7 +8,7 @@ from imcl_tf.methods.base import MultiLabelModel
 from tests import programs
 from tests.methods.several_devices import CASES
 
-QUICK = [(2, "imcl large_loss")]
+QUICK = [(2, "imcl")]
 REST = [
     (devices, name)
     for devices in (2, 3)
