@@ -160,6 +160,8 @@ def _dots(table: Table) -> Figure:
                     **styles[point.row] | {"linestyle": "none"},
                 )  # fmt: skip
         shown = {point.row for point in found if point.column == column}
+        if not shown:
+            axes.set_xticks([])
         for row in rows:
             if row not in shown:
                 axes.text(0, rows.index(row), "  missing", va="center")

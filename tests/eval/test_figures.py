@@ -86,6 +86,15 @@ def test_dots_have_a_panel_for_each_column(made):
     assert (missing.get_text().strip(), missing.get_position()[1]) == (
         "missing", 3
     )  # fmt: skip
+    assert figure.axes[0].get_xticks().size
+    none = [
+        x._replace(runs={}, logistic={}, spreads={}, methods=set())
+        if x.column == "end_to_end" else x
+        for x in entries
+    ]  # fmt: skip
+    empty, full = figures.draw(table._replace(entries=none)).axes
+    assert len(empty.texts) == 4
+    assert full.get_xticks().size and not empty.get_xticks().size
 
 
 @pytest.mark.parametrize(
