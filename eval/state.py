@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,12 @@ from imcl_tf.data.kept import parse_json
 from imcl_tf.files import locked, replacing
 
 State = dict[str, Any]
-# What a cell says -> its type.
+_THEN = " && "
+# What a state and each of its cells say -> its type.
+_OF_STATES = {
+    "plan": str, "title": str, "reported": str, "dataset": str,
+    "own_dataset": str, "digests": dict, "command": str, "cells": list,
+}  # fmt: skip
 _OF_CELLS = {
     "row": str, "column": str, "seed": str, "settings": dict, "chosen": dict,
     "run": str | None, "logistic": str | None, "error": str | None,
@@ -30,11 +36,12 @@ def read(file: Path) -> State | None:
     """
     try:
         state = parse_json(file.read_bytes())
-        if not isinstance(state, dict) or not isinstance(
-            state.get("plan"), str
-        ):
+        if not isinstance(state, dict) or not {"plan", "cells"} <= {*state}:
             return None
-        _check_cells(state.get("cells"))
+        for name, kind in _OF_STATES.items():
+            if not isinstance(state.get(name), kind):
+                raise ValueError(f"{name} is {state.get(name)!r:.50}")
+        _check_cells(state["cells"])
     except ValueError as error:
         raise ValueError(
             f"{file} is damaged: {error}; remove it and run the plan again, "
@@ -43,8 +50,8 @@ def read(file: Path) -> State | None:
     return state
 
 
-def _check_cells(cells: Any):
-    if not isinstance(cells, list) or not cells:
+def _check_cells(cells: list[Any]):
+    if not cells:
         raise ValueError("it has no cells")
     for cell in cells:
         for name, kind in _OF_CELLS.items():
@@ -59,6 +66,8 @@ def _check_cells(cells: Any):
 def write(state: State, place: Path):
     """Writes a state; cells of other seeds that were there stay.
 
+    So do the commands that ran them, apart by "&&".
+
     Args:
       state: of one plan. Nothing stays of other data or other settings.
       place: directory of the file.
@@ -69,28 +78,30 @@ def write(state: State, place: Path):
     """
     file = place / f"{state['plan']}.json"
     with locked(place):  # processes with other seeds write it, too
-        before = read(file) if file.is_file() else None
-        cells = [*_kept(before, state, file), *state["cells"]]
-        cells.sort(key=lambda cell: int(cell["seed"]))
+        if file.is_file():
+            state = _joined(read(file), state, file)
         with replacing(file) as new:
-            new.write_text(
-                json.dumps(state | {"cells": cells}, indent=2) + "\n", "utf-8"
-            )
+            new.write_text(json.dumps(state, indent=2) + "\n", "utf-8")
 
 
-def _kept(before: State | None, now: State, file: Path) -> list[dict]:
-    """The cells of other seeds, if nothing but seeds differs."""
+def _joined(before: State | None, now: State, file: Path) -> State:
+    """With the cells of other seeds, if nothing but seeds differs."""
     if before is None:
-        return []
+        return now
     if difference := differing(before, now):
         logging.warning(
             "%s was of runs with other settings (%s); it is of these now, the "
             "others are still there and are found again with theirs", file,
             difference,
         )  # fmt: skip
-        return []
+        return now
     seeds = {cell["seed"] for cell in now["cells"]}
-    return [cell for cell in before["cells"] if cell["seed"] not in seeds]
+    kept = [cell for cell in before["cells"] if cell["seed"] not in seeds]
+    commands = before["command"].split(_THEN), [now["command"]]
+    return now | {
+        "command": _THEN.join(dict.fromkeys(itertools.chain(*commands))),
+        "cells": sorted([*kept, *now["cells"]], key=lambda x: int(x["seed"])),
+    }
 
 
 def differing(one: State, other: State) -> str:

@@ -17,8 +17,9 @@ def state_of(seeds, digest="a", **settings):
         for row in ("imcl", "lsep")
     ]  # fmt: skip
     return {
-        "plan": "p", "dataset": "folder", "digests": {"labels": digest},
-        "cells": cells,
+        "plan": "p", "title": "P", "reported": "", "dataset": "folder",
+        "own_dataset": "folder", "digests": {"labels": digest},
+        "cells": cells, "command": f"run {seeds}",
     }  # fmt: skip
 
 
@@ -32,6 +33,8 @@ def test_cells_of_other_seeds_stay(tmp_path):
     assert runs_in(tmp_path) == [
         "imcl2", "lsep2", "imcl3", "lsep3", "imcl10", "lsep10"
     ]  # fmt: skip
+    write(state_of([2, 10]), tmp_path)  # as it was
+    assert read(tmp_path / "p.json")["command"] == "run [2, 10] && run [3, 2]"
 
 
 @pytest.mark.parametrize(
@@ -46,6 +49,7 @@ def test_but_not_of_other_data_or_settings(tmp_path, caplog, other, words):
     write(other, tmp_path)
     write(other, tmp_path)
     assert runs_in(tmp_path) == ["imcl2", "lsep2"]
+    assert read(tmp_path / "p.json")["command"] == "run [2]"
     (record,) = caplog.records
     assert words in record.getMessage()
 
@@ -73,7 +77,7 @@ def test_many_processes_with_a_seed_each_lose_nothing(tmp_path):
 
 def test_files_of_something_else(tmp_path):
     file = tmp_path / "p.json"
-    for other in ([], {"mAP": 1}, {"plan": 1, "cells": []}):
+    for other in ([], {"mAP": 1}, {"cells": []}):
         file.write_text(json.dumps(other))
         assert read(file) is None
 
@@ -82,7 +86,10 @@ def test_files_of_something_else(tmp_path):
     ("change", "words"),
     [
         (None, "not a whole JSON file"),
-        ({"cells": None}, "it has no cells"),
+        ({"cells": None}, "cells is None"),
+        ({"cells": [], "plan": 1}, "plan is 1"),
+        ({"cells": []}, "it has no cells"),
+        ({"cells": [{}], "command": None}, "command is None"),
         ({"cells": [{}]}, "a cell has no row"),
         ({"run": 3}, "run of a cell is 3"),
         ({"seed": "x"}, "a seed is 'x'"),
