@@ -44,6 +44,7 @@ from eval.outcomes import (
     columns_of,
     gains,
 )
+from eval.schedule import Cell
 from imcl_tf import program
 from imcl_tf.files import fail, replacing, write_csv
 from imcl_tf.report.contents import read_run
@@ -244,9 +245,7 @@ def drawings(table: Table, images: Sequence[str]) -> Iterator[Drawing]:
         entries = [x for x in table.entries if x.column == column]
         if len({name for x in entries for name in x.methods}) > 1:
             name = f"{table.name}_found_{number}"
-            part = f"{column}, " if column else ""
-            heading = f"{table.heading}\n{part}"
-            yield _found(name, heading, entries, images)
+            yield _found(name, table.heading, entries, images)
     ours = [x for x in table.entries if OURS in x.methods]
     if ours:
         best = max(ours, key=lambda x: x.spreads["validation"].mean)
@@ -258,12 +257,13 @@ def _found(
 ) -> Drawing:
     """Figure 2 of the rows of a column that have the first seed."""
     seed = next(seed for x in entries for seed in x.runs)
+    where = ", ".join(filter(None, (entries[0].column, f"seed {seed}")))
     runs = {x.row: read_run(x.runs[seed]) for x in entries if seed in x.runs}
     first = next(iter(runs.values()))
     found = qualitative.found_labels([*runs.values()], images, _FOUND_IMAGES)
     tiles = qualitative.tiles_of(first, "test", [x.image for x in found])
     figure = qualitative.draw_found(
-        f"{heading}seed {seed}", found, [*runs], len(first.label_names), tiles
+        f"{heading}\n{where}", found, [*runs], len(first.label_names), tiles
     )
     rows = [
         (one.name, label, row, rank or "")
@@ -280,9 +280,9 @@ def _similarities(table: Table, entry: Entry) -> Iterator[Drawing]:
     run = read_run(path)
     shown = qualitative.edges(run)
     if shown:
-        part = f"{entry.row}, {entry.column}" if entry.column else entry.row
+        cell = Cell(entry.row, entry.column, seed)
         figure = qualitative.draw_edges(
-            f"{table.heading}\n{part}, seed {seed}", shown,
+            f"{table.heading}\n{cell}", shown,
             qualitative.tiles_of_edges(run, shown),
         )  # fmt: skip
         name = f"{table.name}_similarities"

@@ -118,7 +118,7 @@ class Table(NamedTuple):
       reported: key of the paper's numbers.
       seeds: wanted ones.
       entries: a column after another.
-      command: that ran it.
+      command: that ran it, several apart by "&&".
       dataset: its name.
       own_dataset: name of that which the plan is meant for.
     """

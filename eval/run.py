@@ -255,7 +255,7 @@ def _logged(file: Path) -> Iterator[None]:
                 yield
         finally:
             for handler, stream in zip(handlers, before, strict=True):
-                handler.setStream(stream or sys.stderr)
+                handler.setStream(stream)
 
 
 def side_by_side(number: int):

@@ -196,10 +196,10 @@ def _data(run: Run) -> dict[str, str]:
     digests = run.results.get("digests")
     if not isinstance(digests, dict):  # of a damaged file
         return {}
-    shown = run.settings
+    settings = run.settings
     none_hidden = (
-        shown.get("observed_fraction", "1") in {"1", "1.0"}
-        and shown.get("observed_rule") != "single_positive"
+        settings.get("observed_fraction", "1") in {"1", "1.0"}
+        and settings.get("observed_rule") != "single_positive"
     )
     return {
         name: digest

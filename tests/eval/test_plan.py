@@ -70,70 +70,45 @@ def test_other_data_and_values_to_choose_from():
     )
 
 
+def refused(*arguments):
+    """The one line that eval.run ends with."""
+    done = programs.run("eval.run", *arguments)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    (line,) = re.findall("imcl_tf: error: .*", done.stderr)
+    return line
+
+
+def test_plan_and_directory_must_be_given():
+    assert "--plan must be given" in refused()
+    assert "--runs must be given" in refused("--plan=flags/table1")
+
+
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("argument", "words"),
     [
-        ([], "--plan must be given"),
-        (
-            ["--plan=flags/table9", "--runs=x"],
-            "plan: flags/table9.cfg: no such",
-        ),
-        (["--plan=flags/table1"], "--runs must be given"),
-        (
-            ["--plan=flags/table1", "--runs=x", "--rows=none"],
-            "--rows must be of logistic; ",
-        ),
-        (
-            ["--plan=flags/table1", "--runs=x", "--tune=--epochs=1|a"],
-            "tune: epochs must be a whole number, got 'a'",
-        ),
-        (
-            ["--plan=flags/table1", "--runs=x", "--search=s.json"],
-            "--search has no effect here: --tune=",
-        ),
-        (
-            ["--plan=flags/table1", "--runs=x", "--seed=3"],
-            "--seed has no effect here: --seeds lists seeds",
-        ),
-        (
-            ["--plan=flags/table1", "--runs=x", "--seeds=0,00"],
-            "--seeds must be of whole numbers, each once, got '0,00'",
-        ),
-        (
-            ["--plan=flags/table1", "--runs=x", "--reported=table9"],
-            "reported: 'table9' is no key of",
-        ),
-        (
-            ["--plan=flags/table1", "--runs=README.md"],
-            "runs: README.md is no directory",
-        ),
-        (
-            ["--plan=flags/table2", "--runs=x", "--columns=x"],
-            "--columns: the plan has none",
-        ),
-        (
-            ["--plan=flags/table1", "--runs=x", "--column=c: --method=imcl"],
-            "both set --method",
-        ),
-        (
-            ["--plan=flags/table1", "--runs=x", "--resume"],
-            "--resume has no effect here: the same command continues",
-        ),
-        (
-            ["--plan=flags/table1", "--runs=x", "--tune=--seed=1|2"],
-            "tune: '--seed=1|2': no such option",
-        ),
-        (
-            ["--plan=flags/scenes", "--runs=x", "--data=scenes"],
-            "plan: flags/scenes has no --row",
-        ),
+        ("--plan=flags/table9", "plan: flags/table9.cfg: no such"),
+        ("--plan=flags/scenes", "plan: flags/scenes has no --row"),
+        ("--rows=none", "--rows must be of logistic; "),
+        ("--columns=x", "--columns must be of end_to_end; fixed_features"),
+        ("--tune=--epochs=1|a", "tune: epochs must be a whole number, got 'a'"),
+        ("--tune=--seed=1|2", "tune: '--seed=1|2': no such option"),
+        ("--search=s.json", "--search has no effect here: --tune="),
+        ("--resume", "--resume has no effect here: the same command continues"),
+        ("--seed=3", "--seed has no effect here: --seeds lists seeds"),
+        ("--seeds=0,00", "must be of whole numbers, each once, got '0,00'"),
+        ("--reported=table9", "reported: 'table9' is no key of"),
+        ("--runs=README.md", "runs: README.md is no directory"),
+        ("--column=c: --method=imcl", "both set --method"),
     ],
 )
-def test_what_is_refused(arguments, words):
-    done = programs.run("eval.run", *arguments)
-    assert done.returncode == 1
-    (line,) = re.findall("imcl_tf: error: .*", done.stderr)
-    assert words in line and "Traceback" not in done.stderr
+def test_what_is_refused(argument, words):
+    line = refused("--plan=flags/table1", "--runs=x", "--data=scenes", argument)
+    assert words in line
+
+
+def test_a_plan_without_columns_has_none_to_choose():
+    line = refused("--plan=flags/table2", "--runs=x", "--columns=x")
+    assert "--columns: the plan has none" in line
 
 
 @pytest.mark.parametrize(
