@@ -12,6 +12,14 @@ GROWTH = (
         "scale", 1.0, "Share of the full sizes M and C.", minimum=0, maximum=1
     ),
 )
+FAULTS = (
+    Option("out", "faults.csv", "CSV file that lists every fault."),
+    Option("faults", 20, "Faults of each row.", minimum=1),
+    Option("seed", 0, "Seed of kinds and moments of the faults.", minimum=0),
+    Option(
+        "rows", "", "Rows by name, apart by semicolons; empty = all methods."
+    ),
+)
 BENCHMARK = (
     Option("out", "", "JSON file to write."),
     Option("repeats", 3, _REPEATS, minimum=1),

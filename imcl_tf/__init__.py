@@ -57,7 +57,7 @@ _HOMES = {
     "export": "training.export",
     "predict_features": "training.prediction",
     "predict_images": "training.prediction",
-    "BestCheckpoint": "training.callbacks",
+    "BestCheckpoint": "training.checkpoints",
     "Evaluation": "training.callbacks",
     "RateDecay": "training.callbacks",
     "RateDrop": "training.callbacks",
@@ -109,10 +109,10 @@ if TYPE_CHECKING:
     )
     from imcl_tf.options import Option as Option
     from imcl_tf.training.auto import auto as auto
-    from imcl_tf.training.callbacks import BestCheckpoint as BestCheckpoint
     from imcl_tf.training.callbacks import Evaluation as Evaluation
     from imcl_tf.training.callbacks import RateDecay as RateDecay
     from imcl_tf.training.callbacks import RateDrop as RateDrop
+    from imcl_tf.training.checkpoints import BestCheckpoint as BestCheckpoint
     from imcl_tf.training.evaluation import evaluate as evaluate
     from imcl_tf.training.export import export as export
     from imcl_tf.training.prediction import predict_features as predict_features

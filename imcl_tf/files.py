@@ -52,6 +52,7 @@ def replacing(path: Path) -> Iterator[Path]:
     _recover(path)
     try:
         yield new
+        _write_through(new)
         if path.is_dir() or new.is_dir():
             _replace_directory(
                 new, path, path.with_name(f"{OLD}{own}-{path.name}")
@@ -64,6 +65,19 @@ def replacing(path: Path) -> Iterator[Path]:
             # A full disk, say: a write does not know its file's name.
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def _write_through(path: Path):
+    """Has a file, or those of a directory, on the disk when this returns.
+
+    Else a machine that loses power may have the new name, but not the content.
+    """
+    for place in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        handle = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _replace_directory(new: Path, path: Path, old: Path):

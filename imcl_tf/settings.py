@@ -293,6 +293,19 @@ BOTH_STAGES = (
         minimum=0,
     ),
     Option(
+        "checkpoint_every", 0,
+        "Steps between checkpoints, from which --resume continues; 0 = one "
+        "after each evaluation. It does not change the result.",
+        minimum=0,
+    ),
+    Option(
+        "on_nan", "stop",
+        "What happens at a minibatch whose loss or gradient is not finite: "
+        "training stops and names its images (stop), or it is left out and "
+        "listed in skipped_minibatches.csv (skip).",
+        choices=("stop", "skip"),
+    ),
+    Option(
         "keep", "best",
         "Model that the run ends with: the best on validation, or the latest.",
         choices=("best", "latest"),

@@ -25,6 +25,7 @@ PROGRAMS = {
     "data_prep.open_images": "--[no]machine_labels",
     "eval.benchmark": "--repeats",
     "eval.compare": "--seeds",
+    "eval.faults": "--faults",
     "eval.figures": "--runs",
     "eval.growth": "--scale",
     "eval.report": "--out",

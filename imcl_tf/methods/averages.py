@@ -117,7 +117,8 @@ class AverageWeights(keras.callbacks.Callback):
         self._average.put_in_place(False)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None):
-        self._average.update()
+        if self.model.last_step.is_finite.numpy():
+            self._average.update()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None):
         self._average.put_in_place()

@@ -67,6 +67,12 @@ def register_method(name: str) -> Callable[[type], type]:
     return register
 
 
+def registered_name(cls: type[MultiLabelModel]) -> str:
+    """What a method is registered as; the class's name where it is not."""
+    names = (name for name, known in METHODS.items() if known is cls)
+    return next(names, cls.__name__)
+
+
 @register_method("logistic")
 class MultiLabelModel(PartialLabelFitting):
     """Logistic regression of C labels on a CNN feature, by eq. (2) alone.
@@ -365,13 +371,16 @@ class MultiLabelModel(PartialLabelFitting):
 
     def train_step(self, data: tuple) -> dict:
         batch = Batch.unpack(data)
+        before = self.moving_state()
         with tf.GradientTape() as tape:
             features = self.features_of(batch.inputs, training=True)
             features, batch = whole_minibatch(features, batch)
             terms = self.loss_terms(features, batch)
             terms = self.add_regularization(terms)
-        self.minimize(tape, terms["loss"], self.variable_groups())
-        return self.track(terms)
+        groups = self.variable_groups()
+        is_finite = self.minimize(tape, terms["loss"], groups, before)
+        self.last_step.note(is_finite, batch.image_index)
+        return self.track(terms, is_finite)
 
     def add_regularization(self, terms: dict) -> dict:
         """Returns `terms` with penalty and regularisers in the loss.
@@ -402,10 +411,17 @@ class MultiLabelModel(PartialLabelFitting):
     def test_step(self, data: tuple) -> dict:
         return self.track(self.evaluation_step(Batch.unpack(data))[1])
 
-    def track(self, terms: dict) -> dict:
-        """Adds `terms` to the running means of the epoch and returns these."""
+    def track(self, terms: dict, counts: tf.Tensor | bool = True) -> dict:
+        """Adds `terms` to the running means of the epoch and returns these.
+
+        Args:
+          terms: name -> [].
+          counts: [] bool, whether they are added.
+        """
+        weight = tf.cast(counts, tf.float32)
         for mean in self._term_means:
-            mean.update_state(terms[mean.name])
+            term = tf.where(counts, terms[mean.name], 0.0)
+            mean.update_state(term, sample_weight=weight)
         return {mean.name: mean.result() for mean in self._term_means}
 
     def write_extras(
@@ -426,7 +442,13 @@ class MultiLabelModel(PartialLabelFitting):
         It is saved with the weights and loaded where a model has it; it is not
         exported.
         """
-        state = {} if self.average is None else self.average.state()
+        state = {
+            f"epoch_{mean.name}_{variable.name}": variable
+            for mean in self._term_means
+            for variable in mean.variables
+        }
+        if self.average is not None:
+            state |= self.average.state()
         if self.pseudo_labels is None:
             return state
         return state | {"pseudo_labels": self.pseudo_labels.packed}

@@ -24,6 +24,7 @@ from imcl_tf.methods.batches import (
     refuse,
 )
 from imcl_tf.methods.epochs import steps_taken
+from imcl_tf.methods.finite import FiniteLoss, NonFiniteLossError
 from imcl_tf.methods.optimization import MultiOptimizerModel
 from imcl_tf.ops.labels import check_labels
 from imcl_tf.ops.metrics import (
@@ -107,6 +108,8 @@ class PartialLabelFitting(MultiOptimizerModel):
           ValueError: for a model that is not compiled, for what cannot be
             honoured, data that the method cannot use, or validation data in
             which no label has an observed positive and an observed negative.
+          FloatingPointError: see `on_nan` of `compile`; also if a validation
+            score is not finite.
         """
         if not self.compiled:
             raise ValueError("compile the model before fit")
@@ -149,6 +152,7 @@ class PartialLabelFitting(MultiOptimizerModel):
                 epochs=epochs,
                 validation_data=validation_data,
                 callbacks=[
+                    FiniteLoss(data),
                     *([AverageWeights(self.average)] if self.average else []),
                     *self.callbacks(data, _log_dir(callbacks)), *callbacks,
                 ],
@@ -308,12 +312,19 @@ class PartialLabelFitting(MultiOptimizerModel):
 
         Raises:
           ValueError: for a model compiled with `ema_decay`.
+          FloatingPointError: see `on_nan` of `compile`.
         """
         if self.average is not None:
             raise ValueError(
                 "train_on_batch: fit alone keeps the average of ema_decay"
             )
-        return super().train_on_batch(*arguments, **kwargs)
+        logs = super().train_on_batch(*arguments, **kwargs)
+        if self.on_nan == "stop" and not self.last_step.is_finite.numpy():
+            raise NonFiniteLossError(
+                "training diverged: the loss of the minibatch, or its "
+                "gradient, is not finite; lower the learning rates"
+            )
+        return logs
 
     def predict(self, x: Any, *arguments, **kwargs) -> np.ndarray:
         """Returns the logits [N, C] of inputs, as `keras.Model.predict`.

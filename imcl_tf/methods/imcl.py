@@ -266,6 +266,7 @@ class IMCL(SimilarImages):
                 '({"inputs": ..., "image_index": ...}, labels)'
             )
         batch = Batch.unpack(data)
+        before = self.moving_state()
         with tf.GradientTape() as tape:
             features = self.features_of(batch.inputs, training=True)
             features, batch = whole_minibatch(features, batch)
@@ -281,13 +282,26 @@ class IMCL(SimilarImages):
             terms = self.loss_terms(features, batch, logits, *found)
             terms = self.add_regularization(terms)
         ratios = terms.pop("ratios")
-        if self.loss_scale == "initial":
-            self.initial_ratios.assign(ratios)
         groups = self.variable_groups()
         if self.graph_update == "alternate":
             groups = super().variable_groups()
-        self.minimize(tape, terms["loss"], groups)
-        return self.track(terms)
+        is_finite = self.minimize(tape, terms["loss"], groups, before)
+        self.last_step.note(is_finite, batch.image_index)
+        if self.loss_scale == "initial":
+            self.initial_ratios.assign(
+                tf.where(is_finite, ratios, self.initial_ratios)
+            )
+        return self.track(terms, is_finite)
+
+    def moving_state(self) -> list[tuple[tf.Variable, tf.Tensor]]:
+        """With A, which has made its step when the loss of w is known."""
+        state = super().moving_state()
+        edges = self._learned_edges()
+        if self.graph_update != "alternate" or not edges:
+            return state
+        optimizer = cast(keras.Optimizer, self.graph_optimizer)
+        variables = [*edges, *optimizer.variables]
+        return state + [(v.value, tf.identity(v.value)) for v in variables]
 
     def _step_on_graph(self, *state):
         """One gradient step on eq. (7) with respect to A."""

@@ -67,7 +67,8 @@ class LargeLoss(MultiLabelModel):
             self.make_pseudo_labels(data)
 
     def loss_terms(self, features: tf.Tensor, batch: Batch) -> dict:
-        labels = fill_unobserved(batch.labels, self.pseudo_labels_of(batch))
+        before = self.pseudo_labels_of(batch)
+        labels = fill_unobserved(batch.labels, before)
         logits = self.scores(features)
         entropy = entropy_assuming_negative(labels, logits)
         large = largest(entropy, labels == 0, self._share())
@@ -77,7 +78,9 @@ class LargeLoss(MultiLabelModel):
             labels = tf.where(large, tf.ones_like(labels), labels)
             entropy = entropy_assuming_negative(labels, logits)
         if self.pseudo_labels is not None:
-            flipped = tf.where(batch.labels == 0, labels, 0)
+            # A minibatch that is not finite flips nothing: no step is made.
+            is_finite = tf.reduce_all(tf.math.is_finite(entropy))
+            flipped = tf.where(is_finite & (batch.labels == 0), labels, before)
             self.pseudo_labels.update(batch.image_index, flipped)
         return {"loss": tf.reduce_mean(entropy)}
 

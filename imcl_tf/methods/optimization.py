@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -16,6 +17,7 @@ from imcl_tf.backbones.statistics import (
 )
 from imcl_tf.methods.averages import WeightAverage
 from imcl_tf.methods.batches import KERAS_ARGUMENTS, refuse
+from imcl_tf.methods.finite import ON_NAN, LastStep, Skipped, all_finite
 
 
 class MultiOptimizerModel(keras.Model):
@@ -31,10 +33,13 @@ class MultiOptimizerModel(keras.Model):
     clip_norm = 0.0
     layer_decay = 1.0
     ema_decay = 0.0
+    on_nan = "stop"
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.average: WeightAverage | None = None
+        self.last_step = LastStep()
+        self.skipped: list[Skipped] = []
         self.backbone_optimizer = None
         self._layer_optimizers: list = []
         self._xla_backbone = None
@@ -47,6 +52,7 @@ class MultiOptimizerModel(keras.Model):
         clip_norm: float = 0.0,
         layer_decay: float = 1.0,
         ema_decay: float = 0.0,
+        on_nan: str = "stop",
         **kwargs,
     ):
         """Sets the optimizers.
@@ -65,6 +71,10 @@ class MultiOptimizerModel(keras.Model):
           ema_decay: in [0, 1), of the moving average of the weights per step,
             see `imcl_tf.methods.averages.WeightAverage`; 0 = no average. What
             is evaluated, and what `fit` leaves, is the average.
+          on_nan: what happens at a minibatch whose loss or gradient is not
+            finite. No step is made on it; then `fit` raises
+            `NonFiniteLossError` ("stop"), or leaves it out, warns, and adds it
+            to `skipped` ("skip").
           **kwargs: of `keras.Model.compile`. The loss is the model's own:
             loss, metrics and their weights must not be given.
 
@@ -79,10 +89,15 @@ class MultiOptimizerModel(keras.Model):
         _check_range("clip_norm", clip_norm, clip_norm >= 0)
         _check_range("layer_decay", layer_decay, 0 < layer_decay <= 1)
         _check_range("ema_decay", ema_decay, 0 <= ema_decay < 1)
+        if on_nan not in ON_NAN:
+            raise ValueError(
+                f"on_nan must be one of {', '.join(ON_NAN)}, got {on_nan!r}"
+            )
         super().compile(optimizer=optimizer, jit_compile=False, **kwargs)
         self.clip_norm = float(clip_norm)
         self.layer_decay = float(layer_decay)
         self.ema_decay = float(ema_decay)
+        self.on_nan = on_nan
         self.average = None
         self._layer_optimizers = []
         self.backbone_optimizer = _optimizer(backbone_optimizer)
@@ -107,7 +122,7 @@ class MultiOptimizerModel(keras.Model):
             if getattr(self, name) is not None
         } | {
             name: getattr(self, name)
-            for name in ("clip_norm", "layer_decay", "ema_decay")
+            for name in ("clip_norm", "layer_decay", "ema_decay", "on_nan")
         }
 
     def compile_from_config(self, config: dict):
@@ -135,18 +150,79 @@ class MultiOptimizerModel(keras.Model):
             if isinstance(made_by, functools.cached_property):
                 del self.__dict__[name]
 
-    def minimize(self, tape: tf.GradientTape, loss: tf.Tensor, groups: list):
-        """One step of each optimizer of `groups` on its variables."""
+    def minimize(
+        self,
+        tape: tf.GradientTape,
+        loss: tf.Tensor,
+        groups: list,
+        kept: Sequence[tuple[tf.Variable, tf.Tensor]] = (),
+    ) -> tf.Tensor:
+        """One step of each optimizer of `groups` on its variables.
+
+        No step is made where the loss or a gradient is not finite; it counts
+        as one in `iterations`, which say how many minibatches were seen.
+
+        Args:
+          tape: that recorded the loss.
+          loss: [] float32.
+          groups: [(optimizer, variables)].
+          kept: variables, with the values that they get back where no step is
+            made.
+
+        Returns:
+          [] bool, whether the step was made.
+        """
         gradients = _gradients_of(
             tape, loss, [variables for _, variables in groups]
         )
         if self.clip_norm:
             flat = clipped(tf.nest.flatten(gradients), self.clip_norm)
             gradients = tf.nest.pack_sequence_as(gradients, flat)
-        for (optimizer, variables), gradient in zip(
-            groups, gradients, strict=True
-        ):
-            optimizer.apply(gradient, variables)
+        is_finite = all_finite(loss, *tf.nest.flatten(gradients))
+
+        def apply(gradients):
+            for (optimizer, variables), gradient in zip(
+                groups, gradients, strict=True
+            ):
+                optimizer.apply(gradient, variables)
+
+        def decide(strategy, gradients, is_finite, values):
+            def leave_out():
+                for (variable, _), value in zip(kept, values, strict=True):
+                    strategy.extended.update(variable, _assign, (value,))
+                for optimizer, _ in groups:
+                    optimizer.iterations.assign_add(1)
+
+            tf.cond(
+                strategy.experimental_local_results(is_finite)[0],
+                lambda: strategy.extended.call_for_each_replica(
+                    apply, (gradients,)
+                ),
+                leave_out,
+            )
+
+        # A condition around what optimizers of several devices do must be that
+        # of all devices at once.
+        tf.distribute.get_replica_context().merge_call(
+            decide, (gradients, is_finite, [value for _, value in kept])
+        )
+        return is_finite
+
+    def moving_state(self) -> list[tuple[tf.Variable, tf.Tensor]]:
+        """Returns what a step changes before its loss is known, as it is now.
+
+        These are the statistics of batch normalisations.
+        """
+        if self.fixed_features:
+            return []
+        variables = [
+            v.value
+            for layer in batch_normalizations(self.backbone)
+            if layer.trainable
+            for v in layer.variables
+            if not v.trainable
+        ]
+        return [(v, tf.identity(v)) for v in variables]
 
     def variable_groups(self) -> list:
         """Returns [(optimizer, trainable variables)], each variable once."""
@@ -209,6 +285,10 @@ class MultiOptimizerModel(keras.Model):
     def optimizers(self) -> list:
         """Every optimizer in use."""
         return [optimizer for optimizer, _ in self.variable_groups()]
+
+
+def _assign(copy, value):
+    copy.assign(value)
 
 
 def _gradients_of(

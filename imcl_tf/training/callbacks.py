@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import csv
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -12,10 +12,12 @@ from typing import cast
 import keras
 import tensorflow as tf
 
-from imcl_tf.files import replacing, write_csv
+from imcl_tf.files import write_csv
+from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.methods.epochs import StepCallback
+from imcl_tf.methods.finite import Skipped
+from imcl_tf.training.identity import ELSE
 
-BEST, LATEST = "best.keras", "latest.keras"
 # Terms that metrics.csv has a column for whatever the method: 0 where a method
 # has no such term.
 _COMMON_TERMS = (
@@ -39,6 +41,10 @@ class Evaluation(StepCallback):
 
     Attributes:
       past: validation mAP of the rounds before `first_step`.
+      round_begun: step at which the latest evaluation before that was.
+
+    Raises:
+      ValueError: if the file of a resumed run is damaged.
 
     Example:
       >>> import imcl_tf, numpy as np, pathlib, tensorflow as tf
@@ -65,13 +71,11 @@ class Evaluation(StepCallback):
         self._batches = batches
         self._file = metrics_file
         self._steps_per_epoch = steps_per_epoch
-        self._latest = math.nan
         self._rows = _rows_until(metrics_file, first_step) if first_step else []
-        self.past = [
-            float(mean)
-            for _, _, split, mean, *_ in self._rows
-            if split == "validation"
-        ]
+        evaluated = [row for row in self._rows if row[2] == "validation"]
+        self.past = [float(row[3]) for row in evaluated]
+        self.round_begun = int(evaluated[-1][0]) if evaluated else 0
+        self._latest = self.past[-1] if self.past else math.nan
 
     def on_train_begin(self, logs: dict | None = None):
         super().on_train_begin(logs)
@@ -130,13 +134,21 @@ class Evaluation(StepCallback):
         )
 
 
-def _rows_until(metrics_file: Path, step: int) -> list[list[str]]:
-    with metrics_file.open(newline="", encoding="utf-8") as file:
-        _, *rows = csv.reader(file)
-    return [row for row in rows if int(row[0]) <= step]
+def _rows_until(file: Path, step: int) -> list[list[str]]:
+    """Rows of a CSV file up to a step, which is the first column."""
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            header, *rows = csv.reader(lines)
+        if {*map(len, rows)} - {len(header)}:
+            raise ValueError("rows of other lengths than the header")
+        return [row for row in rows if int(row[0]) <= step]
+    except (OSError, ValueError, IndexError, csv.Error) as error:
+        raise ValueError(
+            f"resume: {file} is damaged or missing ({error}); {ELSE}"
+        ) from error
 
 
-def _validation_mean(logs) -> float:
+def validation_mean(logs: dict | None) -> float:
     """The `val_mAP` of `Evaluation`; NaN would be neither better nor worse."""
     mean = cast(dict, logs)["val_mAP"]
     if not math.isfinite(mean):
@@ -144,40 +156,31 @@ def _validation_mean(logs) -> float:
     return mean
 
 
-class BestCheckpoint(keras.callbacks.Callback):
-    """Keeps the model of the best validation mAP, and the latest one.
-
-    `fit` raises ValueError for a mAP that is not a finite number.
+class SkippedMinibatches(keras.callbacks.Callback):
+    """Lists the images of the minibatches that `on_nan` leaves out.
 
     Args:
-      directory: gets `best.keras` and `latest.keras`.
-      past: validation mAP of the rounds before, where a run is resumed.
-
-    Example:
-      >>> import imcl_tf, pathlib
-      >>> imcl_tf.BestCheckpoint(pathlib.Path("run")).best_file.name
-      'best.keras'
+      file: CSV file that gets `step,image`, where there is one.
+      model: that is trained; what the file says is added to its `skipped`.
+      first_step: 0; or the step of a resumed run, whose rows the file holds.
     """
 
-    def __init__(self, directory: Path, past: Sequence[float] = ()):
+    def __init__(self, file: Path, model: MultiLabelModel, first_step: int):
         super().__init__()
-        self.best_file = directory / BEST
-        self.latest_file = directory / LATEST
-        self._best = max(past, default=-math.inf)
+        self._file = file
+        rows = _rows_until(file, first_step) if file.exists() else []
+        images = collections.defaultdict(list)
+        for step, image in rows:
+            images[int(step)].append(image)
+        model.skipped[:] = [Skipped(*item) for item in images.items()]
+        self._listed = len(model.skipped)
 
-    def on_train_begin(self, logs: dict | None = None):
-        if "val_mAP" in cast(dict, logs):
-            self.on_epoch_end(-1, logs)
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None):
-        mean = _validation_mean(logs)
-        with replacing(self.latest_file) as path:
-            self.model.save(path)
-            # The latest one last: a run is resumed from it.
-            if mean > self._best:
-                with replacing(self.best_file) as best:
-                    shutil.copyfile(path, best)
-                self._best = mean
+    def on_train_batch_end(self, batch: int, logs: dict | None = None):
+        skipped = self.model.skipped
+        if len(skipped) > self._listed:
+            rows = [(s.step, image) for s in skipped for image in s.images]
+            write_csv(self._file, ("step", "image"), rows)
+            self._listed = len(skipped)
 
 
 class RateDecay(keras.callbacks.Callback):
@@ -217,10 +220,10 @@ class RateDecay(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict | None = None):
         if "val_mAP" in cast(dict, logs):
-            self._average = _validation_mean(logs)
+            self._average = validation_mean(logs)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None):
-        if self._update(_validation_mean(logs)):
+        if self._update(validation_mean(logs)):
             _scale_rates(self.model, self._factor)
 
 

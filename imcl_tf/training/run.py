@@ -11,20 +11,19 @@ import numpy as np
 from absl import logging
 
 from imcl_tf.backbones.graphs import without_pooling
-from imcl_tf.backbones.make import source_files
 from imcl_tf.backbones.pictures import picture_format
 from imcl_tf.backbones.statistics import freeze_batch_statistics
-from imcl_tf.data.features import architecture_digest, fixed_features
-from imcl_tf.data.label_updates import files_digest
+from imcl_tf.data.features import fixed_features
 from imcl_tf.data.multi_label_dataset import MultiLabelDataset, reading
 from imcl_tf.data.records import labels_digest
 from imcl_tf.files import replacing, write_csv
 from imcl_tf.methods import method as method_named
-from imcl_tf.methods.base import METHODS, MultiLabelModel
+from imcl_tf.methods.base import MultiLabelModel, registered_name
 from imcl_tf.methods.neighbors import Mixing, TrainingNeighbors
 from imcl_tf.ops.metrics import observed_counts, require_support
 from imcl_tf.options import check_all
-from imcl_tf.settings import BUDGET, DATA_DIR, OBJECTS, RUN, known_options
+from imcl_tf.settings import OBJECTS, RUN, known_options
+from imcl_tf.training.checkpoints import is_whole
 from imcl_tf.training.completion import check_size, complete
 from imcl_tf.training.evaluation import (
     evaluate,
@@ -34,6 +33,7 @@ from imcl_tf.training.evaluation import (
 from imcl_tf.training.export import export
 from imcl_tf.training.guards import guards
 from imcl_tf.training.heads import fits_in_memory, solve_head, write_path
+from imcl_tf.training.identity import identity_of_run
 from imcl_tf.training.mixing import choose_mixing, neighbors_of
 from imcl_tf.training.predictions import predict_split
 from imcl_tf.training.predictions import save as save_predictions
@@ -47,7 +47,6 @@ from imcl_tf.training.stages import (
 from imcl_tf.training.workdir import (
     PREDICTIONS,
     VALIDATION_SCORES,
-    Identity,
     Workdir,
     describe,
 )
@@ -152,7 +151,16 @@ def run(
         raise ValueError(
             f"init_from: {workdir} is the workdir itself; take another workdir"
         )
-    identity = _identity(data, backbone, cls, given, own, settings)
+    start = Workdir(given["init_from"]) if given["init_from"] else None
+    identity = identity_of_run(
+        data,
+        backbone,
+        cls,
+        given,
+        own,
+        settings,
+        start.logistic if start else None,
+    )
     if resume and (finished := directory.finished(identity, tuning)):
         if finished.get("chosen") != chosen:  # by more trials than before
             finished |= {"chosen": chosen, "settings": settings.splitlines()}
@@ -166,7 +174,6 @@ def run(
         images = images.sized(*picture_format(backbone))
     logistic = MultiLabelModel(backbone, data.num_labels)
     logistic.build((None, *images.input_shape))
-    start = Workdir(given["init_from"]) if given["init_from"] else None
     check_schedules(
         given, images.steps_per_epoch,
         bool(start) or _begins_solved(given, backbone, start),
@@ -230,7 +237,7 @@ def _validated(model, data, stage, given, directory, tuning) -> dict:
             np.save(file, precision.scores())
     neighbors = model.training_neighbors
     return {
-        "method": _name(type(model)),
+        "method": registered_name(type(model)),
         "regime": given["regime"],
         "seed": given["seed"],
         **describe(data),
@@ -240,6 +247,7 @@ def _validated(model, data, stage, given, directory, tuning) -> dict:
         },
         "penalty": float(str(model.penalty.numpy())),
         "neighbors": neighbors and neighbors.mixing._asdict(),
+        "skipped_minibatches": len(model.skipped),
     }
 
 
@@ -283,7 +291,7 @@ def _fit_logistic(
     if fixed and not data.train.num_features:
         stage = fixed_features(data, backbone, used_by=directory.user)
     logistic.set_inputs(True, unit_norm)  # until the head is fitted
-    if directory.logistic.is_file():  # the run is resumed
+    if is_whole(directory.logistic):  # the run is resumed
         logistic.load_weights(directory.logistic)
     elif solved and (
         not start or start.unit_norm != unit_norm or given["penalty"]
@@ -384,12 +392,6 @@ def _neighbors(model, stage, given) -> TrainingNeighbors | None:
     return neighbors_of(model, stage, mixing, most, seed)
 
 
-def _name(cls: type[MultiLabelModel]) -> str:
-    """What a method is registered as."""
-    names = (name for name, known in METHODS.items() if known is cls)
-    return next(names, cls.__name__)
-
-
 def _check_objects(data, backbone, cls):
     if not isinstance(data, MultiLabelDataset) or data.train.pictures:
         raise ValueError(
@@ -436,35 +438,6 @@ def _split_options(options, cls) -> tuple[dict, dict]:
     given = {name: x for name, x in options.items() if name in of_run}
     own = {name: x for name, x in options.items() if name in of_method}
     return check_all(OPTIONS, given), own
-
-
-def _identity(data, backbone, cls, given, own, settings) -> Identity:
-    """All that the results of the run depend on."""
-    options = check_all(cls.OPTIONS, own) | given
-    # What the program made objects of; where files lie does not count.
-    flags = dict(
-        line.lstrip("-").partition("=")[::2] for line in settings.splitlines()
-    )
-    places = {
-        "workdir", DATA_DIR.name, "features", BUDGET.name, "init_from"
-    }  # fmt: skip
-    known = {*options, *(f"no{name}" for name in options), *places}
-    options |= {name: text for name, text in flags.items() if name not in known}
-    options["method"] = _name(cls)
-    files = {}
-    if backbone is not None:
-        files["backbone"] = architecture_digest(backbone)
-    for name in (
-        "init_from", "label_graph", "label_vectors", "backbone_weights"
-    ):  # fmt: skip
-        path = Path(str(options.get(name) or "."))
-        path = Workdir(path).logistic if name == "init_from" else path
-        if path.is_file():
-            files[name] = files_digest([path])
-    if sources := source_files(str(options.get("backbone", ""))):
-        files["backbone_file"] = files_digest(sources)
-    options.pop("init_from")
-    return Identity(options, files, data.digests())
 
 
 _OF_FOLDERS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from pathlib import Path
@@ -13,15 +14,21 @@ from imcl_tf.data.multi_label_dataset import MultiLabelDataset
 from imcl_tf.data.pipeline import Batches
 from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.methods.epochs import steps_taken
+from imcl_tf.methods.finite import NonFiniteLossError
 from imcl_tf.settings import BOTH_STAGES, INITIAL_STAGE, JIT, METHOD_STAGE
 from imcl_tf.training.callbacks import (
-    LATEST,
-    BestCheckpoint,
     Evaluation,
     RateDecay,
     RateDrop,
     RateSchedule,
+    SkippedMinibatches,
     StopAfter,
+)
+from imcl_tf.training.checkpoints import (
+    BestCheckpoint,
+    ContinuedRound,
+    load_best,
+    load_latest,
 )
 
 
@@ -84,42 +91,63 @@ def fit_stage(
     if schedule.max_steps:
         total = min(total, schedule.max_steps)
     steps = min(schedule.evaluate_every or batches.steps_per_epoch, total)
-    latest = directory / "checkpoints" / LATEST
     rates = [
         float(keras.ops.convert_to_numpy(optimizer.learning_rate))
         for optimizer in model.optimizers
     ]
-    first_step = 0
-    if latest.is_file():  # the run is resumed
-        model.load_weights(latest)
-        first_step = steps_taken(model)
+    resumed = load_latest(model, directory / "checkpoints")
+    first_step = steps_taken(model) if resumed else 0
     evaluation = Evaluation(
         model.evaluation_batches(data.validation, batches.batch_size),
         directory / "metrics.csv", batches.steps_per_epoch, first_step,
     )  # fmt: skip
-    checkpoint = BestCheckpoint(directory / "checkpoints", evaluation.past)
-    # Before the checkpoint, which holds the rates of the next round.
-    rate_callbacks = _rate_callbacks(
-        schedule, rates, total, batches.steps_per_epoch, evaluation.past
+    checkpoint = BestCheckpoint(
+        directory / "checkpoints", evaluation.past, schedule.checkpoint_every
     )
-    callbacks = [evaluation, *rate_callbacks, checkpoint]
-    board = keras.callbacks.TensorBoard(
-        directory / "tensorboard", write_graph=False
-    )
-    # Rounds; the last of an earlier end may have been a shorter one.
-    first_round = -(-first_step // steps)
+    callbacks = [
+        SkippedMinibatches(
+            directory / "skipped_minibatches.csv", model, first_step
+        ),
+        evaluation,
+        # Before the checkpoint, which holds the rates of the next round.
+        *_rate_callbacks(
+            schedule, rates, total, batches.steps_per_epoch, evaluation.past
+        ),
+        StopAfter(total),
+        checkpoint,
+        keras.callbacks.TensorBoard(
+            directory / "tensorboard", write_graph=False
+        ),
+    ]  # fmt: skip
+    fit = functools.partial(_fit, model, batches, checkpoint)
+    number = max(0, len(evaluation.past) - 1)
+    done = first_step - evaluation.round_begun
+    if done:  # the run ended amid a round
+        fit(number, 1, steps - done, [ContinuedRound(model), *callbacks])
+        number, first_step = number + 1, first_step + steps - done
     rounds = -(-(total - first_step) // steps)
-    if rounds:
+    if rounds > 0:
+        fit(number, rounds, steps, callbacks)
+    if schedule.keep == "best":
+        load_best(model, directory / "checkpoints")
+
+
+def _fit(model, batches, checkpoint, number, rounds, steps, callbacks):
+    """Trains for some rounds of `steps` minibatches, the first is `number`."""
+    try:
         model.fit(
             batches,
-            epochs=first_round + rounds,
-            initial_epoch=first_round,
+            epochs=number + rounds,
+            initial_epoch=number,
             steps_per_epoch=steps,
-            callbacks=[*callbacks, StopAfter(total), board],
+            callbacks=callbacks,
             verbose=1 if sys.stdout.isatty() else 2,
         )
-    if schedule.keep == "best":
-        model.load_weights(checkpoint.best_file)
+    except NonFiniteLossError as error:
+        raise NonFiniteLossError(
+            f"{error}; the last good checkpoint, {checkpoint.latest_file}, is "
+            f"of step {checkpoint.saved_step}"
+        ) from error
 
 
 def record_solved(
@@ -166,6 +194,7 @@ def _compile(model, schedule):
         jit_compile=schedule.jit,
         clip_norm=schedule.clip_norm,
         layer_decay=schedule.layer_decay,
+        on_nan=schedule.on_nan,
         ema_decay=schedule.ema_decay if schedule.ema else 0.0,
     )
     # Built now, so that a checkpoint of the untrained model has their state.

@@ -11,19 +11,20 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import scipy.sparse
 from absl import logging
 
 from imcl_tf.data import records
-from imcl_tf.data.cells import listed, shown
+from imcl_tf.data.cells import listed
 from imcl_tf.data.kept import parse_json, read_array, read_arrays
 from imcl_tf.data.multi_label_dataset import MultiLabelDataset
 from imcl_tf.files import locked, replacing
 from imcl_tf.methods.base import MultiLabelModel
-from imcl_tf.training.callbacks import BEST, LATEST
+from imcl_tf.training.checkpoints import BEST, LATEST, PREVIOUS, is_whole
+from imcl_tf.training.identity import ELSE, Identity, check_same, is_fewer
 
 # Of trials: scores of the observed validation labels, in their order.
 VALIDATION_SCORES = "validation_scores.npy"
@@ -38,27 +39,12 @@ _WRITTEN = (
     "metrics.csv", VALIDATION_SCORES, _LABELS, _IMAGES,
     "average_precision.csv", _FLAGS, "label_graph.npz", "labels.txt",
     PREDICTIONS, PROVENANCE, _CHECKPOINTS, "initial", "saved_model",
-    "tensorboard", REPORT, RESULTS,
+    "tensorboard", "skipped_minibatches.csv", REPORT, RESULTS,
 )  # fmt: skip
-_ELSE = "take another workdir, or remove this one"
 
 
 class WorkdirInUseError(ValueError):
     """Another program trains in a workdir."""
-
-
-class Identity(NamedTuple):
-    """What a run's results depend on, apart from chance.
-
-    Attributes:
-      settings: option -> value, checked.
-      files: option -> digest of the file that it names, and of the backbone.
-      data: `MultiLabelDataset.digests`, of the labels that are observed.
-    """
-
-    settings: dict[str, Any]
-    files: dict[str, str]
-    data: dict[str, str]
 
 
 class Workdir:
@@ -144,8 +130,8 @@ class Workdir:
         before = self._begun()
         if before is None:
             return None
-        self._check_same(Identity(**before["identity"]), identity)
-        if _is_fewer(Identity(**before["identity"]), identity):
+        check_same(Identity(**before["identity"]), identity, self.path)
+        if is_fewer(Identity(**before["identity"]), identity):
             logging.warning(
                 "resume: %s was of %d epochs and trains on to %d", self.path,
                 before["identity"]["settings"]["epochs"],
@@ -214,14 +200,14 @@ class Workdir:
                 raise TypeError
             return results
         except (ValueError, TypeError) as error:
-            raise ValueError(f"resume: {file} is damaged; {_ELSE}") from error
+            raise ValueError(f"resume: {file} is damaged; {ELSE}") from error
 
     def _begun(self) -> dict | None:
         file = self.path / _IDENTITY
         if not file.is_file():
             latest = self.path / _CHECKPOINTS / LATEST
             if latest.exists() or (self.path / RESULTS).exists():
-                raise ValueError(f"resume: {file} is missing; {_ELSE}")
+                raise ValueError(f"resume: {file} is missing; {ELSE}")
             return None
         try:
             before = parse_json(file.read_bytes())
@@ -232,42 +218,7 @@ class Workdir:
                 raise TypeError
             return before
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"resume: {file} is damaged; {_ELSE}") from error
-
-    def _check_same(self, before: Identity, now: Identity):
-        changed = {
-            name: (before.settings.get(name), now.settings.get(name))
-            for name in {**before.settings, **now.settings}
-            if before.settings.get(name) != now.settings.get(name)
-        }
-        if _is_fewer(before, now):
-            del changed["epochs"]  # it is trained further
-        if "method" in changed:  # and with it all its options
-            changed = {"method": changed["method"]}
-        if changed:
-            pairs = (
-                shown(f"--{name}={value}".rstrip("="))
-                for name, values in sorted(changed.items())[:5]
-                for value in values
-                if value is not None
-            )
-            why = ""
-            if "epochs" in changed:
-                why = (
-                    "; only more epochs can follow, and none with "
-                    "--rate_schedule=cosine"
-                )
-            raise ValueError(
-                f"resume: {self.path} has other settings: {', '.join(pairs)}"
-                f"{why}; {_ELSE}"
-            )
-        for kind, what in (("files", "files"), ("data", "data")):
-            names = _changes(getattr(before, kind), getattr(now, kind))
-            if names:
-                raise ValueError(
-                    f"resume: {self.path} began with other {what}: changed "
-                    f"since then: {', '.join(names)}; {_ELSE}"
-                )
+            raise ValueError(f"resume: {file} is damaged; {ELSE}") from error
 
     def start(
         self,
@@ -351,7 +302,7 @@ class Workdir:
           logistic: the model.
           start: the workdir that it comes from, None = it was trained here.
         """
-        if self.logistic.exists():
+        if is_whole(self.logistic):
             return  # resumed: runs that start from it know its digest
         seen = start.logistic.parent if start else self.path
         for name in (_LABELS, _IMAGES):
@@ -448,7 +399,7 @@ class Workdir:
         shutil.rmtree(self.initial / _CHECKPOINTS, ignore_errors=True)
         if not keep_logistic:
             shutil.rmtree(self.path / _CHECKPOINTS, ignore_errors=True)
-        for name in (LATEST, BEST):
+        for name in (LATEST, PREVIOUS, BEST):
             (self.path / _CHECKPOINTS / name).unlink(missing_ok=True)
 
     def restate(self, results: dict, settings: str):
@@ -479,17 +430,6 @@ def _is_there(path: Path) -> bool:
     return any(path.iterdir()) if path.is_dir() else path.exists()
 
 
-def _is_fewer(before: Identity, now: Identity) -> bool:
-    """Whether a run was of fewer epochs, and can be trained further.
-
-    A cosine has ended with its epochs.
-    """
-    epochs = before.settings.get("epochs")
-    if now.settings.get("rate_schedule") == "cosine":
-        return False
-    return type(epochs) is int and epochs < now.settings["epochs"]
-
-
 def _read_sparse(path: Path) -> scipy.sparse.csr_array:
     """What `scipy.sparse.save_npz` wrote of a csr_array, checked."""
     try:
@@ -512,15 +452,6 @@ def _hidden(seen, ids, train) -> tuple[np.ndarray, np.ndarray]:
     hidden = before - before.multiply(before.multiply(now) > 0)
     at, columns = hidden.nonzero()
     return rows[at], columns
-
-
-def _changes(before: dict, now: dict) -> list[str]:
-    """Names whose digests differ; of the splits alone, if they do.
-
-    Other splits change all that is listed by image after them.
-    """
-    names = [n for n in {**before, **now} if before.get(n) != now.get(n)]
-    return next(([n] for n in ("label names", "splits") if n in names), names)
 
 
 def describe(data: MultiLabelDataset) -> dict:

@@ -14,7 +14,7 @@ import imcl_tf
 from imcl_tf.data.multi_label_dataset import open_source
 from imcl_tf.methods.base import METHODS
 from imcl_tf.ops.labels import hide_labels
-from imcl_tf.training.callbacks import BestCheckpoint
+from imcl_tf.training.checkpoints import BestCheckpoint
 from tests.methods.common import tiny_cnn
 
 SHOWN = {"observed_fraction": 0.5, "observed_rule": "per_image", "seed": 3}
@@ -22,6 +22,7 @@ COMMON = {
     **SHOWN, "regime": "fixed_features", "batch_size": 5,
     "dictionary_refresh": 5, "settings": "--some=settings\n",
     "initial_epochs": 0, "learning_rate": 0.05, "graph_learning_rate": 0.5,
+    "checkpoint_every": 3,
     # Traced in half the time.
     "num_neighbors": 2, "cnn_rnn_units": 16, "cnn_rnn_length": 4,
 }  # fmt: skip
@@ -57,16 +58,19 @@ def run(source, workdir, method, **arguments):
     )
 
 
-def keep_first_round(monkeypatch, workdir, copy):
-    """Copies `workdir` as the next run leaves it after its first round."""
-    save = BestCheckpoint.on_epoch_end
+def keep_checkpoint(monkeypatch, workdir, copy, step):
+    """Copies `workdir` as the next run leaves it with its checkpoint of `step`.
 
-    def on_epoch_end(self, epoch, logs=None):
-        save(self, epoch, logs)
-        if epoch == 0 and not copy.exists():
+    Of the initial model's, where that trains so many steps.
+    """
+    save = BestCheckpoint._save
+
+    def kept(self, is_best):
+        save(self, is_best)
+        if self.step == step and not copy.exists():
             shutil.copytree(workdir, copy)
 
-    monkeypatch.setattr(BestCheckpoint, "on_epoch_end", on_epoch_end)
+    monkeypatch.setattr(BestCheckpoint, "_save", kept)
 
 
 # These have a state and hooks unlike the others'.
@@ -88,7 +92,7 @@ def test_method(method, source, other, initial, tmp_path, monkeypatch):
     }  # fmt: skip
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     with monkeypatch.context() as context:
-        keep_first_round(context, whole, parts)
+        keep_checkpoint(context, whole, parts, step=6)  # amid the second epoch
         results = run(source, whole, **arguments)
     assert 0 < results["mAP"] <= 100
     resumed = run(other, parts, resume=True, tuning=True, **arguments)
@@ -126,7 +130,7 @@ def test_resumed_in_the_initial_stage(source, tmp_path, monkeypatch):
         "initial_learning_rate": 0.01, "initial_epsilon": 1.0,
     }  # fmt: skip
     with monkeypatch.context() as context:
-        keep_first_round(context, whole, parts)
+        keep_checkpoint(context, whole, parts, step=3)
         results = run(source, whole, **arguments)
     assert run(source, parts, resume=True, **arguments) == results
     for name in ("initial/metrics.csv", "metrics.csv"):

@@ -386,7 +386,8 @@ def test_program(tmp_path, rng):
 def test_a_run_that_goes_further_loses_its_page(prepared, tmp_path):
     """Else that of fewer epochs would stay."""
     from imcl_tf.data.multi_label_dataset import open_source
-    from imcl_tf.training.workdir import Identity, Workdir
+    from imcl_tf.training.identity import Identity
+    from imcl_tf.training.workdir import Workdir
 
     data = open_source(prepared)
     workdir = Workdir(tmp_path)

@@ -14,7 +14,6 @@ from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.methods.dictionary import Dictionary
 from imcl_tf.ops.labels import LabelTable
 from imcl_tf.training.callbacks import (
-    BestCheckpoint,
     Evaluation,
     RateDecay,
     RateDrop,
@@ -116,22 +115,6 @@ def test_evaluation_writes_a_row_per_split_and_logs_map(data, tmp_path):
     # While epoch 2 runs, the mAP shown is that after epoch 1.
     assert shown[0] == pytest.approx(float(rows[0]["mAP"]), abs=1e-3)
     assert shown[-1] == pytest.approx(float(rows[2]["mAP"]), abs=1e-3)
-
-
-def test_best_checkpoint_is_of_the_best_validation(data, tmp_path):
-    model = model_of()
-    checkpoint = BestCheckpoint(tmp_path)
-    checkpoint.set_model(model)
-    checkpoint.on_train_begin({"val_mAP": 10.0})
-    kernels = []
-    for epoch, value in enumerate([30.0, 20.0, 30.0]):
-        model.train_on_batch(*data)
-        kernels.append(model.classifier.kernel.numpy())
-        checkpoint.on_epoch_end(epoch, {"val_mAP": value})
-    best = keras.models.load_model(checkpoint.best_file)
-    np.testing.assert_array_equal(best.classifier.kernel.numpy(), kernels[0])
-    latest = keras.models.load_model(checkpoint.latest_file)
-    np.testing.assert_array_equal(latest.classifier.kernel.numpy(), kernels[2])
 
 
 def test_rates_fall_when_the_average_falls():

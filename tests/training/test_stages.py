@@ -14,7 +14,7 @@ from imcl_tf.settings import RUN
 from imcl_tf.training import stages
 from imcl_tf.training.callbacks import RateSchedule
 from tests.methods.common import tiny_cnn
-from tests.methods.test_every_method import keep_first_round
+from tests.methods.test_every_method import keep_checkpoint
 from tests.training.watch import Watch
 
 # 23 training images: 4 steps an epoch.
@@ -26,7 +26,7 @@ RECIPE = {
     "optimizer": "adamw", "learning_rate": 0.01, "weight_decay": 0.1,
     "rate_schedule": "cosine", "warmup_epochs": 0.5, "clip_norm": 0.1,
     "ema": True, "ema_decay": 0.5, "layer_decay": 0.5,
-    "augment_level": "strong",
+    "augment_level": "strong", "checkpoint_every": 3,
 }  # fmt: skip
 # 8 steps: two of warm-up, then a cosine over six.
 FACTORS = [
@@ -132,7 +132,7 @@ def test_a_recipe_resumed_is_the_recipe(source, tmp_path, monkeypatch):
         rates.append([float(o.learning_rate) for o in self.model.optimizers])
 
     with monkeypatch.context() as context:
-        keep_first_round(context, whole, parts)
+        keep_checkpoint(context, whole, parts, step=6)
         context.setattr(
             keras.callbacks.ProgbarLogger, "on_train_batch_end",
             on_train_batch_end,

@@ -8,7 +8,8 @@ import imcl_tf
 from imcl_tf.data.multi_label_dataset import open_source
 from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.training import search
-from imcl_tf.training.callbacks import BestCheckpoint, RateDecay
+from imcl_tf.training.callbacks import RateDecay
+from imcl_tf.training.checkpoints import BestCheckpoint
 from tests.methods.common import tiny_cnn
 
 C, D = 3, 4

@@ -11,7 +11,8 @@ import scipy.sparse
 from imcl_tf.data.multi_label_dataset import MultiLabelDataset
 from imcl_tf.data.pipeline import Split
 from imcl_tf.methods.base import MultiLabelModel
-from imcl_tf.training.workdir import Identity, Workdir
+from imcl_tf.training.identity import Identity
+from imcl_tf.training.workdir import Workdir
 
 NAMES = ("cat", "dog", "a, b")
 LABELS = {

@@ -1,0 +1,359 @@
+"""Kills runs at random moments, resumes them, and compares what they leave.
+
+    python -m eval.faults --out=faults.csv
+
+trains every method once without a fault. Then each is killed (SIGKILL) at
+random moments, killed while it writes a checkpoint, or meets a full disk, and
+is started again with the same command until it ends. Weights, optimizers,
+metrics.csv, results.json and predictions must then be those of the run
+without a fault, to the last bit. Prints a table; the exit status is 1 if
+anything differs.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # before TensorFlow, which takes seconds
+    from eval import options
+    from imcl_tf import program
+
+    ARGUMENTS = program.start(__doc__, options.FAULTS)
+
+import collections
+import io
+import json
+import multiprocessing
+import os
+import random
+import resource
+import runpy
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+from absl import flags
+
+from imcl_tf.data.kept import read_arrays
+from imcl_tf.files import fail, write_csv
+from imcl_tf.methods import METHODS
+from imcl_tf.training.checkpoints import BEST, LATEST
+
+FLAGS = flags.FLAGS
+KINDS = ("moment", "saving", "full disk")
+# What each run trains with: small, but with every part of a run.
+_COMMON = (
+    "--dataset=scenes/small", "--backbone=small_cnn", "--image_size=32",
+    "--regime=end_to_end", "--initial_head=trained", "--initial_epochs=1",
+    "--epochs=2", "--evaluate_every=25", "--checkpoint_every=4",
+    "--observed_fraction=0.5",
+)  # fmt: skip
+# So that the state of each method changes within two epochs.
+_OF_METHODS = {
+    "cnn_rnn": ("--cnn_rnn_units=16", "--cnn_rnn_length=3"),
+    "curriculum": ("--curriculum_round_epochs=1",),
+    "entropy_maximisation": (
+        "--entropy_maximisation_warmup=1", "--entropy_maximisation_rounds=1",
+    ),
+    "imcl": ("--dictionary_size=200", "--graph_learning_rate=0.1"),
+    "large_loss": (
+        "--large_loss=correct_permanent", "--large_loss_delta=10",
+    ),
+    "selective": ("--selective_top_k=1", "--selective_prior_threshold=0.5"),
+    "splc": ("--splc_first_epoch=1",),
+}  # fmt: skip
+_RECIPE = (
+    "--method=imcl", "--dictionary_size=200", "--optimizer=adamw",
+    "--weight_decay=0.1", "--rate_schedule=cosine", "--warmup_epochs=0.5",
+    "--clip_norm=1", "--ema", "--layer_decay=0.5", "--augment_level=strong",
+)  # fmt: skip
+_FIXED = (
+    "--method=imcl", "--dictionary_size=200", "--regime=fixed_features",
+    "--initial_head=solved", "--neighbors=chosen",
+)  # fmt: skip
+FORKS = multiprocessing.get_context("forkserver")
+
+
+class Fault(NamedTuple):
+    """What was done to a run. Attributes: kind, of `KINDS`; seconds, after
+    the run was started."""
+
+    kind: str
+    seconds: float
+
+
+class Outcome(NamedTuple):
+    """How a run stood its faults.
+
+    Attributes:
+      faults: what was done to it.
+      runs: how often it came to its end.
+      differences: what differed from the run without a fault, [] = nothing.
+    """
+
+    faults: list[Fault]
+    runs: int
+    differences: list[str]
+
+
+def rows() -> dict[str, tuple[str, ...]]:
+    """Name -> flags of a run: every method, and further ways to train."""
+    own = {
+        name: (f"--method={name}", *_OF_METHODS.get(name, ()))
+        for name in METHODS
+    }
+    own |= {"imcl, recipe": _RECIPE, "imcl, fixed features": _FIXED}
+    return {name: (*_COMMON, *given) for name, given in own.items()}
+
+
+def survive(
+    command: tuple[str, ...], number: int, seed: int, directory: Path
+) -> Outcome:
+    """Runs a command without a fault, then until it has had `number` of them.
+
+    Args:
+      command: flags of `imcl_tf.main`.
+      number: of faults.
+      seed: of their kinds and moments.
+      directory: gets the workdirs.
+    """
+    rng = random.Random(seed)
+    whole = directory / "whole"
+    begun = time.perf_counter()
+    _end(_Program(command, whole))
+    seconds = time.perf_counter() - begun
+    size = (whole / "checkpoints" / LATEST).stat().st_size
+    faults: list[Fault] = []
+    differences: list[str] = []
+    runs = 0
+    while len(faults) < number:
+        workdir = directory / f"faulty-{runs}"
+        while len(faults) < number:
+            kind = rng.choices(KINDS, (0.5, 0.35, 0.15))[0]
+            fault = _suffer(command, workdir, kind, rng, seconds, size)
+            if fault is None:  # it was at its end before
+                break
+            faults.append(fault)
+        _end(_Program(command, workdir))
+        differences += differing(whole, workdir)
+        runs += 1
+    return Outcome(faults, runs, differences)
+
+
+def _suffer(command, workdir, kind, rng, seconds, size) -> Fault | None:
+    """Starts a run and does it a fault; None = it had ended before."""
+    begun = time.perf_counter()
+    if kind == "full disk":
+        run = _Program(command, workdir, limit=rng.randint(1000, size))
+        status = run.wait()
+        if not status:
+            return None
+        last = run.output().splitlines()[-1]
+        if status != 1 or "imcl_tf: error: " not in last:
+            raise RuntimeError(f"full disk: status {status}, {last}")
+        return Fault(kind, time.perf_counter() - begun)
+    run = _Program(command, workdir)
+    end = begun + rng.uniform(0, seconds)
+    while run.is_running() and time.perf_counter() < end:
+        time.sleep(0.001)
+    while kind == "saving" and run.is_running() and not _is_saving(workdir):
+        time.sleep(0.001)
+    time.sleep(rng.uniform(0, 0.02))
+    if not run.kill():
+        return None
+    return Fault(kind, time.perf_counter() - begun)
+
+
+def _is_saving(workdir: Path) -> bool:
+    places = (workdir / "checkpoints", workdir / "initial" / "checkpoints")
+    return any(
+        name.startswith(".unfinished-")
+        for place in places
+        if place.is_dir()
+        for name in os.listdir(place)
+    )
+
+
+def _end(run: _Program):
+    """Waits for the end of a run, which must be a good one."""
+    if run.wait():
+        raise RuntimeError(f"a run failed: {run.output()[-2000:]}")
+
+
+class _Program:
+    """`python -m imcl_tf.main` in the background, to be killed.
+
+    In a process forked from one that has imported TensorFlow: most faults
+    would otherwise befall a program that still imports.
+
+    Args:
+      command: flags.
+      workdir: of the run.
+      limit: most bytes of a file, None = any: what a full disk is to a
+        program, without one.
+    """
+
+    def __init__(
+        self, command: tuple[str, ...], workdir: Path, limit: int | None = None
+    ):
+        self._log = workdir.with_name(f"{workdir.name}.log")
+        self._process = FORKS.Process(
+            target=_train,
+            args=((*command, "--resume", f"--workdir={workdir}"), self._log,
+                  limit),
+        )  # fmt: skip
+        self._process.start()
+
+    def is_running(self) -> bool:
+        return self._process.is_alive()
+
+    def wait(self) -> int:
+        """The exit status."""
+        self._process.join()
+        return self._process.exitcode
+
+    def kill(self) -> bool:
+        """Kills it; whether it was still running."""
+        self._process.kill()
+        return self.wait() < 0
+
+    def output(self) -> str:
+        """What it has written."""
+        return self._log.read_text("utf-8", "replace")
+
+
+def _train(command: tuple[str, ...], log: Path, limit: int | None):
+    with log.open("wb") as file:
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    sys.argv = ["imcl_tf.main", *command]
+    runpy.run_module("imcl_tf.main", run_name="__main__", alter_sys=True)
+
+
+def differing(one: Path, other: Path) -> list[str]:
+    """What two workdirs do not have in common, of all that a run computes.
+
+    TensorBoard's logs, the report and what is noted of time and machine may
+    differ.
+    """
+    names = [
+        str(path.relative_to(place))
+        for place in (one, other)
+        for pattern in (
+            "metrics.csv", "average_precision.csv", RESULTS, "*.npz",
+            f"checkpoints/{BEST}", f"checkpoints/{LATEST}",
+            "checkpoints/logistic.keras", "initial/*.csv",
+            f"initial/checkpoints/{BEST}",
+        )
+        for path in place.glob(pattern)
+    ]  # fmt: skip
+    return [
+        f"{other.name}: {name}{detail}"
+        for name in sorted({*names})
+        for detail in _difference(one / name, other / name)
+    ]
+
+
+RESULTS = "results.json"
+
+
+def _difference(one: Path, other: Path) -> Iterator[str]:
+    if not (one.is_file() and other.is_file()):
+        yield " is missing"
+        return
+    first, second = _content(one), _content(other)
+    for name in sorted(first.keys() | second.keys()):
+        if name not in first or name not in second:
+            yield f": {name} is missing"
+        elif not np.array_equal(first[name], second[name]):
+            yield f": {name}"
+
+
+def _content(file: Path) -> dict:
+    """Name -> array, or anything else to compare, of a file."""
+    if file.suffix == ".npz":
+        return read_arrays(file)
+    if file.suffix == ".keras":
+        return _weights(file)
+    if file.name == RESULTS:
+        results = json.loads(file.read_text("utf-8"))
+        results["settings"] = [
+            x for x in results["settings"] if not x.startswith("--workdir=")
+        ]
+        return results
+    return {"content": file.read_bytes()}
+
+
+def _weights(file: Path) -> dict[str, np.ndarray]:
+    """Every array of a .keras file by its path."""
+    found = {}
+
+    def note(name, item):
+        if isinstance(item, h5py.Dataset):
+            found[name] = item[()]
+
+    with zipfile.ZipFile(file) as archive:
+        content = io.BytesIO(archive.read("model.weights.h5"))
+    with h5py.File(content) as weights:
+        weights.visititems(note)
+    return found
+
+
+def main(argv: list[str]):
+    del argv
+    FORKS.set_forkserver_preload(["imcl_tf.training.run"])
+    chosen = rows()
+    try:
+        if FLAGS.rows:
+            names = [name.strip() for name in FLAGS.rows.split(";")]
+            unknown = [name for name in names if name not in chosen]
+            if unknown:
+                raise ValueError(
+                    f"--rows: no row {unknown[0]!r}; expected some of "
+                    f"{'; '.join(chosen)}"
+                )
+            chosen = {name: chosen[name] for name in names}
+        out = Path(FLAGS.out)
+        if not out.parent.is_dir():  # not found out after an hour
+            raise FileNotFoundError(f"{out.parent}: no such directory")
+        outcomes = {}
+        print(f"| row | {' | '.join(KINDS)} | ended | equal |")
+        print("|---|---|---|---|---|---|")
+        for name, command in chosen.items():
+            with tempfile.TemporaryDirectory(dir=out.parent) as place:
+                outcome = survive(
+                    command, FLAGS.faults, FLAGS.seed, Path(place)
+                )
+            outcomes[name] = outcome
+            print(_line(name, outcome), flush=True)
+        write_csv(
+            out,
+            ("row", "kind", "seconds"),
+            [
+                (name, fault.kind, f"{fault.seconds:.3f}")
+                for name, outcome in outcomes.items()
+                for fault in outcome.faults
+            ],
+        )
+    except (ValueError, OSError, RuntimeError) as error:
+        fail(error)
+    wrong = [x for outcome in outcomes.values() for x in outcome.differences]
+    if wrong:
+        fail(RuntimeError(f"runs differ: {', '.join(wrong[:10])}"))
+
+
+def _line(name: str, outcome: Outcome) -> str:
+    kinds = collections.Counter(fault.kind for fault in outcome.faults)
+    counts = " | ".join(str(kinds[kind]) for kind in KINDS)
+    equal = "no" if outcome.differences else "yes"
+    return f"| {name} | {counts} | {outcome.runs} | {equal} |"
+
+
+if __name__ == "__main__":
+    program.run(main, ARGUMENTS)
