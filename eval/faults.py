@@ -30,7 +30,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,9 +42,11 @@ from imcl_tf.data.kept import read_arrays
 from imcl_tf.files import fail, write_csv
 from imcl_tf.methods import METHODS
 from imcl_tf.training.checkpoints import BEST, LATEST
+from imcl_tf.training.workdir import RESULTS
 
 FLAGS = flags.FLAGS
 KINDS = ("moment", "saving", "full disk")
+_SHARES = (0.5, 0.35, 0.15)
 # What each run trains with: small, but with every part of a run.
 _COMMON = (
     "--dataset=scenes/small", "--backbone=small_cnn", "--image_size=32",
@@ -111,17 +113,22 @@ def rows() -> dict[str, tuple[str, ...]]:
 
 
 def survive(
-    command: tuple[str, ...], number: int, seed: int, directory: Path
+    command: tuple[str, ...],
+    kinds: Sequence[str],
+    rng: random.Random,
+    directory: Path,
 ) -> Outcome:
-    """Runs a command without a fault, then until it has had `number` of them.
+    """Runs a command without a fault, then until it has had some.
 
     Args:
       command: flags of `imcl_tf.main`.
-      number: of faults.
-      seed: of their kinds and moments.
+      kinds: of the faults, in their order.
+      rng: chooses their moments.
       directory: gets the workdirs.
+
+    Raises:
+      RuntimeError: if a run ends otherwise than it should.
     """
-    rng = random.Random(seed)
     whole = directory / "whole"
     begun = time.perf_counter()
     _end(_Program(command, whole))
@@ -130,10 +137,10 @@ def survive(
     faults: list[Fault] = []
     differences: list[str] = []
     runs = 0
-    while len(faults) < number:
+    while len(faults) < len(kinds):
         workdir = directory / f"faulty-{runs}"
-        while len(faults) < number:
-            kind = rng.choices(KINDS, (0.5, 0.35, 0.15))[0]
+        while len(faults) < len(kinds):
+            kind = kinds[len(faults)]
             fault = _suffer(command, workdir, kind, rng, seconds, size)
             if fault is None:  # it was at its end before
                 break
@@ -260,9 +267,6 @@ def differing(one: Path, other: Path) -> list[str]:
     ]
 
 
-RESULTS = "results.json"
-
-
 def _difference(one: Path, other: Path) -> Iterator[str]:
     if not (one.is_file() and other.is_file()):
         yield " is missing"
@@ -327,9 +331,9 @@ def main(argv: list[str]):
         print("|---|---|---|---|---|---|")
         for name, command in chosen.items():
             with tempfile.TemporaryDirectory(dir=out.parent) as place:
-                outcome = survive(
-                    command, FLAGS.faults, FLAGS.seed, Path(place)
-                )
+                rng = random.Random(FLAGS.seed)
+                kinds = rng.choices(KINDS, _SHARES, k=FLAGS.faults)
+                outcome = survive(command, kinds, rng, Path(place))
             outcomes[name] = outcome
             print(_line(name, outcome), flush=True)
         write_csv(

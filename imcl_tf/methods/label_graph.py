@@ -336,7 +336,10 @@ def _product(weights, y, edges):
     a = _compressed(weights, edges, tf.shape(y, tf.int64)[0])
 
     def gradient(upstream):
-        of_y = _multiply(a, upstream, transpose_a=True)
+        # Not transpose_a, which adds up parts in the order in which threads
+        # finish: a run would not be the same twice.
+        transposed = tf.raw_ops.SparseMatrixTranspose(input=a, type=tf.float32)
+        of_y = _multiply(transposed, upstream)
         return _at_edges(upstream, y, edges), of_y, None
 
     return _multiply(a, y), gradient
@@ -348,11 +351,11 @@ def _compressed(weights, edges, size):
     )
 
 
-def _multiply(a, x, **options):
+def _multiply(a, x):
     # Not an empty one, of a device that got no image: oneDNN refuses it.
     number = tf.shape(x)[1]
     x = tf.pad(x, [[0, 0], [0, tf.cast(number == 0, tf.int32)]])
-    return tf.raw_ops.SparseMatrixMatMul(a=a, b=x, **options)[:, :number]
+    return tf.raw_ops.SparseMatrixMatMul(a=a, b=x)[:, :number]
 
 
 # XLA makes one loop of it: no [E, B] is written and read again.

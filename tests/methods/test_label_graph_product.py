@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from imcl_tf.methods import label_graph
 from imcl_tf.methods.label_graph import LabelGraph
+from tests import programs
 from tests.methods.graphs import dense, random_graph
 
 # Product and gradient.
@@ -59,6 +60,11 @@ def test_gradient(compiled):
         by_weight, full[edges[:, 0], edges[:, 1]], atol=1e-5
     )
     np.testing.assert_allclose(by_input, upstream @ a, atol=1e-5)
+
+
+def test_product_and_gradients_are_the_same_each_time():
+    done = programs.run("tests.methods.graph_on_threads")
+    assert done.returncode == 0, done.stderr
 
 
 def test_gradient_numerically():

@@ -2,11 +2,14 @@
 
 import csv
 import json
+import re
 import signal
 import time
 
 import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 
 import imcl_tf
 from imcl_tf.data.multi_label_dataset import open_source
@@ -14,6 +17,7 @@ from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.ops.labels import hide_labels
 from tests import programs
 from tests.methods.common import tiny_cnn
+from tests.methods.test_every_method import keep_checkpoint
 
 # 23 training images: 4 steps an epoch.
 FAST = {
@@ -223,3 +227,48 @@ def test_interrupted_program_says_how_to_continue(folder, tmp_path):
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "run").rglob(".unfinished*"))
     keras.saving.load_model(latest)  # it is whole
+
+
+class Poisoned(MultiLabelModel):
+    """Logistic regression whose loss is NaN wherever image 5 is seen."""
+
+    def loss_terms(self, features, batch):
+        terms = super().loss_terms(features, batch)
+        poison = tf.where(tf.reduce_any(batch.image_index == 5), np.nan, 0.0)
+        return terms | {"loss": terms["loss"] + poison}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(source, tmp_path):
+    with pytest.raises(FloatingPointError) as caught:
+        run(source, tmp_path, Poisoned, epochs=1, checkpoint_every=1)
+    message = str(caught.value)
+    step, saved = map(int, re.findall(r"of step (\d)", message))
+    assert saved == step - 1
+    assert source.train.image_ids[5].decode() in message.split("images: ")[1]
+    assert str(tmp_path / "checkpoints" / "latest.keras") in message
+    model = keras.saving.load_model(
+        tmp_path / "checkpoints" / "latest.keras", {"Poisoned": Poisoned}
+    )
+    assert int(model.optimizer.iterations.numpy()) == saved
+
+
+def test_minibatches_left_out_are_counted_and_named(
+    source, tmp_path, monkeypatch
+):
+    """Also those before a run was resumed."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    arguments = {"epochs": 3, "checkpoint_every": 1, "on_nan": "skip"}
+    with monkeypatch.context() as context:
+        keep_checkpoint(context, whole, parts, step=7)
+        results = run(source, whole, Poisoned, **arguments)
+    assert results["skipped_minibatches"] == 3
+    assert run(source, parts, Poisoned, resume=True, **arguments) == results
+    table = (whole / "skipped_minibatches.csv").read_text()
+    assert (parts / "skipped_minibatches.csv").read_text() == table
+    rows = [*csv.DictReader(table.splitlines())]
+    poison = source.train.image_ids[5].decode()
+    steps = [int(row["step"]) for row in rows if row["image"] == poison]
+    assert [(step - 1) // STEPS for step in steps] == [0, 1, 2]
+    for step in steps:
+        images = [row["image"] for row in rows if int(row["step"]) == step]
+        assert len({*images}) == len(images) == (7 if step % STEPS else 2)
