@@ -51,8 +51,8 @@ _SHARES = (0.5, 0.35, 0.15)
 _COMMON = (
     "--dataset=scenes/small", "--backbone=small_cnn", "--image_size=32",
     "--regime=end_to_end", "--initial_head=trained", "--initial_epochs=1",
-    "--epochs=2", "--evaluate_every=25", "--checkpoint_every=4",
-    "--observed_fraction=0.5",
+    "--epochs=2", "--batch_size=64", "--evaluate_every=20",
+    "--checkpoint_every=4", "--observed_fraction=0.5",
 )  # fmt: skip
 # So that the state of each method changes within two epochs.
 _OF_METHODS = {
