@@ -37,7 +37,7 @@ from imcl_tf.data.captions import (
 )
 from imcl_tf.data.cells import listed
 from imcl_tf.data.image_names import leads_out
-from imcl_tf.data.shards import ImageFiles, read_file
+from imcl_tf.data.labelled_images import ImageFiles, read_file
 from imcl_tf.files import existing_file
 
 FLAGS = flags.FLAGS

@@ -39,9 +39,9 @@ from absl import flags, logging
 from imcl_tf.data import preparation
 from imcl_tf.data.builders import Contents, ImageFilesBuilder
 from imcl_tf.data.cells import listed, shown
+from imcl_tf.data.labelled_images import ImageFiles
 from imcl_tf.data.manifest import IMAGE_ID, read_image, read_manifest
 from imcl_tf.data.records import SPLITS
-from imcl_tf.data.shards import ImageFiles
 from imcl_tf.files import existing_file
 
 FLAGS = flags.FLAGS

@@ -29,7 +29,7 @@ from google.protobuf import json_format  # type: ignore[import-untyped]
 
 from imcl_tf.data import duplicates, records, shards
 from imcl_tf.data.label_updates import files_digest, relabelled, rows_of
-from imcl_tf.data.shards import ImageFiles
+from imcl_tf.data.labelled_images import ImageFiles, ListedImages
 from imcl_tf.files import locked, replacing, write_csv
 
 LEFT_OUT = "left_out.csv"
@@ -258,7 +258,7 @@ class ImageFilesBuilder(
     def _shard_generators(self, files, split):
         skip = self.on_bad_image == "skip"
         return [
-            shards.ListedImages(files.rows(rows), skip)
+            ListedImages(files.rows(rows), skip)
             for rows in shards.cut(files.names, split)
         ]
 

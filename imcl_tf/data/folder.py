@@ -34,10 +34,11 @@ from imcl_tf.data.folder_tables import (
     table_file,
 )
 from imcl_tf.data.image_names import ImageNames, Names
+from imcl_tf.data.labelled_images import labelled_features
 from imcl_tf.data.look_alikes import look_alikes
 from imcl_tf.data.picture_digests import PictureDigests
 from imcl_tf.data.records import SPLITS
-from imcl_tf.data.shards import cut, labelled_features
+from imcl_tf.data.shards import cut
 from imcl_tf.options import Value, check_all
 
 

@@ -23,8 +23,8 @@ from imcl_tf.data.label_tables import (
     first_contradiction,
     read_label_table,
 )
+from imcl_tf.data.labelled_images import ImageFiles, read_file
 from imcl_tf.data.records import SPLITS
-from imcl_tf.data.shards import ImageFiles, read_file
 from imcl_tf.files import existing_file
 
 _ENDINGS = (".csv", ".tsv", ".txt", ".json")

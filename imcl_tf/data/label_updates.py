@@ -12,7 +12,7 @@ import pandas as pd
 import scipy.sparse
 
 from imcl_tf.data import records, shards
-from imcl_tf.data.shards import ImageFiles
+from imcl_tf.data.labelled_images import ImageFiles
 from imcl_tf.files import existing_file
 
 

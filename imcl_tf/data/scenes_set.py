@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from imcl_tf.data import scenes, shards
 from imcl_tf.data.builders import MultiLabelBuilder
+from imcl_tf.data.labelled_images import LabelledImage
 
 _SIZES = {"train": 4000, "validation": 500, "test": 1500}
 _SMALL_SIZES = {"train": 1500, "validation": 250, "test": 500}
@@ -54,4 +55,4 @@ def _render(seed, numbered, findings):
         image, labels = scenes.render(seed, number)
         encoded = tf.io.encode_jpeg(image, quality=90).numpy()
         observed = np.flatnonzero(labels)
-        yield shards.LabelledImage(name, encoded, observed, labels[observed])
+        yield LabelledImage(name, encoded, observed, labels[observed])

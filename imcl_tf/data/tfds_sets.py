@@ -21,10 +21,10 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from imcl_tf.data import shards
 from imcl_tf.data.builders import MultiLabelBuilder, checked_on_bad_image
 from imcl_tf.data.captions import most_frequent_words, split_words
 from imcl_tf.data.label_updates import files_digest
+from imcl_tf.data.labelled_images import LabelledImage, checked
 from imcl_tf.data.pipeline import without_autograph
 
 _SHARDS, _SHARD_IMAGES = 16, 512  # maximum of a split, minimum in one
@@ -367,10 +367,10 @@ def _examples_of(source, part, layout) -> Iterator[dict]:
 
 def _copied_images(
     source_name, directory, part, layout, skip, findings
-) -> Iterator[shards.LabelledImage]:
+) -> Iterator[LabelledImage]:
     labelled = _labelled_images(directory, part, layout)
     try:
-        for image in shards.checked(labelled, skip, findings):
+        for image in checked(labelled, skip, findings):
             positives = int((image.values > 0).sum())
             findings.counts["images without labels"] += not positives
             yield image
@@ -384,6 +384,6 @@ def _labelled_images(directory, part, layout):
     for example in _examples_of(source, part, layout):
         values = np.full(len(everything), -1, np.int8)
         values[layout.positives(example["labels"])] = 1
-        yield shards.LabelledImage(
+        yield LabelledImage(
             example["tfds_id"].decode(), example["image"], everything, values
         )

@@ -107,6 +107,32 @@ def stored(encoded):
     return tf.io.encode_png(mixed.astype(np.uint8)).numpy()
 
 
+REASONS = {
+    "missing": "no such image file",
+    "html": "an HTML page, not an image",
+    "empty": "empty file",
+    "cut": "truncated JPEG",
+    "directory": "Is a directory",
+}
+
+
+def spoil(folder, name, damage):
+    """Makes an image of a folder unusable; returns its name."""
+    path = folder.path / "images" / name
+    path.unlink()
+    if damage == "html":
+        path.write_text("<html><body>404 Not Found</body></html>\n")
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "cut":
+        pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 1))
+        content = tf.io.encode_jpeg(pixels.astype(np.uint8)).numpy()
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "directory":
+        path.mkdir()
+    return name
+
+
 def prepare_folder(made, records, on_bad_image="error", **options):
     builder = folder_builder(made.path, records, on_bad_image)
     return builders.prepare(builder, made.path, **options)
