@@ -82,8 +82,9 @@ def find(data_dir: Path) -> Iterator[Remains]:
 
 def _of_set(holder: Path) -> Iterator[Remains]:
     """What nothing uses in a directory of versions of one data set."""
-    for path in sorted(holder.glob(f"{INCOMPLETE}??????_*")):
+    for path in sorted(holder.glob(f"{INCOMPLETE}*_*")):
         yield Remains(path, "a killed program was preparing it")
+    yield from _unfinished(holder)
     versions = [
         path
         for path in sorted(holder.glob("*.*.*"))

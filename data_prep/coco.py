@@ -29,13 +29,13 @@ import tensorflow_datasets as tfds
 from absl import flags
 
 from imcl_tf.data import label_json, preparation
-from imcl_tf.data.builders import Contents, ImageFilesBuilder
 from imcl_tf.data.captions import (
     is_unspaced,
     most_frequent_words,
     split_words,
 )
 from imcl_tf.data.cells import listed
+from imcl_tf.data.image_builders import Contents, ImageFilesBuilder
 from imcl_tf.data.image_names import leads_out
 from imcl_tf.data.labelled_images import ImageFiles, read_file
 from imcl_tf.files import existing_file

@@ -39,8 +39,8 @@ from data_prep.cub_tables import (
     read_per_image,
 )
 from imcl_tf.data import preparation
-from imcl_tf.data.builders import Contents, ImageFilesBuilder
 from imcl_tf.data.cells import shown
+from imcl_tf.data.image_builders import Contents, ImageFilesBuilder
 from imcl_tf.data.labelled_images import ImageFiles, read_file
 from imcl_tf.data.records import SPLITS
 from imcl_tf.files import existing_file

@@ -37,8 +37,8 @@ import tensorflow_datasets as tfds
 from absl import flags, logging
 
 from imcl_tf.data import preparation
-from imcl_tf.data.builders import Contents, ImageFilesBuilder
 from imcl_tf.data.cells import listed, shown
+from imcl_tf.data.image_builders import Contents, ImageFilesBuilder
 from imcl_tf.data.labelled_images import ImageFiles
 from imcl_tf.data.manifest import IMAGE_ID, read_image, read_manifest
 from imcl_tf.data.records import SPLITS

@@ -1,26 +1,21 @@
 """Records of image data sets: what every TFDS builder here shares.
 
-A builder lists the images of each split with their observed labels
-(`ImageFiles`). The rest is common: images are checked, put in random order and
-written shard by shard (`imcl_tf.data.shards`); their labels go to one table per
-split (`imcl_tf.data.records`), which `prepare` makes anew whenever the raw
-tables change.
+A builder says which images the shards of each split hold. The rest is common:
+they are written shard by shard (`imcl_tf.data.shards`); their labels go to one
+table per split (`imcl_tf.data.records`).
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
-import csv
 import itertools
-import json
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -28,31 +23,16 @@ import tensorflow_datasets as tfds
 from google.protobuf import json_format  # type: ignore[import-untyped]
 
 from imcl_tf.data import duplicates, records, shards
-from imcl_tf.data.label_updates import files_digest, relabelled, rows_of
-from imcl_tf.data.labelled_images import ImageFiles, ListedImages
-from imcl_tf.files import locked, replacing, write_csv
+from imcl_tf.data.multi_label_dataset import MultiLabelDataset, open_source
+from imcl_tf.files import locked, write_csv
 
 LEFT_OUT = "left_out.csv"
 ONE_COLOUR = "one_colour.csv"
 # What TFDS calls records that are being written, in the directory they go to.
 INCOMPLETE = "incomplete."
-_NUM_LEFT_OUT = "images left out"
+NUM_LEFT_OUT = "images left out"
 _NUM_ONE_COLOUR = "images: of one colour"
 _NUM_DUPLICATES = "images: copies of images of an earlier split"
-
-
-class Contents(NamedTuple):
-    """What a builder found in its raw files.
-
-    Attributes:
-      label_names: C distinct names.
-      splits: "train", "validation" and "test" -> `ImageFiles`.
-      counts: what the raw files held, and what of it was not used, by name.
-    """
-
-    label_names: tuple[str, ...]
-    splits: dict[str, ImageFiles]
-    counts: dict[str, int] = {}
 
 
 class MultiLabelBuilder(
@@ -153,7 +133,7 @@ class MultiLabelBuilder(
                 )
             )
         if left_out:
-            counts[_NUM_LEFT_OUT] = len(left_out)
+            counts[NUM_LEFT_OUT] = len(left_out)
             write_csv(
                 Path(self.data_path) / LEFT_OUT,
                 ("split", "image_id", "reason"),
@@ -174,6 +154,17 @@ class MultiLabelBuilder(
         self.info.metadata["counts"] = dict(sorted(counts.items()))
         return infos
 
+    def update_labels(self, raw_dir: Path):
+        """Makes label tables anew if raw tables changed; here there are none.
+
+        Args:
+          raw_dir: holds the raw files.
+        """
+
+    def opened(self) -> MultiLabelDataset:
+        """Opens the records; raises as `open_source`."""
+        return open_source(self)
+
     def _image_ids(self, split) -> np.ndarray:
         """[N] bytes, in the order of the records."""
         return records.read_image_ids(
@@ -193,163 +184,6 @@ def _damaged(directory, error) -> ValueError:
         f"{directory}/dataset_info.json is damaged: {error}; delete that "
         "directory and prepare the data set again"
     )
-
-
-def checked_on_bad_image(on_bad_image: str) -> str:
-    """Returns it.
-
-    Raises:
-      ValueError: unless it is "error" or "skip".
-    """
-    if on_bad_image not in ("error", "skip"):
-        raise ValueError(
-            f"on_bad_image must be error or skip, got {on_bad_image!r}"
-        )
-    return on_bad_image
-
-
-class ImageFilesBuilder(
-    MultiLabelBuilder,
-    skip_registration=True,  # type: ignore[call-arg]
-):
-    """Base of the builders of image files: `_contents` lists them.
-
-    Args:
-      on_bad_image: "error", or "skip" to leave out and list images that cannot
-        be used.
-      **kwargs: of TFDS builders: data_dir, config, version.
-    """
-
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "See docs/datasets.md."
-
-    def __init__(self, *, on_bad_image: str = "error", **kwargs):
-        self.on_bad_image = checked_on_bad_image(on_bad_image)
-        super().__init__(**kwargs)
-
-    def _contents(self, raw_dir: Path) -> Contents:
-        """Reads and checks all but the images."""
-        raise NotImplementedError
-
-    def _tables(self, raw_dir: Path) -> list[Path]:
-        """The files that labels and splits come from, always in one order."""
-        raise NotImplementedError
-
-    def _source(self, raw_dir: Path) -> str | list[str]:
-        """What `data_prep.clean` is to find again."""
-        return str(raw_dir.resolve())
-
-    def _labels_digest(self, raw_dir: Path) -> str:
-        """A digest of all that the label tables are made from."""
-        return files_digest(self._tables(raw_dir))
-
-    def _split_generators(self, dl_manager):
-        raw_dir = Path(dl_manager.manual_dir)
-        self._source_digest = self._labels_digest(raw_dir)
-        contents = self._contents(raw_dir)
-        self.info.metadata["labels"] = list(contents.label_names)
-        self.info.metadata["counts"] = contents.counts
-        self.info.metadata["sources"] = [self._source(raw_dir)]
-        self.info.metadata["on_bad_image"] = self.on_bad_image
-        return {
-            split: self._shard_generators(files, split)
-            for split, files in contents.splits.items()
-        }
-
-    def _shard_generators(self, files, split):
-        skip = self.on_bad_image == "skip"
-        return [
-            ListedImages(files.rows(rows), skip)
-            for rows in shards.cut(files.names, split)
-        ]
-
-    def update_labels(self, raw_dir: Path):
-        """Makes the label tables anew if the raw tables changed.
-
-        The records stay as they are, and so do the images that were left out.
-
-        Args:
-          raw_dir: holds the raw files.
-
-        Raises:
-          ValueError: if the raw tables list other images than the records.
-          FileNotFoundError: for a missing file.
-          OSError: if the tables cannot be written.
-        """
-        self._source_digest = self._labels_digest(raw_dir)
-        if not self._is_up_to_date():
-            with locked(self.data_path):
-                # Another run may have made them in the meantime.
-                if not self._is_up_to_date():
-                    self._write_tables(self._contents(raw_dir), raw_dir)
-        self._add_source(self._source(raw_dir))
-
-    def _add_source(self, source: str | list[str]):
-        """Keeps `data_prep.clean` from records that `source` shares."""
-        if source in self.info.metadata.get("sources", []):
-            return
-        # Records that are read-only are used all the same.
-        with contextlib.suppress(OSError), locked(self.data_path):
-            self.info.metadata["sources"].append(source)
-            self._write_metadata()
-
-    def _is_up_to_date(self) -> bool:
-        return {self._source_digest} == {
-            records.read_source_digest(path)
-            for path in self._label_files().values()
-        }
-
-    def _label_files(self) -> dict[str, Path]:
-        return {
-            split: records.labels_file(self.data_path, split)
-            for split in self.info.splits
-        }
-
-    def _write_tables(self, contents: Contents, raw_dir: Path):
-        left_out, tables = self._left_out(), {}
-        for split, path in self._label_files().items():
-            table = records.read_labels(path)
-            files = contents.splits[split]
-            try:
-                rows = rows_of(table.image_ids, files.names, left_out[split])
-            except ValueError as error:
-                raise ValueError(
-                    f"{self.data_path} holds other images than {raw_dir}: "
-                    f"{error} in split {split}; delete that directory, or "
-                    "choose another for the records"
-                ) from error
-            tables[path] = relabelled(table, files.rows(rows))._replace(
-                label_names=contents.label_names,
-                source_digest=self._source_digest,
-            )
-        self._update_metadata(contents)
-        # Last: without them, the next program begins all of this again.
-        for path, table in tables.items():
-            records.write_labels(path, table)
-
-    def _left_out(self) -> dict[str, set[str]]:
-        """Split -> images that have no record as they could not be used."""
-        left_out = collections.defaultdict(set)
-        path = Path(self.data_path) / LEFT_OUT
-        if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                for row in csv.DictReader(file):
-                    left_out[row["split"]].add(row["image_id"])
-        return left_out
-
-    def _update_metadata(self, contents: Contents):
-        of_images = {
-            what: number
-            for what, number in self.info.metadata["counts"].items()
-            if what.startswith("images: ") or what == _NUM_LEFT_OUT
-        }
-        counts = {**contents.counts, **of_images}
-        self.info.metadata["labels"] = list(contents.label_names)
-        self.info.metadata["counts"] = dict(sorted(counts.items()))
-        self._write_metadata()
-
-    def _write_metadata(self):
-        with replacing(Path(self.data_path) / "metadata.json") as new:
-            new.write_text(json.dumps(self.info.metadata))
 
 
 def _write(everything: list[shards.Shard], download_config):
@@ -396,7 +230,7 @@ def prepare(
         config = _download_config(raw_dir, beam_runner, beam_options)
         if _make_records(builder, config):
             return builder
-    if isinstance(builder, ImageFilesBuilder) and raw_dir is not None:
+    if raw_dir is not None:
         builder.update_labels(Path(raw_dir))
     return builder
 
@@ -417,41 +251,55 @@ def _download_config(raw_dir, beam_runner, beam_options):
 
 def _make_records(builder, config) -> bool:
     """Makes records, or finds those of a program that was faster: False."""
-    place = Path(builder.data_path).parent
-    with _made_and_locked(place):
+    place, name = Path(builder.data_path).parent, builder.data_path.name
+    with _made_and_locked(place) as has_lock:
         if builder.data_path.exists():  # by the program that had the lock
             builder.info.read_from_directory(builder.data_path)
             return False
-        for left in place.glob(f"{INCOMPLETE}*_{builder.data_path.name}"):
-            shutil.rmtree(left, ignore_errors=True)  # its program was killed
+        if has_lock:  # else another program may be writing there
+            for left in place.glob(f"{INCOMPLETE}*_{name}"):
+                shutil.rmtree(left, ignore_errors=True)  # of a killed one
         try:
-            # TFDS makes a directory of downloads, though there are none.
+            # TFDS makes a directory of downloads, though there are none. Here,
+            # where it is found if this program is killed.
             with (
-                tempfile.TemporaryDirectory() as nothing,
+                tempfile.TemporaryDirectory(
+                    f"_{name}", INCOMPLETE, place
+                ) as nothing,
                 contextlib.redirect_stdout(None),  # it speaks of downloads
             ):
                 builder.download_and_prepare(
                     download_dir=nothing, download_config=config
                 )
-        except (RuntimeError, tf.errors.OpError) as error:
+        except (OSError, RuntimeError, tf.errors.OpError) as error:
+            if not has_lock and builder.data_path.exists():
+                # The directory was in the way of its own, which is as good.
+                builder.info.read_from_directory(builder.data_path)
+                return False
+            if isinstance(error, OSError):
+                raise
             # TFDS's and TensorFlow's words for a failed write.
             raise OSError(str(error)) from error
     return True
 
 
 @contextlib.contextmanager
-def _made_and_locked(directory: Path) -> Iterator[None]:
-    """Makes and locks a directory; removes it after an error if it is empty."""
+def _made_and_locked(directory: Path) -> Iterator[bool]:
+    """Makes and locks a directory; removes it after an error if it is empty.
+
+    Yields:
+      whether it has the lock: some network file systems have none.
+    """
     made = [p for p in (directory, *directory.parents) if not p.exists()]
     with contextlib.ExitStack() as stack:
         while True:
             directory.mkdir(parents=True, exist_ok=True)
             # The program that had the lock may have removed the directory.
             with contextlib.suppress(FileNotFoundError):
-                stack.enter_context(locked(directory))
+                has_lock = stack.enter_context(locked(directory))
                 break
         try:
-            yield
+            yield has_lock
         except BaseException:
             for path in made:
                 # TFDS's note of which config is the default.

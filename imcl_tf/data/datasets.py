@@ -83,6 +83,11 @@ def load_dataset(
         builder = _builder(name, data_dir or None, on_bad_image, given)
     finally:
         random.setstate(state)
+    if isinstance(builder, builders.MultiLabelBuilder):
+        data = builder.opened()
+    else:  # TFDS's own, of records alone
+        data = open_source(builder)
+    data = data._replace(name=name)
     for what, number in builder.info.metadata.get("counts", {}).items():
         if number and what.startswith(_SAID):
             logging.warning("%s: %d %s", name, number, what)
@@ -95,7 +100,6 @@ def load_dataset(
     one_colour = Path(builder.data_path) / builders.ONE_COLOUR
     if one_colour.exists():
         logging.warning("%s", _about_one_colour(one_colour))
-    data = open_source(builder)._replace(name=name)
     unlearned = never_present(data)
     if unlearned:
         logging.warning(

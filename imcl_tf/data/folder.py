@@ -20,7 +20,6 @@ from absl import logging
 
 from imcl_tf import settings
 from imcl_tf.data import splitting
-from imcl_tf.data.builders import ImageFilesBuilder
 from imcl_tf.data.feature_files import FeatureFile
 from imcl_tf.data.feature_rows import FeatureRows
 from imcl_tf.data.folder_tables import (
@@ -33,6 +32,7 @@ from imcl_tf.data.folder_tables import (
     read_splits,
     table_file,
 )
+from imcl_tf.data.image_builders import ImageFilesBuilder
 from imcl_tf.data.image_names import ImageNames, Names
 from imcl_tf.data.labelled_images import labelled_features
 from imcl_tf.data.look_alikes import look_alikes

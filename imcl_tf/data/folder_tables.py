@@ -12,8 +12,8 @@ import pandas as pd
 import scipy.sparse
 from absl import logging
 
-from imcl_tf.data.builders import Contents
 from imcl_tf.data.cells import Table, clean, listed
+from imcl_tf.data.image_builders import Contents
 from imcl_tf.data.image_names import ImageNames, Names
 from imcl_tf.data.label_json import read_label_json
 from imcl_tf.data.label_tables import (

@@ -132,6 +132,16 @@ def _are_observed(labels: scipy.sparse.csr_array, sign: int) -> np.ndarray:
 
 
 def open_source(builder: tfds.core.DatasetBuilder) -> MultiLabelDataset:
+    """Opens records while no other program changes their labels.
+
+    Args:
+      builder: see `read_source`, which this returns and raises the same as.
+    """
+    with locked(str(builder.data_path), shared=True):
+        return read_source(builder)
+
+
+def read_source(builder: tfds.core.DatasetBuilder) -> MultiLabelDataset:
     """Opens the records that a TFDS builder has prepared.
 
     Args:

@@ -12,7 +12,6 @@ import concurrent.futures
 import contextlib
 import hashlib
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from imcl_tf.data.kept import read_arrays
+from imcl_tf.files import locked, replacing
 
 _SIZE = 32
 SETTLED = 2 * 10**9  # ns
@@ -144,11 +144,6 @@ def keep_arrays(cache: Path, **arrays: np.ndarray):
     """
     with contextlib.suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
-        handle, new = tempfile.mkstemp(".npz", dir=cache.parent)
-        try:
-            with open(handle, "wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-            os.replace(new, cache)
-        except BaseException:
-            os.unlink(new)
-            raise
+        # `data_prep.clean` leaves alone what is being written.
+        with locked(cache.parent, shared=True), replacing(cache) as new:
+            np.savez(new, **arrays)  # type: ignore[arg-type]

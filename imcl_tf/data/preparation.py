@@ -10,13 +10,13 @@ import tensorflow_datasets as tfds
 from imcl_tf.data import builders
 from imcl_tf.data.cells import listed
 from imcl_tf.data.duplicates import DUPLICATES
-from imcl_tf.data.multi_label_dataset import never_present, open_source
+from imcl_tf.data.multi_label_dataset import never_present
 from imcl_tf.files import fail
 
 
 def run(
     argv: Sequence[str],
-    make_builder: Callable[[], tfds.core.DatasetBuilder],
+    make_builder: Callable[[], builders.MultiLabelBuilder],
     raw_dir: str | None,
     beam_runner: str = "",
     beam_options: Sequence[str] = (),
@@ -44,7 +44,7 @@ def run(
             builder, raw_dir, beam_runner,
             tuple(f"--{option}" for option in beam_options),
         )  # fmt: skip
-        dataset = open_source(builder)
+        dataset = builder.opened()
     except (ValueError, OSError) as error:
         fail(error)
     print(f"{builder.data_path}: {len(dataset.label_names)} labels")

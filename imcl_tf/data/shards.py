@@ -255,6 +255,8 @@ def write_with_beam(
     # Not before: Beam may repeat what was done beside something that failed.
     for shard in shards:
         Path(_plan_file(shard.path)).unlink(missing_ok=True)
+        # Of a task that failed at first; Beam has repeated it.
+        Path(_error_file(shard.path)).unlink(missing_ok=True)
 
 
 def _planned(shard: Shard) -> Callable:

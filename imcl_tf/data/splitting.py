@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import pandas as pd
 import scipy.sparse
 
 from imcl_tf.data.records import SPLITS
-from imcl_tf.files import write_csv
+from imcl_tf.files import locked, write_csv
 
 # Iterative stratification looks at N K numbers for each of K labels. Where that
 # is more than this, a minute's work, only the rarest labels are balanced: of
@@ -187,7 +185,6 @@ def keep(path: Path, image_ids: Sequence[str], splits: np.ndarray):
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = sorted(zip(image_ids, np.array(SPLITS)[splits], strict=True))
-    # Two programs may do this at once.
-    with tempfile.TemporaryDirectory(dir=path.parent) as place:
-        write_csv(Path(place, path.name), ("image", "split"), rows)
-        os.replace(Path(place, path.name), path)
+    # Two programs may do this at once; `data_prep.clean` leaves them alone.
+    with locked(path.parent, shared=True):
+        write_csv(path, ("image", "split"), rows)

@@ -21,8 +21,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from imcl_tf.data.builders import MultiLabelBuilder, checked_on_bad_image
+from imcl_tf.data.builders import MultiLabelBuilder
 from imcl_tf.data.captions import most_frequent_words, split_words
+from imcl_tf.data.image_builders import checked_on_bad_image
 from imcl_tf.data.label_updates import files_digest
 from imcl_tf.data.labelled_images import LabelledImage, checked
 from imcl_tf.data.pipeline import without_autograph
@@ -90,7 +91,7 @@ class TfdsCopy(MultiLabelBuilder):
       source: that set's builder.
       source_name: what the user calls it.
       layout: which of its features are used.
-      on_bad_image: see `builders.ImageFilesBuilder`.
+      on_bad_image: see `image_builders.ImageFilesBuilder`.
       **kwargs: of TFDS builders: data_dir, config, version.
     """
 

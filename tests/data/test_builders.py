@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import csv
+import errno
 import hashlib
 import json
 import shutil
@@ -211,6 +212,38 @@ class TestPrepare:
             names = tuple(builder.info.metadata["labels"])
             assert names == small.label_names
 
+    def test_two_at_once_without_locks(self, small, tmp_path, monkeypatch):
+        """Both write, and the slower one finds what the other has made."""
+        original, begun, go = shards.write, threading.Event(), threading.Event()
+
+        def write(shard):
+            if threading.current_thread() != threading.main_thread():
+                begun.set()
+                go.wait()
+            original(shard)
+
+        def flock(*_):
+            raise OSError(errno.ENOLCK, "no locks here")
+
+        monkeypatch.setattr(shards, "write", write)
+        monkeypatch.setattr("fcntl.flock", flock)
+        made = [
+            folder_builder(small.path, tmp_path / "records") for _ in range(2)
+        ]
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            slower = pool.submit(builders.prepare, made[0], small.path)
+            begun.wait()
+            try:
+                builders.prepare(made[1], small.path)
+            finally:
+                go.set()
+            slower.result()
+        place = Path(made[0].data_path).parent
+        assert [path.name for path in place.iterdir()] == ["2.2.0"]
+        for builder in made:
+            assert builder.info.splits["train"].num_examples == 10
+            assert builder.opened().label_names == small.label_names
+
     def test_what_a_killed_program_left_is_removed(self, small, tmp_path):
         builder = folder_builder(small.path, tmp_path / "records")
         place = Path(str(builder.data_path)).parent
@@ -240,10 +273,18 @@ class TestPrepare:
         assert read.info.metadata["labels"] == list(small.label_names)
 
     def test_no_temporary_directory_is_left(self, small, tmp_path, monkeypatch):
+        """Nor made outside the records: a kill would leave it there."""
         (tmp_path / "tmp").mkdir()
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+        original, found = shards.write, []
+
+        def write(shard):
+            found.extend((tmp_path / "tmp").iterdir())
+            original(shard)
+
+        monkeypatch.setattr(shards, "write", write)
         prepare_folder(small, tmp_path / "records")
-        assert not [*(tmp_path / "tmp").glob("*tfds*")]
+        assert not found and not [*(tmp_path / "tmp").iterdir()]
 
     @pytest.mark.parametrize("size", [100, 1_000])
     def test_full_disk_leaves_nothing(self, small, fails, small_disk, size):

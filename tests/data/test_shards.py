@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from imcl_tf.data import builders, shards
 from tests.data.common import (
@@ -68,6 +69,11 @@ def test_the_shard_of_a_wrong_label_is_named(tmp_path):
         shards.join_parts(paths, ("cat", "dog"))
 
 
+def no_images(findings):
+    del findings
+    return iter(())
+
+
 class TestBeam:
     @pytest.fixture(autouse=True)
     def beam(self):
@@ -122,6 +128,15 @@ class TestBeam:
             np.testing.assert_array_equal(one.toarray(), other.toarray())
         classes = again.extras["class_id"]
         np.testing.assert_array_equal(classes, chosen.extras["class_id"])
+
+    def test_no_error_of_a_task_that_was_repeated_is_left(self, tmp_path):
+        path = tmp_path / "train.0"
+        (tmp_path / "train.0.error").write_text("cannot be read just now")
+        config = tfds.download.DownloadConfig(beam_runner="DirectRunner")
+        shards.write_with_beam([shards.Shard(str(path), no_images)], config)
+        assert sorted(x.name for x in tmp_path.iterdir()) == [
+            "train.0", "train.0.labels.npz",
+        ]  # fmt: skip
 
     def test_bad_image_is_named(self, small, fails):
         name = spoil(small, small.splits["train"][1], "html")

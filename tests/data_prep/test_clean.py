@@ -138,6 +138,27 @@ def test_what_killed_programs_left(records, tmp_path):
     assert found(tmp_path) == {}
 
 
+@pytest.mark.parametrize("name", ["pictures/0.npz", "splits/0.csv"])
+def test_what_killed_programs_left_beside_records(records, tmp_path, name):
+    """Of digests and of splits; who writes there shares a lock."""
+    path = tmp_path / "records" / "folder" / name
+    path.parent.mkdir(exist_ok=True)
+    left = path.with_name(f".unfinished-0-{path.name}")
+    left.write_text("half")
+    downloads = records.data_path.parent / "incomplete.ab3_5xyz_2.2.0"
+    downloads.mkdir()
+    reasons = {str(x.path): x.reason for x in clean.find(tmp_path / "records")}
+    assert reasons == {
+        str(left): "a killed program was writing it",
+        str(downloads): "a killed program was preparing it",
+    }
+    with locked(path.parent, shared=True):
+        clean.clean(tmp_path / "records", remove=True)
+    assert left.exists() and not downloads.exists()
+    clean.clean(tmp_path / "records", remove=True)
+    assert not left.exists() and records.data_path.exists()
+
+
 @pytest.mark.parametrize(
     ("version", "reason"),
     [("2.0.0", "version 2.2.0 replaces it"), ("0.9.0", "version 2.2.0 repl")],
