@@ -1,7 +1,11 @@
 """A whole plan on a file of features: shared starts, trials, failures."""
 
+import contextlib
 import json
+import os
+import re
 import shutil
+import signal
 import time
 
 import numpy as np
@@ -50,10 +54,34 @@ def run(place, *arguments):
     return programs.run("eval.run", *command(place, *arguments))
 
 
+def kill_amid_a_run(runs, program):
+    """Kills a process of `program` that trains; returns its run's name."""
+    while program.is_running():
+        for claim in (runs / "claims").glob("[!.]*.json"):
+            workdir = runs / "runs" / claim.stem
+            if not (workdir / "run.json").exists():
+                continue
+            with contextlib.suppress(FileNotFoundError):  # just given up
+                process = json.loads(claim.read_text())["pid"]
+                os.kill(process, signal.SIGSTOP)
+                if not (workdir / "results.json").exists():
+                    os.kill(process, signal.SIGKILL)
+                    return claim.stem
+                os.kill(process, signal.SIGCONT)
+        time.sleep(0.01)
+    raise AssertionError(program.errors())
+
+
 @pytest.fixture(scope="module")
 def finished(place):
-    """What a first call of two processes ended with, and the plan's state."""
-    done = run(place, "--jobs=2")
+    """What three processes ended with, and the plan's state.
+
+    One of the three is killed amid a run.
+    """
+    program = programs.Program("eval.run", *command(place, "--jobs=3"))
+    killed = kill_amid_a_run(place / "runs", program)
+    done = program.finish(timeout=600)
+    assert (place / "runs" / "runs" / killed / "results.json").exists()
     return done, json.loads((place / "runs" / "plan.json").read_text())
 
 
@@ -70,7 +98,7 @@ def test_what_is_run(place, finished):
     assert "error: failed: 2 runs, the first of them: broken, " in failure
     assert "broken, half, seed 0: label_graph must be" in done.stderr
     assert state["title"] == "Few rows" and len(state["cells"]) == 6
-    assert state["command"].endswith("--seeds=0,1 --jobs=2")
+    assert state["command"].endswith("--seeds=0,1 --jobs=3")
     for cell in state["cells"]:
         assert (cell["error"] is None) == (cell["row"] != "broken")
         if cell["row"] == "broken":
@@ -81,12 +109,34 @@ def test_what_is_run(place, finished):
         assert str(results["seed"]) == cell["seed"]
         assert "mAP" in results
         assert "--observed_fraction=0.5" in results["settings"]
-    # Each run is done by one process, once: 2 starts, which are the logistic
-    # row, 2 others, and 2 trials.
+    # Each run is done by one process, once, that of the killed one too: 2
+    # starts, which are the logistic row, 2 others, and 2 trials.
+    assert "a process was ended by SIGKILL" in done.stderr
+    ends = re.findall(r"runs done.*?; (.*): validation mAP", done.stdout)
+    assert len(ends) == len({*ends}) == 6
+    assert not [*(place / "runs" / "claims").iterdir()]
     names = {path.name for path in (place / "runs" / "runs").iterdir()}
     wanted = {cell["run"] for cell in state["cells"]} - {None}
     assert len(wanted) == 4 and wanted < names
     assert len([name for name in names if name.endswith("-trial")]) == 2
+
+
+def test_one_process_has_the_same_results(place, finished):
+    del finished
+    run(place, f"--runs={place}/alone")
+    alone, together = (place / name / "runs" for name in ("alone", "runs"))
+    names = {path.name for path in alone.iterdir()}
+    assert names == {path.name for path in together.iterdir()}
+    for name in names:
+        one, other = (x / name / "metrics.csv" for x in (alone, together))
+        assert one.read_text() == other.read_text()
+        one, other = (
+            json.loads((x / name / "results.json").read_text())
+            for x in (alone, together)
+        )
+        # They say where the workdirs lie.
+        del one["settings"], other["settings"]
+        assert one == other
 
 
 def test_all_start_from_one_logistic_model(place, finished):
