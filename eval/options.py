@@ -20,6 +20,27 @@ FAULTS = (
         "rows", "", "Rows by name, apart by semicolons; empty = all methods."
     ),
 )
+PREPARATION_FAULTS = (
+    Option("out", "preparation_faults.csv", "CSV file to write."),
+    Option(
+        "kills", 20,
+        "Times that each program is killed; a quarter as often it is killed "
+        "beside two others, and finds its disk full.",
+        minimum=1,
+    ),
+    Option(
+        "pictures", 20,
+        "Pictures of validation and of test; of train there are four times as "
+        "many.",
+        minimum=8,
+    ),
+    Option(
+        "builds", "",
+        "What is built, apart by commas: folder, coco, cub, open_images, "
+        "labels (new ones for the records of coco), features; empty = all.",
+    ),
+    Option("draws", 0, "Seed of the moments.", minimum=0),
+)  # fmt: skip
 BENCHMARK = (
     Option("out", "", "JSON file to write."),
     Option("repeats", 3, _REPEATS, minimum=1),

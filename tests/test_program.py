@@ -28,6 +28,7 @@ PROGRAMS = {
     "eval.faults": "--faults",
     "eval.figures": "--runs",
     "eval.growth": "--scale",
+    "eval.preparation_faults": "--kills",
     "eval.report": "--out",
     "eval.run": "--plan",
     "eval.tables": "--out",
