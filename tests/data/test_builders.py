@@ -235,10 +235,12 @@ class TestPrepare:
             begun.wait()
             try:
                 builders.prepare(made[1], small.path)
+                place = Path(made[0].data_path).parent
+                # That of the slower one, and its directory of no downloads.
+                assert len([*place.glob("incomplete.*_2.2.0")]) == 2
             finally:
                 go.set()
             slower.result()
-        place = Path(made[0].data_path).parent
         assert [path.name for path in place.iterdir()] == ["2.2.0"]
         for builder in made:
             assert builder.info.splits["train"].num_examples == 10
