@@ -119,7 +119,7 @@ class Fault(NamedTuple):
       build: its name.
       fault: which kind.
       moment: when.
-      left: files and directories that data_prep.clean had to remove.
+      left: files that data_prep.clean had to remove.
       differences: paths that are not as without a fault.
       seconds: of the command that ran afterwards, without its imports.
     """
@@ -273,12 +273,12 @@ class Trials:
     def killed_at_operations(self, number: int) -> Iterator[Fault]:
         """Kills the program when it begins a file operation."""
         for n in range(number):
-            last = self._operation(n, number)
-            self._restore()
-            self._start(self._build, last=last).end()
-            yield self._again(
-                KILLED, f"operation {last} of {self.sound.operations}"
-            )
+            status = 0
+            while status != -signal.SIGKILL:
+                last = self._operation(n, number)
+                self._restore()
+                status = self._start(self._build, last=last).end().status
+            yield self._again(KILLED, self._words(last))
 
     def killed_at_times(self, number: int) -> Iterator[Fault]:
         """Kills the program whatever it does."""
@@ -290,26 +290,28 @@ class Trials:
             program.wait_for_operation()
             time.sleep(seconds)
             program.kill()
-            if program.end().status:
+            if program.end().status == -signal.SIGKILL:
                 killed += 1
                 yield self._again(KILLED, f"after {seconds:.3f} s")
 
     def beside_two(self, number: int) -> Iterator[Fault]:
         """Kills the first of three programs that do the same."""
         for n in range(number):
-            last = self._operation(n, number)
-            self._restore()
-            first = self._start(self._build, last=last)
-            first.wait_for_operation()
-            others = [self._start(self._build) for _ in range(2)]
-            first.end()
+            status = 0
+            while status != -signal.SIGKILL:  # else another was faster
+                last = self._operation(n, number)
+                self._restore()
+                first = self._start(self._build, last=last)
+                first.wait_for_operation()
+                others = [self._start(self._build) for _ in range(2)]
+                status = first.end().status
+                ended = [other.end() for other in others]
             wrong = [
-                f"status {ended.status}: {ended.errors.strip()}"
-                for ended in [other.end() for other in others]
-                if ended.status
+                f"status {x.status}: {x.errors.strip()}"
+                for x in ended
+                if x.status
             ]
-            moment = f"operation {last} of {self.sound.operations}"
-            yield self._again(BESIDE, moment, wrong)
+            yield self._again(BESIDE, self._words(last), wrong)
 
     def full_disk(self, number: int) -> Iterator[Fault]:
         """Lets no file grow beyond some size, then starts the program again."""
@@ -334,6 +336,9 @@ class Trials:
         """An operation of the n-th of equal parts of all."""
         part = self.sound.operations / number
         return int(self._random.uniform(n * part, (n + 1) * part)) + 1
+
+    def _words(self, operation: int) -> str:
+        return f"operation {operation} of {self.sound.operations}"
 
     def _again(
         self, fault: str, moment: str, wrong: Sequence[str] = ()
