@@ -315,7 +315,12 @@ class Trials:
 
     def full_disk(self, number: int) -> Iterator[Fault]:
         """Lets no file grow beyond some size, then starts the program again."""
-        largest = max(map(len, self._expected.values()))
+        before = contents(self._before)
+        largest = max(
+            len(content)
+            for name, content in self._expected.items()
+            if content != before.get(name)
+        )
         for _ in range(number):
             limit = self._random.randrange(largest)
             self._restore()
@@ -324,7 +329,6 @@ class Trials:
             if ended.status != 1 or ended.errors.count("\n") != 1:
                 wrong = [f"status {ended.status}: {ended.errors.strip()}"]
             # Each file is as it was, or whole.
-            before = contents(self._before)
             wrong += [
                 name
                 for name, content in contents(self._records).items()
