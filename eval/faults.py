@@ -2,11 +2,11 @@
 
     python -m eval.faults --out=faults.csv
 
-trains every method once without a fault. Then each is killed (SIGKILL) at
-random moments, killed while it writes a checkpoint, or meets a full disk, and
-is started again with the same command until it ends. Weights, optimizers,
-metrics.csv, results.json and predictions must then be those of the run
-without a fault, to the last bit. Prints a table; the exit status is 1 if
+trains every method once without a fault. Then each is killed (SIGKILL) at one
+of its file operations or at any time, or finds the disk full after some bytes
+of a file, and is started again with the same command until it ends. Weights,
+optimizers, metrics.csv, results.json and predictions must then be those of the
+run without a fault, to the last bit. Prints a table; the exit status is 1 if
 anything differs.
 """
 
@@ -21,12 +21,8 @@ if __name__ == "__main__":  # before TensorFlow, which takes seconds
 import collections
 import io
 import json
-import multiprocessing
-import os
 import random
-import resource
-import runpy
-import sys
+import signal
 import tempfile
 import time
 import zipfile
@@ -38,6 +34,8 @@ import h5py
 import numpy as np
 from absl import flags
 
+import imcl_tf.training.run  # noqa: F401, for the programs that are forked
+from eval.forked import Ended, Program
 from imcl_tf.data.kept import read_arrays
 from imcl_tf.files import fail, write_csv
 from imcl_tf.methods import METHODS
@@ -45,8 +43,8 @@ from imcl_tf.training.checkpoints import BEST, LATEST
 from imcl_tf.training.workdir import RESULTS
 
 FLAGS = flags.FLAGS
-KINDS = ("moment", "saving", "full disk")
-_SHARES = (0.5, 0.35, 0.15)
+KINDS = ("killed at a file operation", "killed at any time", "full disk")
+_SHARES = (0.4, 0.45, 0.15)
 # What each run trains with: small, but with every part of a run.
 _COMMON = (
     "--dataset=scenes/small", "--backbone=small_cnn", "--image_size=32",
@@ -77,15 +75,18 @@ _FIXED = (
     "--method=imcl", "--dictionary_size=200", "--regime=fixed_features",
     "--initial_head=solved", "--neighbors=chosen",
 )  # fmt: skip
-FORKS = multiprocessing.get_context("forkserver")
 
 
 class Fault(NamedTuple):
-    """What was done to a run. Attributes: kind, of `KINDS`; seconds, after
-    the run was started."""
+    """What was done to a run.
+
+    Attributes:
+      kind: one of `KINDS`.
+      moment: in words.
+    """
 
     kind: str
-    seconds: float
+    moment: str
 
 
 class Outcome(NamedTuple):
@@ -130,9 +131,7 @@ def survive(
       RuntimeError: if a run ends otherwise than it should.
     """
     whole = directory / "whole"
-    begun = time.perf_counter()
-    _end(_Program(command, whole))
-    seconds = time.perf_counter() - begun
+    sound = _sound(command, whole)
     size = (whole / "checkpoints" / LATEST).stat().st_size
     faults: list[Fault] = []
     differences: list[str] = []
@@ -141,106 +140,54 @@ def survive(
         workdir = directory / f"faulty-{runs}"
         while len(faults) < len(kinds):
             kind = kinds[len(faults)]
-            fault = _suffer(command, workdir, kind, rng, seconds, size)
-            if fault is None:  # it was at its end before
+            moment = _suffer(command, workdir, kind, rng, sound, size)
+            if not moment:
                 break
-            faults.append(fault)
-        _end(_Program(command, workdir))
+            faults.append(Fault(kind, moment))
+        _sound(command, workdir)
         differences += differing(whole, workdir)
         runs += 1
     return Outcome(faults, runs, differences)
 
 
-def _suffer(command, workdir, kind, rng, seconds, size) -> Fault | None:
-    """Starts a run and does it a fault; None = it had ended before."""
-    begun = time.perf_counter()
+def _start(command, workdir, **kwargs) -> Program:
+    flags_of_run = [*command, "--resume", f"--workdir={workdir}"]
+    return Program("imcl_tf.main", flags_of_run, workdir, **kwargs)
+
+
+def _sound(command, workdir) -> Ended:
+    """Runs to the end, which must be a good one."""
+    ended = _start(command, workdir).end()
+    if ended.status:
+        raise RuntimeError(f"a run failed: {ended.errors[-2000:]}")
+    return ended
+
+
+def _suffer(command, workdir, kind, rng, sound, size) -> str:
+    """Starts a run and does it a fault; "" = it came to its end before."""
     if kind == "full disk":
-        run = _Program(command, workdir, limit=rng.randint(1000, size))
-        status = run.wait()
-        if not status:
-            return None
-        last = run.output().splitlines()[-1]
-        if status != 1 or "imcl_tf: error: " not in last:
-            raise RuntimeError(f"full disk: status {status}, {last}")
-        return Fault(kind, time.perf_counter() - begun)
-    run = _Program(command, workdir)
-    end = begun + rng.uniform(0, seconds)
-    while run.is_running() and time.perf_counter() < end:
-        time.sleep(0.001)
-    while kind == "saving" and run.is_running() and not _is_saving(workdir):
-        time.sleep(0.001)
-    time.sleep(rng.uniform(0, 0.02))
-    if not run.kill():
-        return None
-    return Fault(kind, time.perf_counter() - begun)
-
-
-def _is_saving(workdir: Path) -> bool:
-    places = (workdir / "checkpoints", workdir / "initial" / "checkpoints")
-    return any(
-        name.startswith(".unfinished-")
-        for place in places
-        if place.is_dir()
-        for name in os.listdir(place)
-    )
-
-
-def _end(run: _Program):
-    """Waits for the end of a run, which must be a good one."""
-    if run.wait():
-        raise RuntimeError(f"a run failed: {run.output()[-2000:]}")
-
-
-class _Program:
-    """`python -m imcl_tf.main` in the background, to be killed.
-
-    In a process forked from one that has imported TensorFlow: most faults
-    would otherwise befall a program that still imports.
-
-    Args:
-      command: flags.
-      workdir: of the run.
-      limit: most bytes of a file, None = any: what a full disk is to a
-        program, without one.
-    """
-
-    def __init__(
-        self, command: tuple[str, ...], workdir: Path, limit: int | None = None
-    ):
-        self._log = workdir.with_name(f"{workdir.name}.log")
-        self._process = FORKS.Process(
-            target=_train,
-            args=((*command, "--resume", f"--workdir={workdir}"), self._log,
-                  limit),
-        )  # fmt: skip
-        self._process.start()
-
-    def is_running(self) -> bool:
-        return self._process.is_alive()
-
-    def wait(self) -> int:
-        """The exit status."""
-        self._process.join()
-        return self._process.exitcode
-
-    def kill(self) -> bool:
-        """Kills it; whether it was still running."""
-        self._process.kill()
-        return self.wait() < 0
-
-    def output(self) -> str:
-        """What it has written."""
-        return self._log.read_text("utf-8", "replace")
-
-
-def _train(command: tuple[str, ...], log: Path, limit: int | None):
-    with log.open("wb") as file:
-        for number in (1, 2):
-            os.dup2(file.fileno(), number)
-    if limit:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    sys.argv = ["imcl_tf.main", *command]
-    runpy.run_module("imcl_tf.main", run_name="__main__", alter_sys=True)
+        limit = rng.randint(1000, size)
+        ended = _start(command, workdir, limit=limit).end()
+        if not ended.status:
+            return ""
+        last = ended.errors.splitlines()[-1]
+        if ended.status != 1 or not last.startswith("imcl_tf: error: "):
+            raise RuntimeError(f"full disk: status {ended.status}, {last}")
+        return f"files of {limit} bytes"
+    if kind == "killed at a file operation":
+        operation = rng.randint(1, sound.operations)
+        ended = _start(command, workdir, last=operation).end()
+        moment = f"operation {operation} of {sound.operations}"
+    else:
+        seconds = rng.uniform(0, sound.seconds)
+        run = _start(command, workdir)
+        end = time.monotonic() + seconds
+        while run.is_running() and time.monotonic() < end:
+            time.sleep(0.001)
+        run.kill()
+        ended = run.end()
+        moment = f"after {seconds:.3f} of {sound.seconds:.3f} s"
+    return moment if ended.status == -signal.SIGKILL else ""
 
 
 def differing(one: Path, other: Path) -> list[str]:
@@ -311,7 +258,6 @@ def _weights(file: Path) -> dict[str, np.ndarray]:
 
 def main(argv: list[str]):
     del argv
-    FORKS.set_forkserver_preload(["imcl_tf.training.run"])
     chosen = rows()
     try:
         if FLAGS.rows:
@@ -338,9 +284,9 @@ def main(argv: list[str]):
             print(_line(name, outcome), flush=True)
         write_csv(
             out,
-            ("row", "kind", "seconds"),
+            ("row", *Fault._fields),
             [
-                (name, fault.kind, f"{fault.seconds:.3f}")
+                (name, *fault)
                 for name, outcome in outcomes.items()
                 for fault in outcome.faults
             ],
