@@ -14,6 +14,9 @@ EXTRAS = {
     "hub": ["keras-hub>=0.21"],  # vision models of KerasHub
     "graphs": ["mwparserfromhell>=0.6", "wn>=1"],  # Wikipedia, WordNet
     "plots": ["matplotlib>=3.9"],
+    # --export; their runtimes check what was converted.
+    "onnx": ["tf2onnx>=1.17", "onnx>=1.18", "onnxruntime>=1.22"],
+    "litert": ["ai-edge-litert>=2.0.2"],
 }
 
 setup(

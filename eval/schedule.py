@@ -23,6 +23,7 @@ from imcl_tf.data.label_updates import files_digest
 from imcl_tf.files import replacing
 from imcl_tf.options import Value
 from imcl_tf.settings import (
+    EXPORT,
     FILES,
     OBJECTS,
     PROGRAM_DATA,
@@ -34,7 +35,8 @@ from imcl_tf.training.workdir import RESULTS, Workdir
 # What no result depends on: where things lie; those of PROGRAM_DATA are in the
 # digests of the data.
 _PLACES = {
-    *(option.name for option in (*FILES, *PROGRAM_DATA)), "init_from", "seed",
+    *(option.name for option in (*FILES, *PROGRAM_DATA, EXPORT)),
+    "init_from", "seed",
 }  # fmt: skip
 _DEFAULTS = {name: str(x.default) for name, x in known_options().items()}
 _DIVERGED = "diverged.txt"  # in the workdir of a trial

@@ -55,6 +55,7 @@ _HOMES = {
     "run": "training.run",
     "evaluate": "training.evaluation",
     "export": "training.export",
+    "export_as": "training.conversion",
     "predict_features": "training.prediction",
     "predict_images": "training.prediction",
     "BestCheckpoint": "training.checkpoints",
@@ -113,6 +114,7 @@ if TYPE_CHECKING:
     from imcl_tf.training.callbacks import RateDecay as RateDecay
     from imcl_tf.training.callbacks import RateDrop as RateDrop
     from imcl_tf.training.checkpoints import BestCheckpoint as BestCheckpoint
+    from imcl_tf.training.conversion import export_as as export_as
     from imcl_tf.training.evaluation import evaluate as evaluate
     from imcl_tf.training.export import export as export
     from imcl_tf.training.prediction import predict_features as predict_features

@@ -42,7 +42,7 @@ GROUPS = {
             for option in options
         ),
     ),
-    "training": (*settings.FILES, *settings.TRAINING),
+    "training": (*settings.FILES, settings.EXPORT, *settings.TRAINING),
     "IMCL": settings.METHOD_OPTIONS[settings.DEFAULT_METHOD],
     "similar training pictures": settings.NEIGHBORS,
     "machine": settings.MACHINE,
@@ -52,6 +52,7 @@ _NOT_SEARCHED = {
     *(option.name for option in settings.PROGRAM_DATA),
     *(option.name for option in settings.FILES),
     *(option.name for option in settings.MACHINE),
+    settings.EXPORT.name,
     "seed",
 }
 # What data of features have no use for.
@@ -189,6 +190,7 @@ def main(argv: list[str]):
     from imcl_tf.ops.metrics import Support
     from imcl_tf.report.page import leave_report
     from imcl_tf.training import search
+    from imcl_tf.training.conversion import formats_of
     from imcl_tf.training.workdir import Workdir
 
     workdir = Path(FLAGS.workdir)
@@ -200,6 +202,7 @@ def main(argv: list[str]):
             FLAGS.backbone, FLAGS.backbone_weights, FLAGS.backbone_layer,
             FLAGS.backbone_input,
         )  # fmt: skip
+        formats_of(FLAGS.export)
         data = load_dataset(
             FLAGS.dataset, FLAGS.data_dir, FLAGS.on_bad_image,
             **program.values(settings.FOLDER),

@@ -27,6 +27,7 @@ class Option(NamedTuple):
       maximum: largest number allowed, None = any.
       repeated: whether a program's flag may be given more than once; its value
         is then a list of texts.
+      several: whether the value is any number of `choices`, apart by commas.
 
     Example:
       >>> import imcl_tf
@@ -43,6 +44,7 @@ class Option(NamedTuple):
     maximum: float | None = None
     repeated: bool = False
     forms: tuple[str, ...] = ()
+    several: bool = False
 
     def checked(self, value: Any) -> Value:
         """Returns `value` in the type of the option.
@@ -56,6 +58,8 @@ class Option(NamedTuple):
             bounds.
         """
         value = self._typed(value)
+        if self.several:
+            return self._several(value)
         known = (*self.choices, *self.forms)
         if known and value not in self.choices and not self._has_form(value):
             raise ValueError(
@@ -69,6 +73,15 @@ class Option(NamedTuple):
                 raise ValueError(
                     f"{self.name} must be {word} {bound:g}, got {value}"
                 )
+        return value
+
+    def _several(self, value):
+        names = value.split(",") if value else []
+        if not {*names} <= {*self.choices}:
+            raise ValueError(
+                f"{self.name} must be any of {', '.join(self.choices)}, apart "
+                f"by commas, got {value!r}"
+            )
         return value
 
     def _has_form(self, value):

@@ -180,7 +180,7 @@ def define(options: Iterable[Option], into: flags.FlagValues = flags.FLAGS):
 
 
 class _Checked(flags.ArgumentParser):
-    """Parses the flag of an option of several forms."""
+    """Parses the flag of an option of several forms or choices at once."""
 
     def __init__(self, option: Option):
         super().__init__()
@@ -196,7 +196,7 @@ def _make_flag(option: Option, into: flags.FlagValues):
             option.name, [], option.help, flag_values=into
         )
         return
-    if option.forms:
+    if option.forms or option.several:
         flags.DEFINE(
             _Checked(option), option.name, option.default, option.help,
             flag_values=into,
@@ -278,7 +278,8 @@ def _entry(option: Option) -> str:
         flag = f"--[no]{option.name}"
         default = str(default).lower()
     elif option.choices:
-        values = "|".join((*option.choices, *option.forms))
+        between = "," if option.several else "|"
+        values = between.join((*option.choices, *option.forms))
         flag = f"--{option.name}={values}"
     else:
         flag = f"--{option.name}={_KINDS[type(default)]}"

@@ -709,7 +709,21 @@ NEIGHBORS = (
         minimum=1,
     ),
 )  # fmt: skip
-RUN = (*DATA, *MODEL, *METHOD, *TRAINING, *NEIGHBORS, JIT)
+# Format -> where a run leaves it.
+EXPORTED = {
+    "pixels": "saved_model_pixels",
+    "onnx": "model.onnx",
+    "litert": "model.tflite",
+}
+EXPORT = Option(
+    "export", "",
+    "What to write beside saved_model, apart by commas: a SavedModel that "
+    "takes pixels, not files, and has no string operations (pixels); the same "
+    "as ONNX (onnx) or LiteRT (litert), which need the extras of these names. "
+    "A finished run with --resume writes what it lacks.",
+    choices=tuple(EXPORTED), several=True,
+)  # fmt: skip
+RUN = (*DATA, *MODEL, *METHOD, *TRAINING, *NEIGHBORS, JIT, EXPORT)
 # Arguments of `imcl_tf.run` that make the objects it takes.
 OBJECTS = (
     "backbone", "backbone_weights", "backbone_layer", "backbone_input",

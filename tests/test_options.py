@@ -76,3 +76,15 @@ def test_forms(value, good):
         return
     with pytest.raises(ValueError, match="one of a, FILE.keras, keras:NAME, "):
         option.checked(value)
+
+
+def test_several_choices():
+    option = Option("x", "", "Any.", choices=("a", "b", "c"), several=True)
+    for value in ("", "b", "c,a", "a,a"):
+        assert option.checked(value) == value
+    for value in ("d", "a,", "a b", ",", "a|b", "a, b"):
+        with pytest.raises(ValueError) as caught:
+            option.checked(value)
+        assert str(caught.value) == (
+            f"x must be any of a, b, c, apart by commas, got {value!r}"
+        )

@@ -27,7 +27,7 @@ SOURCE = r"[Ee]qs?\. \(|Algorithm \d|sec\. \d|released|CVPR|table \d"
 SHAPE = r"\[[BNMCdknpS\d., ]+[\]*]"
 TAKES_TENSORS = OF_PAPERS - {"RateDecay", "RateDrop", "run"} | {
     "Batch", "Batches", "Split", "Dictionary", "PseudoLabels", "check_labels",
-    "predict_images", "predict_features", "export", "backbone",
+    "predict_images", "predict_features", "export", "export_as", "backbone",
     "fixed_features",
 }  # fmt: skip
 

@@ -273,8 +273,16 @@ class MultiLabelModel(PartialLabelFitting):
             return scores
         return self._training_neighbors.mix(features, scores, self)
 
-    def propagated(self, probabilities: tf.Tensor) -> tf.Tensor:
-        """What labels [n, C] say of related ones; here nothing: themselves."""
+    def propagated(
+        self, probabilities: tf.Tensor, dense: bool = False
+    ) -> tf.Tensor:
+        """What labels [n, C] say of related ones; here nothing: themselves.
+
+        Args:
+          probabilities: [n, C] float32.
+          dense: do without sparse operations.
+        """
+        del dense
         return probabilities
 
     def scores(self, features: tf.Tensor) -> tf.Tensor:

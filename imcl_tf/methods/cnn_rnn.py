@@ -80,14 +80,17 @@ def beam_search(
             lambda x, parent=parent: tf.gather(x, parent, batch_dims=1),
             (state, used),
         )
-        used |= tf.one_hot(last, num_labels, True, False)
+        # Not tf.one_hot: ONNX has none of truth values.
+        used |= last[:, :, tf.newaxis] == tf.range(num_labels)
     return best
 
 
 def logit_of(log_probability: tf.Tensor) -> tf.Tensor:
     """log p - log(1 - p) of log p <= 0, at most about 16."""
     log_probability = tf.minimum(log_probability, -1e-7)
-    return log_probability - tf.math.log(-tf.math.expm1(log_probability))
+    # 1 - p = 2 t / (1 + t): as exact as by expm1, which ONNX does not have.
+    t = tf.tanh(-log_probability / 2)
+    return log_probability - tf.math.log(2 * t / (1 + t))
 
 
 @register_method("cnn_rnn")

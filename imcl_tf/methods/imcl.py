@@ -408,9 +408,11 @@ class IMCL(SimilarImages):
             weights, tf.reshape(atoms, tf.shape(neighbors.logits))
         )
 
-    def propagated(self, probabilities: tf.Tensor) -> tf.Tensor:
+    def propagated(
+        self, probabilities: tf.Tensor, dense: bool = False
+    ) -> tf.Tensor:
         """(1 + A y) / 2 of y = 2 p - 1, within [0, 1]."""
-        related = self._graph.propagate(2 * probabilities - 1)
+        related = self._graph.propagate(2 * probabilities - 1, dense)
         return tf.clip_by_value((1 + related) / 2, 0, 1)
 
     def get_config(self) -> dict:

@@ -291,11 +291,22 @@ class LabelGraph(keras.layers.Layer):
         )
         return tf.ensure_shape(tf.transpose(product), label_targets.shape)
 
-    def propagate(self, labels: tf.Tensor) -> tf.Tensor:
+    def propagate(self, labels: tf.Tensor, dense: bool = False) -> tf.Tensor:
         """Returns A y [n, C] of y [n, C], without a gradient.
 
         For exported models: a SavedModel does not hold that of a call.
+
+        Args:
+          labels: [n, C] float32, y.
+          dense: by A as a matrix [C, C], for converters of models, which know
+            no sparse product.
         """
+        if dense:
+            shape = [self.num_labels, self.num_labels]
+            a = tf.scatter_nd(
+                self.edges.value, tf.convert_to_tensor(self.edge_weights), shape
+            )
+            return tf.matmul(labels, a, transpose_b=True)
         return tf.transpose(
             _multiply(
                 _compressed(

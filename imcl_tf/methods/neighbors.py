@@ -117,6 +117,7 @@ class TrainingNeighbors:
         self._norms = tf.Variable(norms.astype(np.float32), trainable=False)
         self._labels = labels
         self._table: LabelTable | None = None
+        self._is_dense = False
 
     def mixed_by(self, mixing: Mixing) -> TrainingNeighbors:
         """The same images, which count in another way.
@@ -130,6 +131,19 @@ class TrainingNeighbors:
             )
         other = copy.copy(self)
         other.mixing = mixing.checked()
+        return other
+
+    def dense(self) -> TrainingNeighbors:
+        """The same images, kept in single precision and without sparse arrays.
+
+        For converters of exported models, which know no others; takes twice
+        the memory and M C bytes more.
+        """
+        other = copy.copy(self)
+        other._unit = tf.Variable(
+            tf.cast(self._unit, tf.float32), trainable=False
+        )
+        other._is_dense = True
         return other
 
     def mix(
@@ -185,19 +199,23 @@ class TrainingNeighbors:
             theirs if by_logits else model.scores(theirs)
         )
         if self.mixing.observed:
-            labels = self._observed().rows(chosen)
+            labels = self._observed(chosen)
             probabilities = tf.where(
                 labels == 0, probabilities, tf.cast(labels > 0, tf.float32)
             )
-        probabilities = model.propagated(probabilities)
+        probabilities = model.propagated(probabilities, self._is_dense)
         shape = tf.concat([tf.shape(found.indices), [model.num_labels]], 0)
         return found.cosines, tf.reshape(probabilities, shape)
 
-    def _observed(self) -> LabelTable:
+    def _observed(self, chosen: tf.Tensor) -> tf.Tensor:
+        """Labels [n, C] of stored images [n]."""
+        if self._is_dense:
+            labels = tf.gather(tf.constant(self._labels.toarray()), chosen)
+            return tf.cast(labels, tf.int32)  # LiteRT compares no int8
         if self._table is None:
             with tf.init_scope():  # not a tensor of the graph being traced
                 self._table = LabelTable(self._labels)
-        return self._table
+        return self._table.rows(chosen)
 
 
 def _mean_and_deviation(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

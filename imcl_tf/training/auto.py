@@ -28,6 +28,7 @@ from imcl_tf import presets
 from imcl_tf.data.features import fixed_features
 from imcl_tf.data.multi_label_dataset import MultiLabelDataset, never_absent
 from imcl_tf.data.pipeline import Split
+from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.ops.jackknife import mean_precisions, standard_error
 from imcl_tf.ops.labels import rows_alone
 from imcl_tf.ops.metrics import observed_counts
@@ -40,6 +41,7 @@ from imcl_tf.settings import (
     OBJECTS,
 )
 from imcl_tf.training.completion import check_size
+from imcl_tf.training.conversion import check_convertible, formats_of
 from imcl_tf.training.progress import report
 from imcl_tf.training.run import run
 from imcl_tf.training.trials import Part, Trials, explained, timed
@@ -108,6 +110,7 @@ def auto(
 
     Raises:
       ValueError: for `boost` or a wrong budget, and see `imcl_tf.run`.
+      ImportError: see there.
 
     Example:
       >>> import imcl_tf
@@ -124,6 +127,11 @@ def auto(
             "boost: auto tries methods on fixed features, which have no "
             "positions; expected another method, or no boost"
         )
+    formats = formats_of(options.get("export", ""))
+    if formats and backbone is not None:  # now, not after the trials
+        model = MultiLabelModel(backbone, data.num_labels)
+        model.build(backbone.input_shape)
+        check_convertible(model, formats)
     place = Path(workdir) / AUTO
 
     def train(data, backbone, trial, directory, **more):

@@ -54,6 +54,20 @@ def export(
     """
     path = Path(path)
     _check_names(model, label_names)
+    check_place(path)
+    functions = {
+        name: serve.get_concrete_function()
+        for name, serve in _signatures(model, [*label_names]).items()
+    }
+    save_functions(path, functions)
+
+
+def check_place(path: Path):
+    """Checks that an exported model may be written to `path`.
+
+    Raises:
+      FileExistsError: if something else is there.
+    """
     if path.is_file() or (
         path.is_dir()
         and any(path.iterdir())
@@ -62,12 +76,19 @@ def export(
         raise FileExistsError(
             f"{path}: exists and is no exported model; a new directory expected"
         )
-    # Not the model itself, with its optimizers and what training remembers.
+
+
+def save_functions(path: Path, functions: dict[str, Any]):
+    """Writes a SavedModel of functions alone; its parent is made.
+
+    Not of a model itself, with its optimizers and what training remembers.
+
+    Args:
+      path: directory.
+      functions: signature -> concrete function.
+    """
     module = tf.Module()
-    module.functions = {
-        name: serve.get_concrete_function()
-        for name, serve in _signatures(model, [*label_names]).items()
-    }
+    module.functions = functions
     module.weights = [
         function.graph.variables for function in module.functions.values()
     ]

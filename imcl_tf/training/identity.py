@@ -17,10 +17,10 @@ from imcl_tf.options import check_all
 from imcl_tf.settings import BUDGET, DATA_DIR
 
 ELSE = "take another workdir, or remove this one"
-# Flags that say where files lie, or how a run is watched.
+# Flags that say where files lie, or what is written beside the results.
 _WITHOUT_EFFECT = {
     "workdir", DATA_DIR.name, "features", BUDGET.name, "init_from",
-    "checkpoint_every",
+    "checkpoint_every", "export",
 }  # fmt: skip
 
 

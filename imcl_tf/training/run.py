@@ -22,9 +22,14 @@ from imcl_tf.methods.base import MultiLabelModel, registered_name
 from imcl_tf.methods.neighbors import Mixing, TrainingNeighbors
 from imcl_tf.ops.metrics import observed_counts, require_support
 from imcl_tf.options import check_all
-from imcl_tf.settings import OBJECTS, RUN, known_options
+from imcl_tf.settings import EXPORTED, OBJECTS, RUN, known_options
 from imcl_tf.training.checkpoints import is_whole
 from imcl_tf.training.completion import check_size, complete
+from imcl_tf.training.conversion import (
+    check_convertible,
+    export_as,
+    formats_of,
+)
 from imcl_tf.training.evaluation import (
     evaluate,
     scores,
@@ -86,7 +91,8 @@ def run(
       workdir: gets every file of the run.
       resume: continue a run of the same settings on the same data from its
         latest checkpoint; `epochs` may be more than before. A finished run is
-        returned, one that never began begins.
+        returned, once it has written what it lacks of `export`; one that never
+        began begins.
       tuning: the test split is not read, no model is exported or kept; the
         scores of the validation split are.
       keep_logistic: keep the initial logistic model of such a run.
@@ -105,8 +111,10 @@ def run(
         not fit, an `init_from` that has seen what this run hides or evaluates
         on, a train split without an observed label, a validation or test
         split in which no label has an observed positive and an observed
-        negative, a backbone that cannot be boosted, or `resume` with other
-        settings or data.
+        negative, a backbone that cannot be boosted, a model that a format of
+        `export` has no operations for, or `resume` with other settings or
+        data.
+      ImportError: if an extra is not installed that `export` needs.
 
     Example:
       >>> import imcl_tf
@@ -127,6 +135,7 @@ def run(
     if backbone is None:
         options = {"regime": "fixed_features"} | options
     given, own = _split_options(options, cls)
+    formats = [] if tuning else formats_of(given["export"])
     if given["completion_rounds"]:
         _check_completion(data, backbone, given)
     if backbone is None and given["regime"] != "fixed_features":
@@ -161,11 +170,17 @@ def run(
         settings,
         start.logistic if start else None,
     )
-    if resume and (finished := directory.finished(identity, tuning)):
+    finished = directory.finished(identity, tuning) if resume else None
+    if finished and not (lacking := directory.lacking(formats)):
         if finished.get("chosen") != chosen:  # by more trials than before
             finished |= {"chosen": chosen, "settings": settings.splitlines()}
             directory.restate(finished, settings)
         return finished
+    if finished:
+        logging.warning(
+            "resume: the finished run in %s is opened to write %s", workdir,
+            ", ".join(lacking),
+        )  # fmt: skip
     images = data.train.batches(
         given["batch_size"], seed=given["seed"], augment=given["augment"],
         augment_level=given["augment_level"],
@@ -184,6 +199,7 @@ def run(
     model.build((None, *images.input_shape))
     if start:
         start.load_logistic(logistic, data)
+    check_convertible(model, formats)
     warnings = guards(
         data, backbone, check_all(cls.OPTIONS, own) | given,
         start.warnings if start else [],
@@ -223,6 +239,9 @@ def run(
             "warnings": warnings,
         }
         directory.write_results(results, provenance(begun, commit, resumed))
+        # A run is finished without them: one that fails can be tried again.
+        for name in formats:
+            export_as(model, directory.path / EXPORTED[name], name)
         return results
 
 

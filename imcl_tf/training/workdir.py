@@ -23,6 +23,7 @@ from imcl_tf.data.kept import parse_json, read_array, read_arrays
 from imcl_tf.data.multi_label_dataset import MultiLabelDataset
 from imcl_tf.files import locked, replacing
 from imcl_tf.methods.base import MultiLabelModel
+from imcl_tf.settings import EXPORTED
 from imcl_tf.training.checkpoints import BEST, LATEST, PREVIOUS, is_whole
 from imcl_tf.training.identity import ELSE, Identity, check_same, is_fewer
 
@@ -39,7 +40,8 @@ _WRITTEN = (
     "metrics.csv", VALIDATION_SCORES, _LABELS, _IMAGES,
     "average_precision.csv", _FLAGS, "label_graph.npz", "labels.txt",
     PREDICTIONS, PROVENANCE, _CHECKPOINTS, "initial", "saved_model",
-    "tensorboard", "skipped_minibatches.csv", REPORT, RESULTS,
+    "tensorboard", "skipped_minibatches.csv", *EXPORTED.values(), REPORT,
+    RESULTS,
 )  # fmt: skip
 
 
@@ -141,6 +143,11 @@ class Workdir:
         results = self._results()
         return results if tuning and results or "mAP" in results else None
 
+    def lacking(self, formats: Sequence[str]) -> list[str]:
+        """What is not here of formats of the option `export`, by file."""
+        names = [EXPORTED[name] for name in formats]
+        return [name for name in names if not (self.path / name).exists()]
+
     def settings(self) -> dict[str, Any]:
         """The settings of the run here, none if no run has begun.
 
@@ -241,7 +248,12 @@ class Workdir:
         before = self._begun() if resume else None
         # Results of fewer epochs, and all that an earlier run left, would from
         # here on pass for this one's.
-        self._set_aside((REPORT, RESULTS) if before else _WRITTEN)
+        others = _WRITTEN
+        if before:
+            is_fewer = _is_fewer(Identity(**before["identity"]), identity)
+            exported = EXPORTED.values() if is_fewer else ()
+            others = (*exported, REPORT, RESULTS)
+        self._set_aside(others)
         names = "".join(f"{name}\n" for name in data.label_names)
         number = before["run"] if before else uuid.uuid4().hex
         run = {"run": number, "identity": identity._asdict()}

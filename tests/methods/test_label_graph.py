@@ -353,3 +353,6 @@ def test_propagation_is_the_call():
     )
     y = np.random.default_rng(1).normal(size=(5, 6)).astype(np.float32)
     np.testing.assert_allclose(graph.propagate(tf.constant(y)), graph(y))
+    np.testing.assert_allclose(
+        graph.propagate(tf.constant(y), dense=True), graph(y), atol=1e-6
+    )
