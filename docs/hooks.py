@@ -84,7 +84,7 @@ def flags_page() -> str:
         "Method": (*settings.METHOD, settings.BUDGET),
         "Training": settings.TRAINING,
         "Similar training pictures at prediction": settings.NEIGHBORS,
-        "Files": settings.FILES,
+        "Files": (*settings.FILES, settings.EXPORT),
         "Machine": settings.MACHINE,
     }
     for heading, options in groups.items():

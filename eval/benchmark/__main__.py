@@ -31,6 +31,12 @@ cost        Trainable parameters, training images per second and peak memory of
             processes of its own.
 variants    That of logistic with --mixed_precision=bfloat16, with --jit and
             with both against that with neither.
+serving     10,000 good and bad requests from 8 threads to an exported model of
+            small_cnn: each is answered, or refused, as when it is sent alone,
+            and memory does not grow. Needs Pillow, of the extra [plots].
+formats     Size and time per image of MobileNetV2 of 224 pixels and 100 labels,
+            as exported for files and for pixels, as ONNX and as LiteRT, and
+            how far its probabilities are off. Needs the extras [onnx,litert].
 start       From the start of `imcl_tf.main --dataset=scenes`, whose records
             exist, to the end of its first training step, against a process
             that imports TensorFlow alone.
@@ -51,11 +57,13 @@ from absl import flags
 
 from eval.benchmark.average_precision import average_precision
 from eval.benchmark.cost import by_row, cost
+from eval.benchmark.formats import formats
 from eval.benchmark.graph import graph
 from eval.benchmark.head import head
 from eval.benchmark.input import input_pipeline
 from eval.benchmark.measure import Figure
 from eval.benchmark.records import records
+from eval.benchmark.serving import serving
 from eval.benchmark.similarity import similarity
 from eval.benchmark.start import start
 from eval.benchmark.step import methods, step, variants
@@ -73,8 +81,12 @@ SECTIONS = {
     "methods": methods,
     "cost": cost,
     "variants": variants,
+    "serving": serving,
+    "formats": formats,
     "start": start,
 }
+# Sections that compare several of a kind, each of which has a row.
+ROWS = {"cost": "method", "formats": "format"}
 
 
 def table(section: str, figures: list[Figure]) -> str:
@@ -100,7 +112,8 @@ def main(argv: list[str]):
         for name in chosen:
             figures = SECTIONS[name](FLAGS.scale, FLAGS.repeats)
             results[name] = [figure._asdict() for figure in figures]
-            text = by_row(figures) if name == "cost" else table(name, figures)
+            kind = ROWS.get(name)
+            text = by_row(kind, figures) if kind else table(name, figures)
             print(text, flush=True)
         if FLAGS.out:
             with replacing(out) as new:

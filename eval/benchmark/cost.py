@@ -70,8 +70,13 @@ def cost(scale: float, repeats: int) -> list[Figure]:
     return figures
 
 
-def by_row(figures: list[Figure]) -> str:
-    """Figures named "ROW: COLUMN" as one Markdown table."""
+def by_row(kind: str, figures: list[Figure]) -> str:
+    """Figures named "ROW: COLUMN" as one Markdown table.
+
+    Args:
+      kind: heading of the rows.
+      figures: those of a row side by side, of each row the same ones.
+    """
     rows: dict[str, dict[str, str]] = {}
     for what, value, unit, _ in figures:
         row, column = what.split(": ")
@@ -79,7 +84,7 @@ def by_row(figures: list[Figure]) -> str:
         rows.setdefault(row, {})[title] = f"{value:.4g}"
     columns = [*next(iter(rows.values()))]
     return markdown(
-        ["method", *columns],
+        [kind, *columns],
         [[row, *cells.values()] for row, cells in rows.items()],
     )
 

@@ -195,26 +195,29 @@ def _checks(kind, head, encoded):
     )
     first, name, flags = _fields(head, (0, 4), (12, 4), (20, 1))
     is_animated = (name == _word(b"VP8X")) & (flags // 2 % 2 == 1)
-    return [
-        tf.debugging.Assert(condition, [message])
-        for condition, message in (
-            (
-                height * width <= MAXIMUM_PIXELS,
-                f"an image of more than {MAXIMUM_PIXELS:,} pixels",
-            ),
-            # TensorFlow 2.21 writes beyond its memory for some of them.
-            ((kind != _WEBP) | ~is_animated, "an animated WebP"),
-            (
-                (kind != _BMP) | _is_usable_bmp(head),
-                "a BMP with a palette, or of an unusual kind",
-            ),
-            # TensorFlow would decode a JPEG XL, of whatever size.
-            (
-                (kind != _OTHER) | (first == _word(b"GIF8")),
-                "not a JPEG, PNG, WebP, BMP or GIF",
-            ),
-        )
-    ]
+    checks = []
+    passed = tf.constant(True)
+    for condition, message in (
+        # TensorFlow would decode a JPEG XL, of whatever size.
+        (
+            (kind != _OTHER) | (first == _word(b"GIF8")),
+            "not a JPEG, PNG, WebP, BMP or GIF",
+        ),
+        # TensorFlow 2.21 writes beyond its memory for some of them.
+        ((kind != _WEBP) | ~is_animated, "an animated WebP"),
+        (
+            (kind != _BMP) | _is_usable_bmp(head),
+            "a BMP with a palette, or of an unusual kind",
+        ),
+        (
+            height * width <= MAXIMUM_PIXELS,
+            f"an image of more than {MAXIMUM_PIXELS:,} pixels",
+        ),
+    ):
+        # They run side by side: the first that fails is to be the only one.
+        checks.append(tf.debugging.Assert(condition | ~passed, [message]))
+        passed &= condition
+    return checks
 
 
 def _is_usable_bmp(head):

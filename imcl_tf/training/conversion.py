@@ -22,6 +22,7 @@ from imcl_tf.training.export import (
     FEATURES,
     SERVING,
     check_place,
+    function_of,
     save_functions,
 )
 
@@ -172,8 +173,7 @@ def _served(model):
         return {"probabilities": tf.sigmoid(model(inputs, training=False))}
 
     spec = tf.TensorSpec([None, *shape], dtype, name=name)
-    function = tf.function(serve, input_signature=[spec], autograph=False)
-    return function.get_concrete_function()
+    return function_of(serve, spec).get_concrete_function()
 
 
 @contextlib.contextmanager

@@ -125,7 +125,7 @@ def _signatures(model, label_names) -> dict[str, Any]:
         spec = tf.TensorSpec(
             [None, *model.feature_shape], tf.float32, name="features"
         )
-        served[FEATURES] = _function(of_features, spec)
+        served[FEATURES] = function_of(of_features, spec)
     if isinstance(model.backbone, keras.layers.Identity) and served:
         return {SERVING: served[FEATURES], **served}
     image_size, resizing = picture_format(model.backbone)
@@ -141,11 +141,24 @@ def _signatures(model, label_names) -> dict[str, Any]:
         return _outputs(model(pixels, training=False), label_names)
 
     spec = tf.TensorSpec([None], tf.string, name="images")
-    return {SERVING: _function(of_images, spec), **served}
+    return {SERVING: function_of(of_images, spec), **served}
 
 
-def _function(serve: Callable, spec: tf.TensorSpec):
-    return tf.function(serve, input_signature=[spec], autograph=False)
+def function_of(
+    serve: Callable[[tf.Tensor], dict[str, tf.Tensor]], spec: tf.TensorSpec
+) -> Any:
+    """A tf.function of one input, which refuses another shape.
+
+    Args:
+      serve: input -> name -> output.
+      spec: of the input.
+    """
+
+    def checked(inputs):
+        # A signature itself takes any: pictures of another size, say.
+        return serve(tf.ensure_shape(inputs, spec.shape))
+
+    return tf.function(checked, input_signature=[spec], autograph=False)
 
 
 def _outputs(scores: tf.Tensor, label_names: list[str]) -> dict:

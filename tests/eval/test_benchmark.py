@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 import scipy.sparse
+import tensorflow as tf
 
 from eval import growth
 from eval.benchmark import __main__ as benchmark
-from eval.benchmark import cost, graph, measure, step
+from eval.benchmark import cost, formats, graph, measure, serving, step
 from eval.benchmark import records as records_section
 from imcl_tf.data import records
 from imcl_tf.methods.base import METHODS
@@ -87,7 +88,7 @@ def test_unknown_section():
     (told,) = lines
     names = ", ".join(benchmark.SECTIONS)
     assert benchmark.SECTIONS.keys() - SECTIONS.keys() == {
-        "step", "methods", "cost", "variants",
+        "step", "methods", "cost", "variants", "serving", "formats",
     }  # fmt: skip
     assert told.endswith(f"expected sections of {names}, got 'nothing'")
 
@@ -185,10 +186,96 @@ def test_a_table_with_a_row_for_each_method():
         measure.Figure("a: time", 2, "s"), measure.Figure("a: size", 0.5, ""),
         measure.Figure("b: time", 3, "s"), measure.Figure("b: size", 4, ""),
     ]  # fmt: skip
-    assert cost.by_row(figures).splitlines() == [
+    assert cost.by_row("method", figures).splitlines() == [
         "| method | time, s | size |", "| --- | --- | --- |",
         "| a | 2 | 0.5 |", "| b | 3 | 4 |",
     ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    pytest.importorskip("PIL")
+    return serving.exported(str(tmp_path_factory.mktemp("served")))
+
+
+def test_requests_are_answered_alone(served):
+    """As Pillow and the network see the pictures, or refused by their name."""
+    kinds = {request.kind: request for request in serving.requests()}
+    assert len(kinds) == len([*serving.requests()]) > 100
+    bad = {kind for kind, request in kinds.items() if not request.is_good}
+    assert 30 < len(bad) < len(kinds) / 2
+    for kind, words in (
+        ("a page", "not a JPEG, PNG, WebP, BMP or GIF"),
+        ("a text", "not a JPEG, PNG, WebP, BMP or GIF"),
+        ("noise", "not a JPEG, PNG, WebP, BMP or GIF"),
+        ("4 good files and a page", "not a JPEG, PNG, WebP, BMP or GIF"),
+        ("an animated WebP", "an animated WebP"),
+        ("a PNG of a huge header", "more than 178,956,970 pixels"),
+        ("half a PNG", "Invalid PNG data"),
+        ("one file, no batch", "[] is not compatible with expected shape"),
+        ("features of another length", "[2,7] is not compatible with expect"),
+        ("numbers", "expected to be a string tensor but is a int32"),
+    ):
+        assert kind in bad
+        assert words in serving.answer(served, kinds[kind])
+    files = serving.good_files()
+    two = [kind for kind in files if kind.endswith(" of 60 x 80")][:2]
+    alone = [serving.answer(served, kinds[kind]) for kind in two]
+    batch = tf.constant([files[kind] for kind in two])
+    together = served.signatures["serving_default"](images=batch)
+    np.testing.assert_allclose(
+        np.concatenate(alone), together["probabilities"], atol=1e-6
+    )
+
+
+def test_a_wrong_answer_under_load_is_seen(served):
+    kinds = [*serving.requests()][::5]
+    assert 3 < sum(request.is_good for request in kinds) < len(kinds) - 3
+    found = serving.load(served, kinds, 200)
+    assert found.wrong == found.strange == {}
+    assert 0 < found.seconds < 300 and found.peak > 1e8
+
+    alone = 3 * len(kinds)
+
+    class Strained:
+        """Answers others once each request has been asked alone."""
+
+        calls = 0
+
+        def __init__(self, serve):
+            self.serve = serve
+
+        def __call__(self, **inputs):
+            Strained.calls += 1
+            if Strained.calls <= alone:
+                return self.serve(**inputs)
+            if Strained.calls % 2:
+                return {"probabilities": tf.zeros([1, 20])}
+            return self.serve(images=tf.constant([b"another"]))
+
+    class Model:
+        signatures = {k: Strained(x) for k, x in served.signatures.items()}
+
+    found = serving.load(Model, kinds, 60)
+    assert found.wrong and found.strange
+    # But a text that is no image may get the error of another one.
+    assert 50 < sum((*found.wrong.values(), *found.strange.values())) <= 60
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["onnx", *(pytest.param(name, marks=pytest.mark.slow)
+               for name in ("files", "pixels", "litert"))],
+)  # fmt: skip
+def test_formats(name, capsys):
+    if name in ("onnx", "litert"):
+        pytest.importorskip({"litert": "ai_edge_litert"}.get(name, name))
+    formats.time_format(name, "small_cnn", 0.01, 1)
+    size, difference, one, many = printed(capsys)
+    # Weights of small_cnn and 100 labels, four bytes each, and the graph.
+    assert 4e6 < size < 6e6
+    assert 0 <= difference < 1e-5
+    assert 0 < one < many < 60
 
 
 def test_growth(tmp_path, monkeypatch):

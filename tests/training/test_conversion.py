@@ -145,10 +145,16 @@ class TestAnswers:
     def test_of_a_network(self, name, format, tmp_path):
         model = of_pixels(imcl_tf.backbone(name))
         size = imcl_tf.picture_format(model.backbone).image_size
+        inputs = [random_pixels(1, size), random_pixels(5, size)]
+        kernel, bias = model.classifier.get_weights()
+        # Those of random weights may all be near 0.
+        logits = model.backbone(inputs[1]).numpy() @ kernel
+        size_of = np.sqrt(np.mean(np.square(logits)))
+        model.classifier.set_weights([kernel / size_of, bias])
         path = file_of(tmp_path, format)
         imcl_tf.export_as(model, path, format)
-        inputs = [random_pixels(1, size), random_pixels(5, size)]
         _, found = answers(path, format, inputs)
+        assert np.abs(found[1] - 0.5).mean() > 0.1
         for x, y in zip(inputs, found, strict=True):
             np.testing.assert_allclose(y, sigmoid(model(x).numpy()), atol=1e-5)
 
