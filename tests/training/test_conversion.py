@@ -129,7 +129,7 @@ class TestAnswers:
 
     @pytest.mark.parametrize("format", CONVERTED)
     @pytest.mark.parametrize(
-        "method", [n if n in ("imcl", "fast0tag", "wsabie")
+        "method", [n if n == "fast0tag"
                    else pytest.param(n, marks=pytest.mark.slow)
                    for n in METHODS],
     )  # fmt: skip
@@ -172,6 +172,10 @@ def test_pixels_need_no_strings(network, tmp_path):
         if name == "plain":
             shapes = {k: x.as_list() for k, x in serve.output_shapes.items()}
             assert shapes == {"probabilities": [None, C]}
+            with pytest.raises(
+                tf.errors.InvalidArgumentError, match="not compatible with"
+            ):
+                serve(pixels=tf.constant(random_pixels(2, size=9)))
     assert found == {"plain": False, "usual": True}
 
 
