@@ -307,7 +307,7 @@ class MultiLabelModel(PartialLabelFitting):
             whole minibatch, on each device, but for `batch.inputs`.
         """
         entropy = losses.cross_entropy(batch.labels, self.scores(features))
-        loss = mean_over_observed(entropy, batch.labels)
+        loss = losses.mean_over_observed(entropy, batch.labels)
         return {"loss": loss, "logistic_loss": loss}
 
     def start_from(self, logistic: MultiLabelModel):
@@ -501,9 +501,3 @@ class MultiLabelModel(PartialLabelFitting):
         backbone = keras.saving.deserialize_keras_object(config["backbone"])
         restore_frozen_statistics(backbone, config.pop("frozen_statistics", []))
         return cls(**{**config, "backbone": backbone})
-
-
-def mean_over_observed(per_image: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Sum of `per_image` [B] divided by the observed entries of the batch."""
-    observed = tf.math.count_nonzero(labels, dtype=tf.float32)
-    return tf.math.divide_no_nan(tf.reduce_sum(per_image), observed)

@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from imcl_tf.methods import label_graph as graphs
 from imcl_tf.methods.base import (
-    mean_over_observed,
     register_method,
 )
 from imcl_tf.methods.batches import (
@@ -354,7 +353,7 @@ class IMCL(SimilarImages):
         if self.loss_scale == "absolute":
             logistic = tf.reduce_mean(logistic)
         else:
-            logistic = mean_over_observed(logistic, batch.labels)
+            logistic = losses.mean_over_observed(logistic, batch.labels)
         if self.loss_scale == "common":
             ratios = 1 / mean_squares(targets, features)
         elif self.loss_scale == "initial":

@@ -7,7 +7,6 @@ import tensorflow as tf
 
 from imcl_tf.methods.base import (
     MultiLabelModel,
-    mean_over_observed,
     register_method,
 )
 from imcl_tf.methods.batches import Batch
@@ -106,4 +105,4 @@ class LatentNoise(MultiLabelModel):
     def loss_terms(self, features: tf.Tensor, batch: Batch) -> dict:
         logits = self.mention_logits(features)
         entropy = losses.cross_entropy(batch.labels, logits)
-        return {"loss": mean_over_observed(entropy, batch.labels)}
+        return {"loss": losses.mean_over_observed(entropy, batch.labels)}

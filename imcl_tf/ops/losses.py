@@ -34,6 +34,12 @@ def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.nn.softplus(-signs * logits) * tf.abs(signs), 1)
 
 
+def mean_over_observed(per_image: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Sum of `per_image` [B] divided by the observed entries of the batch."""
+    observed = tf.math.count_nonzero(labels, dtype=tf.float32)
+    return tf.math.divide_no_nan(tf.reduce_sum(per_image), observed)
+
+
 def combine(weights: tf.Tensor, neighbors: tf.Tensor) -> tf.Tensor:
     """Sums `neighbors` [B, k, n] with `weights` [B, k] to [B, n]."""
     return tf.linalg.matvec(neighbors, weights, transpose_a=True)

@@ -250,8 +250,8 @@ class Workdir:
         # here on pass for this one's.
         others = _WRITTEN
         if before:
-            is_fewer = _is_fewer(Identity(**before["identity"]), identity)
-            exported = EXPORTED.values() if is_fewer else ()
+            was_fewer = is_fewer(Identity(**before["identity"]), identity)
+            exported = EXPORTED.values() if was_fewer else ()
             others = (*exported, REPORT, RESULTS)
         self._set_aside(others)
         names = "".join(f"{name}\n" for name in data.label_names)
