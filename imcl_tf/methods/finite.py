@@ -40,8 +40,7 @@ class LastStep:
     """What became of the last step, kept where the step is computed.
 
     Attributes:
-      is_finite: [] bool, whether its loss and gradients were finite, and so
-        whether the step was made.
+      is_finite: [] bool, see the function of that name; else no step was made.
       image_index: [B] int32, the images of its minibatch.
     """
 
@@ -63,19 +62,16 @@ class LastStep:
         self.image_index.assign(image_index)
 
 
-def all_finite(*values: tf.Tensor | tf.IndexedSlices | None) -> tf.Tensor:
-    """Whether all numbers of all values are finite, [] bool.
+def is_finite(
+    loss: tf.Tensor, gradients: list[tf.Tensor | tf.IndexedSlices | None]
+) -> tf.Tensor:
+    """Whether a loss and the squares of its gradients are finite, [] bool.
 
-    On several devices the answer is that of all of them together.
+    The squares, for optimizers add them up: infinite ones would stop them for
+    good. On several devices the answer is that of all of them together.
     """
-    dense = [
-        value.values if isinstance(value, tf.IndexedSlices) else value
-        for value in values
-        if value is not None
-    ]
-    finite = tf.reduce_all(
-        tf.stack([tf.reduce_all(tf.math.is_finite(x)) for x in dense])
-    )
+    norm = tf.linalg.global_norm([g for g in gradients if g is not None])
+    finite = tf.math.is_finite(loss + tf.cast(norm, loss.dtype))
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return finite

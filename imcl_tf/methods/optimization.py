@@ -17,7 +17,7 @@ from imcl_tf.backbones.statistics import (
 )
 from imcl_tf.methods.averages import WeightAverage
 from imcl_tf.methods.batches import KERAS_ARGUMENTS, refuse
-from imcl_tf.methods.finite import ON_NAN, LastStep, Skipped, all_finite
+from imcl_tf.methods.finite import ON_NAN, LastStep, Skipped, is_finite
 
 
 class MultiOptimizerModel(keras.Model):
@@ -178,7 +178,7 @@ class MultiOptimizerModel(keras.Model):
         if self.clip_norm:
             flat = clipped(tf.nest.flatten(gradients), self.clip_norm)
             gradients = tf.nest.pack_sequence_as(gradients, flat)
-        is_finite = all_finite(loss, *tf.nest.flatten(gradients))
+        finite = is_finite(loss, tf.nest.flatten(gradients))
 
         def apply(gradients):
             for (optimizer, variables), gradient in zip(
@@ -186,7 +186,7 @@ class MultiOptimizerModel(keras.Model):
             ):
                 optimizer.apply(gradient, variables)
 
-        def decide(strategy, gradients, is_finite, values):
+        def decide(strategy, gradients, finite, values):
             def leave_out():
                 for (variable, _), value in zip(kept, values, strict=True):
                     strategy.extended.update(variable, _assign, (value,))
@@ -194,7 +194,7 @@ class MultiOptimizerModel(keras.Model):
                     optimizer.iterations.assign_add(1)
 
             tf.cond(
-                strategy.experimental_local_results(is_finite)[0],
+                strategy.experimental_local_results(finite)[0],
                 lambda: strategy.extended.call_for_each_replica(
                     apply, (gradients,)
                 ),
@@ -204,9 +204,9 @@ class MultiOptimizerModel(keras.Model):
         # A condition around what optimizers of several devices do must be that
         # of all devices at once.
         tf.distribute.get_replica_context().merge_call(
-            decide, (gradients, is_finite, [value for _, value in kept])
+            decide, (gradients, finite, [value for _, value in kept])
         )
-        return is_finite
+        return finite
 
     def moving_state(self) -> list[tuple[tf.Variable, tf.Tensor]]:
         """Returns what a step changes before its loss is known, as it is now.

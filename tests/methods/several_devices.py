@@ -43,7 +43,10 @@ _IMCL = {
 # Name -> method and its options.
 _COMPILED = {
     "recipe": {"clip_norm": 0.05, "layer_decay": 0.5, "ema_decay": 0.9},
+    "left_out": {"on_nan": "skip", "ema_decay": 0.9},
 }
+# An image of the second minibatch, which then makes no step.
+_SPOILED = {"left_out": 12}
 CASES = {
     name: (name, _OPTIONS.get(name, {}))
     for name in METHODS
@@ -53,11 +56,14 @@ CASES = {
     for name, options in _IMCL.items()
 }
 CASES["recipe"] = CASES["imcl"]
+CASES["left_out"] = CASES["imcl_minibatch"]
 
 
-def minibatches():
+def minibatches(spoiled=None):
     rng = np.random.default_rng(3)
     inputs = rng.normal(size=(N, PIXELS)).astype(np.float32)
+    if spoiled is not None:
+        inputs[spoiled] = np.nan
     labels = rng.choice([-1, 0, 0, 1], size=(N, C)).astype(np.int8)
     numbered = {"inputs": inputs, "image_index": np.arange(N, dtype=np.int32)}
     return tf.data.Dataset.from_tensor_slices((numbered, labels)).batch(BATCH)
@@ -75,7 +81,7 @@ def small_network():
     )
 
 
-def trained(cls, strategy, options, compiled):
+def trained(cls, strategy, options, compiled, spoiled):
     """Losses of the epochs, and everything that training changed, by name."""
     keras.backend.clear_session()  # the same names of variables
     keras.utils.set_random_seed(1)
@@ -84,7 +90,7 @@ def trained(cls, strategy, options, compiled):
         model.build((None, PIXELS))
         rmsprop = keras.optimizers.RMSprop(0.01, momentum=0.9, epsilon=1)
         model.compile(rmsprop, **compiled)
-    history = model.fit(minibatches(), epochs=EPOCHS, verbose=0).history
+    history = model.fit(minibatches(spoiled), epochs=EPOCHS, verbose=0).history
     left = {v.path: v.numpy() for v in model.variables}
     for name, state in model.training_state().items():
         if name.startswith("epoch_"):
@@ -92,13 +98,20 @@ def trained(cls, strategy, options, compiled):
         for copy in getattr(state, "values", (state,)):
             assert (copy.numpy() == state.numpy()).all(), f"{name}: copies"
         left[name] = state.numpy()
+    assert [s.step for s in model.skipped] == ([2, 5] if spoiled else [])
     return history, left
 
 
 def compare(name, strategy):
     method, options = CASES[name]
     one, several = (
-        trained(METHODS[method], devices, options, _COMPILED.get(name, {}))
+        trained(
+            METHODS[method],
+            devices,
+            options,
+            _COMPILED.get(name, {}),
+            _SPOILED.get(name),
+        )
         for devices in (tf.distribute.get_strategy(), strategy)
     )
     for expected, found in zip(one, several, strict=True):

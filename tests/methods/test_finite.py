@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import imcl_tf
 from imcl_tf.methods.base import METHODS, MultiLabelModel
-from imcl_tf.methods.finite import NonFiniteLossError, all_finite
+from imcl_tf.methods.finite import NonFiniteLossError, is_finite
 
 # Four minibatches of 8; the second has an image that is not a number.
 N, B, C, D = 32, 8, 4, 6
@@ -154,10 +154,12 @@ def test_unknown_choice():
         imcl_tf.MultiLabelModel(None, 2).compile("rmsprop", on_nan="ignore")
 
 
-def test_all_finite():
-    rows = tf.IndexedSlices(tf.constant([[1.0, np.inf]]), tf.constant([3]))
-    good = tf.IndexedSlices(tf.constant([[1.0, 2.0]]), tf.constant([3]))
-    assert all_finite(tf.constant(1.0), None, good)
-    assert not all_finite(tf.constant(1.0), None, rows)
-    assert not all_finite(tf.constant(np.nan), good)
-    assert not all_finite(tf.constant([1.0, -np.inf], tf.bfloat16))
+def test_is_finite():
+    one = tf.constant(1.0)
+    good = tf.IndexedSlices(tf.constant([[1.0, 1e10]]), tf.constant([3]))
+    assert is_finite(one, [None, good, tf.constant([2.0])])
+    assert not is_finite(tf.constant(np.nan), [good])
+    for value in (np.inf, np.nan, -1e30):  # the square of the last is infinite
+        rows = tf.IndexedSlices(tf.constant([[1.0, value]]), tf.constant([3]))
+        assert not is_finite(one, [None, rows])
+        assert not is_finite(one, [good, tf.constant([value])])
