@@ -15,9 +15,9 @@ INSTALL := $(BIN)/uv pip install --quiet --python
 DEMO := runs/demo
 MATRIX := build/matrix
 VERSIONS := 3.11 3.12 3.13
-# One more than two cores: tests wait for disks and for programs they start. A
-# process takes 3 GB.
-PYTEST := -m pytest --numprocesses=3 --dist=loadfile
+# As many as cores: tests wait for programs they start, but each further process
+# imports everything once more. A process takes up to 5 GB.
+PYTEST := -m pytest --numprocesses=2 --dist=loadfile
 # The first program compiles the packages for all others.
 unexport PYTHONDONTWRITEBYTECODE
 
