@@ -35,9 +35,10 @@ import numpy as np
 from absl import flags
 
 import imcl_tf.training.run  # noqa: F401, for the programs that are forked
+from eval import plan as plans
 from eval.forked import Ended, Program
 from imcl_tf.data.kept import read_arrays
-from imcl_tf.files import fail, write_csv
+from imcl_tf.files import fail, in_existing_directory, write_csv
 from imcl_tf.methods import METHODS
 from imcl_tf.training.checkpoints import BEST, LATEST
 from imcl_tf.training.workdir import RESULTS
@@ -109,7 +110,7 @@ def rows() -> dict[str, tuple[str, ...]]:
         name: (f"--method={name}", *_OF_METHODS.get(name, ()))
         for name in METHODS
     }
-    own |= {"imcl, recipe": _RECIPE, "imcl, fixed features": _FIXED}
+    own |= {"imcl_recipe": _RECIPE, "imcl_fixed_features": _FIXED}
     return {name: (*_COMMON, *given) for name, given in own.items()}
 
 
@@ -261,17 +262,9 @@ def main(argv: list[str]):
     chosen = rows()
     try:
         if FLAGS.rows:
-            names = [name.strip() for name in FLAGS.rows.split(";")]
-            unknown = [name for name in names if name not in chosen]
-            if unknown:
-                raise ValueError(
-                    f"--rows: no row {unknown[0]!r}; expected some of "
-                    f"{'; '.join(chosen)}"
-                )
+            names = plans.listed("rows", FLAGS.rows, chosen)
             chosen = {name: chosen[name] for name in names}
-        out = Path(FLAGS.out)
-        if not out.parent.is_dir():  # not found out after an hour
-            raise FileNotFoundError(f"{out.parent}: no such directory")
+        out = in_existing_directory(Path(FLAGS.out))
         outcomes = {}
         print(f"| row | {' | '.join(KINDS)} | ended | equal |")
         print("|---|---|---|---|---|---|")

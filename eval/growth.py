@@ -28,7 +28,12 @@ import tensorflow as tf
 from absl import flags
 
 from eval.benchmark.measure import BATCH, FEATURES, LABELS, NEIGHBORS, call
-from imcl_tf.files import fail, replacing, write_csv
+from imcl_tf.files import (
+    fail,
+    in_existing_directory,
+    replacing,
+    write_csv,
+)
 from imcl_tf.ops.similarity import joint_nonnegative_omp
 
 FLAGS = flags.FLAGS
@@ -162,9 +167,7 @@ def plot(points: list[Point], path: Path):
 def main(argv: list[str]):
     del argv
     try:
-        out = Path(FLAGS.out)
-        if not out.parent.is_dir():  # not found out after minutes
-            raise FileNotFoundError(f"{out.parent}: no such directory")
+        out = in_existing_directory(Path(FLAGS.out))
         points = curves(FLAGS.scale, FLAGS.repeats)
         write_csv(
             out,

@@ -16,9 +16,7 @@ FAULTS = (
     Option("out", "faults.csv", "CSV file that lists every fault."),
     Option("faults", 20, "Faults of each row.", minimum=1),
     Option("seed", 0, "Seed of kinds and moments of the faults.", minimum=0),
-    Option(
-        "rows", "", "Rows by name, apart by semicolons; empty = all methods."
-    ),
+    Option("rows", "", "Rows by name, apart by commas; empty = all methods."),
 )
 PREPARATION_FAULTS = (
     Option("out", "preparation_faults.csv", "CSV file to write."),

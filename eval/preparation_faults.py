@@ -41,7 +41,7 @@ from eval import plan as plans
 from eval import raw_files
 from eval.forked import FORKS, Ended, Program
 from imcl_tf.data.picture_digests import SETTLED
-from imcl_tf.files import fail, write_csv
+from imcl_tf.files import fail, in_existing_directory, write_csv
 
 FLAGS = flags.FLAGS
 KILLED, BESIDE, FULL = "killed", "killed beside two others", "full disk"
@@ -328,9 +328,7 @@ def _row(name: str, sound: Ended, faults: list[Fault]) -> str:
 def main(argv: list[str]):
     del argv
     try:
-        out = Path(FLAGS.out)
-        if not out.parent.is_dir():  # not found out after minutes
-            raise FileNotFoundError(f"{out.parent}: no such directory")
+        out = in_existing_directory(Path(FLAGS.out))
         names = (
             plans.listed("builds", FLAGS.builds, BUILDS)
             if FLAGS.builds

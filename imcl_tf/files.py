@@ -167,6 +167,17 @@ def existing_file(path: Path) -> Path:
     return path
 
 
+def in_existing_directory(path: Path) -> Path:
+    """Returns `path`, a file to be written after a long time.
+
+    Raises:
+      FileNotFoundError: if there is no such directory.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such directory")
+    return path
+
+
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]):
     """Writes a CSV file, whole or not at all."""
     with (

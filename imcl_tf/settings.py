@@ -220,6 +220,7 @@ INITIAL_STAGE = (
         "Decoupled weight decay of the initial logistic model.", minimum=0,
     ),
 )  # fmt: skip
+ON_NAN = ("stop", "skip")
 BOTH_STAGES = (
     Option(
         "regime", "end_to_end",
@@ -303,7 +304,7 @@ BOTH_STAGES = (
         "What happens at a minibatch whose loss or gradient is not finite: "
         "training stops and names its images (stop), or it is left out and "
         "listed in skipped_minibatches.csv (skip).",
-        choices=("stop", "skip"),
+        choices=ON_NAN,
     ),
     Option(
         "keep", "best",

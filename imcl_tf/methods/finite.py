@@ -14,7 +14,6 @@ from imcl_tf.data.records import from_bytes
 from imcl_tf.methods.batches import TrainingData
 from imcl_tf.methods.epochs import StepCallback
 
-ON_NAN = ("stop", "skip")
 # So many in a row are no accident of a minibatch: the weights are at fault.
 _MOST_IN_A_ROW = 10
 

@@ -17,7 +17,8 @@ from imcl_tf.backbones.statistics import (
 )
 from imcl_tf.methods.averages import WeightAverage
 from imcl_tf.methods.batches import KERAS_ARGUMENTS, refuse
-from imcl_tf.methods.finite import ON_NAN, LastStep, Skipped, is_finite
+from imcl_tf.methods.finite import LastStep, Skipped, is_finite
+from imcl_tf.settings import ON_NAN
 
 
 class MultiOptimizerModel(keras.Model):
