@@ -67,7 +67,7 @@ from eval.benchmark.serving import serving
 from eval.benchmark.similarity import similarity
 from eval.benchmark.start import start
 from eval.benchmark.step import methods, step, variants
-from imcl_tf.files import fail, replacing
+from imcl_tf.files import fail, in_existing_directory, replacing
 
 FLAGS = flags.FLAGS
 SECTIONS = {
@@ -105,9 +105,7 @@ def main(argv: list[str]):
             raise ValueError(
                 f"expected sections of {', '.join(SECTIONS)}, got {name!r}"
             )
-        out = Path(FLAGS.out or "results.json")
-        if not out.parent.is_dir():  # not found out after an hour
-            raise FileNotFoundError(f"{out.parent}: no such directory")
+        out = in_existing_directory(Path(FLAGS.out or "results.json"))
         results = {}
         for name in chosen:
             figures = SECTIONS[name](FLAGS.scale, FLAGS.repeats)
