@@ -270,7 +270,7 @@ def main(argv: list[str]):
         print("|---|---|---|---|---|---|")
         for name, command in chosen.items():
             with tempfile.TemporaryDirectory(dir=out.parent) as place:
-                rng = random.Random(FLAGS.seed)
+                rng = random.Random(f"{FLAGS.seed} {name}")
                 kinds = rng.choices(KINDS, _SHARES, k=FLAGS.faults)
                 outcome = survive(command, kinds, rng, Path(place))
             outcomes[name] = outcome
