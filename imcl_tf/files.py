@@ -143,6 +143,16 @@ def locked(
         os.close(handle)
 
 
+def remove_unfinished(directory: Path):
+    """Removes what killed programs were writing to a directory.
+
+    Args:
+      directory: that no other program writes to; it need not exist.
+    """
+    for path in directory.glob(f"{UNFINISHED}*"):
+        _remove(path)
+
+
 def make_directory(flag: str, path: Path):
     """Makes a directory that a flag names, with those above it.
 

@@ -21,7 +21,7 @@ from imcl_tf.data import records
 from imcl_tf.data.cells import listed
 from imcl_tf.data.kept import parse_json, read_array, read_arrays
 from imcl_tf.data.multi_label_dataset import MultiLabelDataset
-from imcl_tf.files import locked, replacing
+from imcl_tf.files import locked, remove_unfinished, replacing
 from imcl_tf.methods.base import MultiLabelModel
 from imcl_tf.settings import EXPORTED
 from imcl_tf.training.checkpoints import BEST, LATEST, PREVIOUS, is_whole
@@ -110,11 +110,16 @@ class Workdir:
         place.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(locked(place, wait=False))
+                is_locked = stack.enter_context(locked(place, wait=False))
             except BlockingIOError as error:
                 raise WorkdirInUseError(
                     f"workdir: another program is training in {self.path}"
                 ) from error
+            if is_locked:
+                # Of killed runs: checkpoints among them may be large.
+                for parent in (self.path, self.initial):
+                    for directory in (parent, parent / _CHECKPOINTS):
+                        remove_unfinished(directory)
             yield
 
     def finished(self, identity: Identity, tuning: bool = False) -> dict | None:

@@ -233,6 +233,24 @@ class TestStart:
         with begun.alone():
             pass
 
+    def test_what_a_killed_run_was_writing_is_removed(self, begun):
+        initial = begun.initial / "checkpoints"
+        initial.mkdir(parents=True)
+        name = ".unfinished-0123-latest.keras"
+        parts = [
+            place / name
+            for place in (
+                begun.path, begun.path / "checkpoints", begun.initial, initial
+            )
+        ]  # fmt: skip
+        for part in parts:
+            part.write_text("half")
+        whole = initial / "latest.keras"
+        whole.write_text("whole")
+        with begun.alone():
+            assert not any(part.exists() for part in parts)
+        assert whole.read_text() == "whole"
+
     def test_unwritable_places(self, tmp_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(OSError, match="file is no directory"):
