@@ -27,6 +27,7 @@ and exports it. The settings of flags/NAME.cfg are read first; the command line
 wins over them. --flagfile=FILE reads further flags from a file.
 """
 _FIXED = "fixed_features"
+_MULTI_WORKER = "multi_worker"
 # What a head that is solved looks at.
 _OF_HEAD = {"regime", "unit_norm", "penalty"}
 GROUPS = {
@@ -187,9 +188,10 @@ def main(argv: list[str]):
 
     from imcl_tf.backbones.make import check
     from imcl_tf.data.datasets import load_dataset
+    from imcl_tf.ops import workers
     from imcl_tf.ops.metrics import Support
     from imcl_tf.report.page import leave_report
-    from imcl_tf.training import search
+    from imcl_tf.training import search, together
     from imcl_tf.training.conversion import formats_of
     from imcl_tf.training.workdir import Workdir
 
@@ -197,6 +199,9 @@ def main(argv: list[str]):
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     try:
+        if FLAGS.strategy == _MULTI_WORKER:
+            _refuse_choices_of_one_worker()
+            workers.start()  # before TensorFlow computes anything
         Workdir(workdir).check_writable()
         check(
             FLAGS.backbone, FLAGS.backbone_weights, FLAGS.backbone_layer,
@@ -215,13 +220,16 @@ def main(argv: list[str]):
             trials = search.read_trials(Path(FLAGS.search))
             chosen |= tune(data, chosen, workdir, trials)
             resume = _is_of_best(workdir, chosen, trials)
-        results = run(data, chosen, workdir, resume=resume)
+        with together.one_workdir(workdir) as place:
+            results = run(data, chosen, place, resume=resume)
     except (
         ValueError, OSError, ImportError, FloatingPointError,
         tf.errors.OpError,
     ) as error:  # fmt: skip
         logging.debug("Where it happened:", exc_info=True)
-        fail(error)
+        fail(together.explained(error))
+    if workers.current().index:
+        return
     leave_report(workdir, data)
     print(
         f"{data.name} test mAP: initial logistic "
@@ -229,6 +237,19 @@ def main(argv: list[str]):
         f"{results['mAP']:.2f}  ({workdir / 'results.json'})\n"
         f"over {Support(**results['mAP_support'])}"
     )
+
+
+def _refuse_choices_of_one_worker():
+    """Workers that choose by themselves would train different models."""
+    for given, what in (
+        (FLAGS.method == settings.AUTO, f"--method={settings.AUTO} chooses"),
+        (FLAGS.search, "--search searches"),
+    ):
+        if given:
+            raise ValueError(
+                f"strategy: {what} settings on one machine; then train with "
+                f"these and --strategy={_MULTI_WORKER}"
+            )
 
 
 def _warn_of_random_weights():
@@ -344,6 +365,7 @@ def run(
     )
     keras.utils.set_random_seed(chosen["seed"])
     strategy = tf.distribute.get_strategy()
+    # Workers need no strategy: the methods exchange what they must.
     if chosen["strategy"] == "mirrored":
         strategy = _mirrored()
     with strategy.scope():

@@ -741,9 +741,10 @@ MACHINE = (
     ),
     Option(
         "strategy", "none",
-        "Devices to train on: one (none), or all GPUs of this machine "
-        "(mirrored).",
-        choices=("none", "mirrored"),
+        "Devices to train on: one (none), all GPUs of this machine "
+        "(mirrored), or one of each worker that TF_CONFIG or Slurm names, on "
+        "several machines (multi_worker).",
+        choices=("none", "mirrored", "multi_worker"),
     ),
 )  # fmt: skip
 FILES = (

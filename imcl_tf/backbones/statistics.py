@@ -1,8 +1,13 @@
-"""Statistics of batch normalisation: fixed ones, and over several devices."""
+"""Statistics of batch normalisation: fixed ones, and over devices, workers."""
 
 from __future__ import annotations
 
+import functools
+
 import keras
+import tensorflow as tf
+
+from imcl_tf.ops import workers
 
 
 def freeze_batch_statistics(model: keras.Model):
@@ -62,6 +67,45 @@ def synchronize_batch_statistics(model: keras.layers.Layer):
     """
     for layer in batch_normalizations(model):
         layer.synchronized = True
+
+
+def share_batch_statistics(model: keras.layers.Layer):
+    """Makes every batch normalisation take its statistics over all workers.
+
+    Args:
+      model: changed in place; networks within it too.
+    """
+    for layer in batch_normalizations(model):
+        # Keras' own, of `synchronized`, are over the devices of a strategy.
+        layer._moments = functools.partial(_moments_of_all, layer)
+
+
+def _moments_of_all(layer, inputs, mask):
+    """Mean and variance [channels] over the whole minibatch, of a share."""
+    del mask  # networks of pictures have none
+    axes = layer._reduction_axes
+    count = tf.size(inputs) // tf.shape(inputs)[layer.axis]
+    # Around the stored mean, for the squares of large numbers cancel out.
+    around = tf.cast(layer.moving_mean, inputs.dtype)
+    apart = inputs - _broadcast(layer, around, inputs)
+    sums = workers.all_sum(
+        tf.stack(
+            [
+                tf.reduce_sum(apart, axes),
+                tf.reduce_sum(tf.square(apart), axes),
+                tf.fill(tf.shape(around), tf.cast(count, inputs.dtype)),
+            ]
+        )
+    )
+    mean, squares = sums[0] / sums[2], sums[1] / sums[2]
+    return around + mean, tf.maximum(squares - tf.square(mean), 0.0)
+
+
+def _broadcast(layer, of_channels, inputs):
+    """Numbers [channels] in a shape to add to `inputs`."""
+    shape = [1] * inputs.shape.rank
+    shape[layer.axis] = -1
+    return tf.reshape(of_channels, shape)
 
 
 def batch_normalizations(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import itertools
 import json
@@ -26,6 +27,7 @@ from imcl_tf.data.multi_label_dataset import (
 from imcl_tf.data.pipeline import without_autograph
 from imcl_tf.data.pixels import decode_and_resize
 from imcl_tf.files import locked, replacing
+from imcl_tf.ops import workers
 
 # Below TFDS's directory: features of records that lie where no one may write.
 ELSEWHERE = "imcl_features"
@@ -77,7 +79,8 @@ def fixed_features(
     image_size, resizing = picture_format(backbone)
     name = f"{backbone.name}-{_digest(data, backbone)}"
     directory = _directory(data, name)
-    _note_user(directory, data, backbone, used_by)
+    if workers.current().index == 0:
+        _note_user(directory, data, backbone, used_by)
     run = tf.function(
         lambda images: backbone(images, training=False),
         autograph=False, reduce_retracing=True,
@@ -192,10 +195,32 @@ def _note_user(directory, data, backbone, used_by):
 
 @without_autograph
 def _write_missing(files, split, run, image_size, batch_size, resizing):
-    """Writes those feature files of a split that are not there yet."""
-    missing = [n for n, file in enumerate(files) if not Path(file).exists()]
+    """Writes those feature files of a split that are not there yet.
+
+    Each worker writes its share, and then those that are missing all the same,
+    if the others write to another disk.
+    """
+    share = workers.current()
+    missing = _missing(files)
     progress = keras.utils.Progbar(sum(split.lengths), unit_name="image")
     progress.update(sum(split.lengths) - sum(split.lengths[n] for n in missing))
+    write = functools.partial(
+        _write, files, split, run, image_size, batch_size, resizing, progress
+    )
+    write(missing[share.index :: share.number])
+    workers.wait_for_all()
+    if share.number > 1:
+        write(_missing(files))
+
+
+def _missing(files):
+    return [n for n, file in enumerate(files) if not Path(file).exists()]
+
+
+def _write(
+    files, split, run, image_size, batch_size, resizing, progress, missing
+):  # fmt: skip
+    """Writes the files of these numbers."""
     if not missing:
         return
     features = _features_of(

@@ -20,7 +20,9 @@ from imcl_tf.data.pixels import (
     augmented,
     decode_and_resize,
 )
+from imcl_tf.ops import workers
 from imcl_tf.ops.labels import LabelTable
+from imcl_tf.ops.workers import ALONE, Workers
 
 _SHUFFLE_BUFFER = 10_000
 _PARALLEL_FILES = 16
@@ -192,14 +194,14 @@ class Batches:
             self.split, self.label_table, self.input_shape,
             self.batch_size, self.seed,
             AUGMENTATIONS[self.augment_level] if augmented else None,
-            self.resizing, first_step,
+            self.resizing, first_step, workers.current(),
         )  # fmt: skip
 
     def one_pass(self) -> tf.data.Dataset:
         """Minibatches as those of training, once, in the records' order."""
         return one_pass(
             self.split, self.label_table, self.input_shape,
-            self.batch_size, self.resizing,
+            self.batch_size, self.resizing, workers.current(),
         )  # fmt: skip
 
     def load_inputs(self, image_index: np.ndarray) -> np.ndarray:
@@ -236,14 +238,16 @@ def with_inputs(
     input_shape: tuple[int, ...],
     batch_size: int,
     resizing: Resizing = SQUASHED,
+    share: Workers = ALONE,
 ) -> tf.data.Dataset:
-    """Numbered records -> (image_index [B], inputs [B, *input_shape]).
+    """Numbered records -> (image_index [B], inputs [b, *input_shape]).
 
     Args:
       ds: of `indexed_records`.
       input_shape: (S, S, 3) for image records, (d,) for feature records.
       batch_size: B; the last minibatch may be smaller.
       resizing: of images to S x S.
+      share: whose b rows of a minibatch are decoded.
 
     Returns:
       uint8 images or float32 features.
@@ -251,15 +255,35 @@ def with_inputs(
     if len(input_shape) == 1:
         # Feature records parse faster a batch at a time.
         return ds.batch(batch_size).map(
-            lambda i, r: (i, records.decode_features(r, input_shape[0])),
+            lambda i, r: (
+                i,
+                records.decode_features(share.rows(r), input_shape[0]),
+            ),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
 
-    def decode(index, record):
+    def decode(record):
         _, encoded = records.decode_image(record)
-        return index, decode_and_resize(encoded, input_shape[0], resizing)
+        return decode_and_resize(encoded, input_shape[0], resizing)
 
-    return ds.map(decode, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
+    if share.number == 1:
+        return ds.map(
+            lambda index, record: (index, decode(record)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        ).batch(batch_size)
+
+    def decode_own(place, numbered):
+        index, record = numbered
+        is_own = place % batch_size % share.number == share.index
+        nothing = tf.zeros(input_shape, tf.uint8)
+        return index, tf.cond(is_own, lambda: decode(record), lambda: nothing)
+
+    return (
+        ds.enumerate()
+        .map(decode_own, num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(batch_size)
+        .map(lambda index, images: (index, share.rows(images)))
+    )
 
 
 def with_labels(ds: tf.data.Dataset, labels: LabelTable) -> tf.data.Dataset:
@@ -283,6 +307,7 @@ def training_batches(
     augmentation: Augmentation | None = None,
     resizing: Resizing = SQUASHED,
     first_step: int = 0,
+    share: Workers = ALONE,
 ) -> tf.data.Dataset:
     """Endless shuffled minibatches, each epoch in a new order.
 
@@ -298,9 +323,10 @@ def training_batches(
       resizing: of images to S x S, before that.
       first_step: where to begin, in minibatches; what comes before is read,
         but not decoded.
+      share: whose b rows of a minibatch are decoded; all are read.
 
     Returns:
-      ({"inputs": [B, *input_shape], "image_index": [B] int32},
+      ({"inputs": [b, *input_shape], "image_index": [B] int32},
       labels [B, C] int8). An epoch is ceil(N / B) minibatches.
     """
     steps_per_epoch = math.ceil(sum(split.lengths) / batch_size)
@@ -318,11 +344,13 @@ def training_batches(
         )
         ds = indexed_records(split, folded)
         ds = ds.skip(tf.cast(skipped, tf.int64))
-        return with_inputs(ds, input_shape, batch_size, resizing)
+        return with_inputs(ds, input_shape, batch_size, resizing, share)
 
     ds = tf.data.Dataset.counter(first_epoch).flat_map(epoch)
     if augmentation:
-        ds = augmented(ds, input_shape[0], seed, first_step, augmentation)
+        ds = augmented(
+            ds, input_shape[0], seed, first_step, augmentation, share
+        )
     return prefetched(with_labels(ds, labels))
 
 
@@ -333,9 +361,12 @@ def one_pass(
     input_shape: tuple[int, ...],
     batch_size: int,
     resizing: Resizing = SQUASHED,
+    share: Workers = ALONE,
 ) -> tf.data.Dataset:
     """Minibatches as those of training, once, in the order of the records."""
-    ds = with_inputs(indexed_records(split), input_shape, batch_size, resizing)
+    ds = with_inputs(
+        indexed_records(split), input_shape, batch_size, resizing, share
+    )
     return prefetched(with_labels(ds, labels))
 
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from imcl_tf.backbones.pictures import SQUASHED, Resizing
 from imcl_tf.data.decoding import decode_stored
+from imcl_tf.ops.workers import ALONE, Workers
 
 _LONGEST = 16  # times the shorter side
 
@@ -96,15 +97,17 @@ def augmented(
     seed: int,
     first_step: int = 0,
     augmentation: Augmentation = AUGMENTATIONS["light"],
+    share: Workers = ALONE,
 ) -> tf.data.Dataset:
     """Crops each image at random, back to its size, and mirrors every other.
 
     Args:
-      ds: (image_index [B], images [B, S, S, 3] uint8).
+      ds: (image_index [B], images [b, S, S, 3] uint8).
       image_size: S.
       seed: of all that is random, together with the step.
       first_step: number of the first minibatch.
       augmentation: how much is cropped, and what else is done.
+      share: whose rows of the minibatch the images are.
 
     Returns:
       elements as those of `ds`.
@@ -113,15 +116,21 @@ def augmented(
     def change(batch, step):
         index, images = batch
         step_seed = tf.stack([seed, step])
+
+        def drawn(number, purpose):
+            """Random numbers [number, b] in [0, 1), of the rows of a share."""
+            own_seed = _folded(step_seed, purpose) if purpose else step_seed
+            shape = [number, tf.size(index)]
+            u = tf.random.stateless_uniform(shape, own_seed)
+            return u[:, share.index :: share.number]
+
         images = _cropped(
-            images, image_size, step_seed, augmentation.minimum_area
+            images, image_size, drawn(4, 0), augmentation.minimum_area
         )
         if augmentation.colour:
-            images = _recoloured(
-                images, _folded(step_seed, 1), augmentation.colour
-            )
+            images = _recoloured(images, drawn(3, 1), augmentation.colour)
         if augmentation.erased:
-            images = _erased(images, _folded(step_seed, 2), augmentation.erased)
+            images = _erased(images, drawn(4, 2), augmentation.erased)
         return index, tf.cast(tf.round(images), tf.uint8)
 
     steps = tf.data.Dataset.counter(first_step)
@@ -134,10 +143,8 @@ def _folded(seed, purpose):
     return tf.random.experimental.stateless_fold_in(seed, purpose)
 
 
-def _cropped(images, image_size, seed, minimum_area):
+def _cropped(images, image_size, u, minimum_area):
     """Random squares of images [B, S, S, 3], in their size, some mirrored."""
-    size = tf.shape(images)[0]
-    u = tf.random.stateless_uniform([4, size], seed)
     side = tf.sqrt(minimum_area + (1.0 - minimum_area) * u[0])
     top, left = u[1] * (1.0 - side), u[2] * (1.0 - side)
     right = left + side
@@ -153,16 +160,14 @@ def _cropped(images, image_size, seed, minimum_area):
         1,
     )
     return tf.image.crop_and_resize(
-        images, boxes, tf.range(size), [image_size, image_size]
+        images, boxes, tf.range(tf.shape(images)[0]), [image_size, image_size]
     )
 
 
-def _recoloured(images, seed, amount):
+def _recoloured(images, u, amount):
     """Images [B, S, S, 3] of other brightness, contrast and saturation."""
-    size = tf.shape(images)[0]
-    factors = tf.random.stateless_uniform(
-        [3, size, 1, 1, 1], seed, 1.0 - amount, 1.0 + amount
-    )
+    factors = u[:, :, tf.newaxis, tf.newaxis, tf.newaxis]
+    factors = factors * (2.0 * amount) + (1.0 - amount)
     images *= factors[0]
     mean = tf.reduce_mean(images, [1, 2, 3], keepdims=True)
     images = mean + factors[1] * (images - mean)
@@ -171,10 +176,10 @@ def _recoloured(images, seed, amount):
     return tf.clip_by_value(images, 0.0, 255.0)
 
 
-def _erased(images, seed, largest):
+def _erased(images, u, largest):
     """Images [B, S, S, 3], every other with a gray square within it."""
     shape = tf.shape(images)
-    u = tf.random.stateless_uniform([4, shape[0], 1], seed)
+    u = u[..., tf.newaxis]
     side = tf.where(u[0] < 0.5, largest * u[1], 0.0)
     # Middles of the pixels, as shares of the side.
     place = (tf.range(tf.cast(shape[1], tf.float32)) + 0.5) / tf.cast(

@@ -303,8 +303,8 @@ class MultiLabelModel(PartialLabelFitting):
 
         Args:
           features: [B, d] float32, or [B, h, w, d].
-          batch: of the same B images. On several devices both are those of the
-            whole minibatch, on each device, but for `batch.inputs`.
+          batch: of the same B images. On several devices or workers both are
+            those of the whole minibatch, on each, but for `batch.inputs`.
         """
         entropy = losses.cross_entropy(batch.labels, self.scores(features))
         loss = losses.mean_over_observed(entropy, batch.labels)
@@ -359,12 +359,13 @@ class MultiLabelModel(PartialLabelFitting):
         return self.pseudo_labels.rows(batch.image_index)
 
     @functools.cached_property
-    def score_step(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        """Scores [B, C] of what `fit` takes, outside training, compiled."""
+    def score_step(self) -> Callable[[Batch], tf.Tensor]:
+        """Scores [B, C] of a minibatch, outside training, compiled."""
         return tf.function(self._score, autograph=False, reduce_retracing=True)
 
-    def _score(self, inputs: tf.Tensor) -> tf.Tensor:
-        return self.scores(self.features_of(inputs, training=False))
+    def _score(self, batch: Batch) -> tf.Tensor:
+        features = self.features_of(batch.inputs, training=False)
+        return self.scores(whole_minibatch(features, batch)[0])
 
     @functools.cached_property
     def evaluation_step(self) -> Callable[[Batch], tuple[tf.Tensor, dict]]:
@@ -375,6 +376,7 @@ class MultiLabelModel(PartialLabelFitting):
 
     def _evaluate_batch(self, batch: Batch) -> tuple[tf.Tensor, dict]:
         features = self.features_of(batch.inputs, training=False)
+        features, batch = whole_minibatch(features, batch)
         return self.predictions(features), self.loss_terms(features, batch)
 
     def train_step(self, data: tuple) -> dict:

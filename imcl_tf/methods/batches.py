@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from imcl_tf.data.pipeline import Batches
 from imcl_tf.data.tensors import TensorBatches
+from imcl_tf.ops import workers
 
 TrainingData = Batches | TensorBatches
 # Arguments of Keras that would change what a method minimises or reports.
@@ -46,7 +47,7 @@ class Batch(NamedTuple):
 
     Attributes:
       inputs: [B, H, W, 3] uint8 or float images in [0, 255], or [B, d] float
-        features.
+        features; of several workers the share of one, see `whole_minibatch`.
       labels: [B, C] int8 in {-1, 0, +1}, 0 = unobserved.
       image_index: [B] int32, number of the image in the training set, -1 where
         it is not a training image.
@@ -64,14 +65,19 @@ class Batch(NamedTuple):
 
     @classmethod
     def unpack(cls, data: tuple) -> Batch:
-        """From (inputs, labels); inputs may be a dict with `image_index`."""
+        """From (inputs, labels); inputs may be a dict with `image_index`.
+
+        A worker takes its share of inputs that are those of all images.
+        """
         inputs, labels, *weights = data
         refuse(sample_weight=next(iter(weights), None))
+        size = tf.shape(labels)[0]
         if isinstance(inputs, dict):
             index = tf.cast(inputs["image_index"], tf.int32)
-            return cls(inputs["inputs"], labels, index)
-        unknown = tf.fill([tf.shape(labels)[0]], -1)
-        return cls(inputs, labels, unknown)
+            inputs = inputs["inputs"]
+        else:
+            index = tf.fill([size], -1)
+        return cls(workers.current().own(inputs, size), labels, index)
 
     def spec(self) -> Batch:
         """TensorSpecs of minibatches like this one, of any size."""
@@ -83,20 +89,24 @@ class Batch(NamedTuple):
 def whole_minibatch(
     features: tf.Tensor, batch: Batch
 ) -> tuple[tf.Tensor, Batch]:
-    """Gathers a minibatch that a strategy has divided among its devices.
+    """Gathers a minibatch that is divided among devices or workers.
 
-    The CNN sees a device's share. All that comes after the features sees the
-    whole minibatch, on each device: sums, counts, candidates and
+    The CNN sees a share. All that comes after the features sees the whole
+    minibatch, on each device and worker: sums, counts, candidates and
     pseudo-labels are then those of one device, for any loss.
 
     Args:
-      features: [b, ...] float32, of the device's share; b may be 0.
-      batch: the share.
+      features: [b, ...] float32, of the share; b may be 0.
+      batch: the share; of a worker its labels and image_index are those of
+        the whole minibatch.
 
     Returns:
       features [B, ...], and a `Batch` with labels and image_index of all B
       images; its `inputs` are still those of the share.
     """
+    features = workers.joined(
+        features, tf.shape(batch.labels)[0], _fingerprint(batch)
+    )
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return features, batch
@@ -106,6 +116,16 @@ def whole_minibatch(
         labels=tf.cast(labels, batch.labels.dtype),
         image_index=context.all_gather(batch.image_index, 0),
     )
+
+
+def _fingerprint(batch: Batch) -> tf.Tensor:
+    """[] int32 in [0, 2^16), another one of other labels or images."""
+    labels = tf.cast(batch.labels, tf.int32)
+    size, number = tf.unstack(tf.shape(labels))
+    place = tf.reshape(tf.range(size * number), [size, number])
+    of_labels = tf.reduce_sum(labels * (1 + place % 251))
+    of_images = tf.reduce_sum(batch.image_index % 8191 * (1 + tf.range(size)))
+    return (of_labels + of_images) % 65_521
 
 
 def require_numbers(data: TrainingData, what: str):

@@ -92,7 +92,7 @@ class Curriculum(MultiLabelModel):
             batch = Batch.unpack(minibatch)
             labels = label_by_score(
                 batch.labels,
-                self.score_step(batch.inputs),
+                self.score_step(batch),
                 self.curriculum_threshold,
             )
             pseudo_labels.update(batch.image_index, labels)

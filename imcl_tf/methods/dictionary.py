@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from imcl_tf.methods.batches import TrainingData
 from imcl_tf.methods.epochs import StepCallback
+from imcl_tf.ops import workers
 from imcl_tf.ops.labels import LabelTable
 
 _PART = 256  # images
@@ -23,6 +24,8 @@ _PART = 256  # images
 
 class Dictionary:
     """M training images with their stored features and label atoms.
+
+    Worker r of n keeps the m entries r, r + n, ... (n = 1: m = M).
 
     Args:
       image_index: [M] int, numbers of the images in the training set, sorted
@@ -32,11 +35,16 @@ class Dictionary:
       inputs: see `store_inputs`, which may also come later.
 
     Attributes:
-      inputs: [M, H, W, 3] uint8 images or [M, d] float32 features, what the
+      image_index: [M] int32, as given.
+      own_index: [m] int32, those of this worker's entries.
+      inputs: [m, H, W, 3] uint8 images or [m, d] float32 features, what the
         model's `fit` takes; None before `store_inputs`.
       is_filled: [] bool, whether features and atoms have been computed.
-      features: [M, d] float16, f when last refreshed.
-      label_atoms: [M, C] float16, A y when last refreshed.
+      features: [m, d] float16, f when last refreshed.
+      label_atoms: [m, C] float16, A y when last refreshed.
+
+    Raises:
+      ValueError: if there are fewer entries than workers.
 
     Example:
       >>> import imcl_tf, numpy as np, scipy.sparse
@@ -54,20 +62,28 @@ class Dictionary:
         num_features: int,
         inputs: np.ndarray | None = None,
     ):
-        size = len(image_index)
+        self._share = workers.current()
+        if len(image_index) < self._share.number:
+            raise ValueError(
+                f"a dictionary of {len(image_index)} images cannot be divided "
+                f"among {self._share.number} workers"
+            )
         self.image_index = tf.constant(image_index, tf.int32)
+        self.own_index = self._share.rows(self.image_index)
         self.inputs: tf.Variable | None = None
         self.is_filled = tf.Variable(False, trainable=False)
         if inputs is not None:
             self.store_inputs(inputs)
         self._labels = labels
         slots = np.full(labels.num_images + 1, -1, np.int32)
-        slots[image_index] = np.arange(size)
+        slots[image_index] = np.arange(len(image_index))
         self._slots = tf.constant(slots)
         # Half precision halves what a large dictionary takes. Everything that
         # is computed from it is computed in float32.
         self.features, self.label_atoms = (
-            tf.Variable(tf.zeros([size, n], tf.float16), trainable=False)
+            tf.Variable(
+                tf.zeros([len(self.own_index), n], tf.float16), trainable=False
+            )
             for n in (num_features, labels.num_labels)
         )
 
@@ -77,10 +93,10 @@ class Dictionary:
         return bool(self.is_filled.numpy())
 
     def store_inputs(self, inputs: np.ndarray):
-        """Keeps what the entries are computed from.
+        """Keeps what this worker's entries are computed from.
 
         Args:
-          inputs: [M, H, W, 3] uint8 images or [M, d] float32 features.
+          inputs: [m, H, W, 3] uint8 images or [m, d] float32 features.
         """
         # In host memory: a step reads few rows. Copied in chunks: converting
         # all at once takes three times the memory.
@@ -92,13 +108,16 @@ class Dictionary:
             part = tf.constant(inputs[start : start + _PART])
             _store(self.inputs, start + tf.range(len(part)), part)
 
-    def state(self) -> dict[str, tf.Variable]:
+    def state(self) -> dict[str, tf.Variable | Divided]:
         """Returns what is saved with a model's weights, by name."""
         return {
-            "dictionary_features": self.features,
-            "dictionary_label_atoms": self.label_atoms,
+            "dictionary_features": self._whole(self.features),
+            "dictionary_label_atoms": self._whole(self.label_atoms),
             "dictionary_filled": self.is_filled,
         }
+
+    def _whole(self, own: tf.Variable) -> tf.Variable | Divided:
+        return own if self._share.number == 1 else Divided(own, len(self))
 
     def __len__(self):
         return self.image_index.shape[0]
@@ -115,19 +134,68 @@ class Dictionary:
         """Returns the observed labels [n, C] int8 of entries `slots` [n]."""
         return self._labels.rows(tf.gather(self.image_index, slots))
 
+    def own_slots(self, slots: np.ndarray | None = None) -> np.ndarray:
+        """Those of some entries, None = all, that this worker keeps."""
+        if slots is None:
+            slots = np.arange(len(self))
+        return slots[slots % self._share.number == self._share.index]
+
+    def rows_of(
+        self, slots: tf.Tensor, values: Callable[[tf.Tensor], tf.Tensor]
+    ) -> tf.Tensor:
+        """Returns rows [n, d] float32 of entries `slots` [n] of all workers.
+
+        Args:
+          slots: [n] int32.
+          values: rows [n] of this worker's entries -> [n, d].
+        """
+        if self._share.number == 1:
+            return values(slots)
+        is_own = slots % self._share.number == self._share.index
+        found = values(tf.where(is_own, slots // self._share.number, 0))
+        return workers.sum_of_parts(tf.where(is_own[:, tf.newaxis], found, 0.0))
+
     def refresh(self, encode: Callable, slots: tf.Tensor):
         """Stores features and atoms of some entries under the current model.
 
         Args:
           encode: (inputs [n, ...], labels [n, C]) -> features [n, d], label
             atoms [n, C].
-          slots: [n] int32, distinct entries.
+          slots: [n] int32, distinct entries of this worker.
         """
-        encoded = encode(tf.gather(self.inputs, slots), self.labels(slots))
-        for stored, rows in zip(
+        rows = slots // self._share.number
+        encoded = encode(tf.gather(self.inputs, rows), self.labels(slots))
+        for stored, new in zip(
             (self.features, self.label_atoms), encoded, strict=True
         ):
-            _store(stored, slots, tf.saturate_cast(rows, stored.dtype))
+            _store(stored, rows, tf.saturate_cast(new, stored.dtype))
+
+
+class Divided:
+    """Rows that workers share, saved and loaded as if they were one variable.
+
+    Args:
+      own: [m, n], this worker's rows.
+      size: M, of all workers.
+    """
+
+    def __init__(self, own: tf.Variable, size: int):
+        self._own, self._size = own, size
+
+    def numpy(self) -> np.ndarray:
+        """Gathers all rows, [M, n]; every worker must call this."""
+        parts = []
+        step = _PART * workers.current().number
+        for start in range(0, self._size, step):
+            rows = self._own[start // step * _PART :][:_PART]
+            size = min(step, self._size - start)
+            part = workers.joined(tf.cast(rows, tf.float32), size)
+            parts.append(tf.cast(part, self._own.dtype).numpy())
+        return np.concatenate(parts)
+
+    def assign(self, rows: np.ndarray):
+        """Keeps this worker's of rows [M, n]."""
+        self._own.assign(workers.current().rows(rows))
 
 
 class DictionaryRefresh(StepCallback):

@@ -159,7 +159,7 @@ class EntropyMaximisation(MultiLabelModel):
             batch = Batch.unpack(minibatch)
             marks = self.pseudo_labels_of(batch)
             free = (batch.labels == 0) & (marks == 0)
-            yield batch, free.numpy(), self.score_step(batch.inputs).numpy()
+            yield batch, free.numpy(), self.score_step(batch).numpy()
 
     def loss_terms(self, features: tf.Tensor, batch: Batch) -> dict:
         entropy = weighted_entropy(

@@ -26,6 +26,7 @@ from imcl_tf.methods.batches import (
 from imcl_tf.methods.epochs import steps_taken
 from imcl_tf.methods.finite import FiniteLoss, NonFiniteLossError
 from imcl_tf.methods.optimization import MultiOptimizerModel
+from imcl_tf.ops import workers
 from imcl_tf.ops.labels import check_labels
 from imcl_tf.ops.metrics import (
     AveragePrecision,
@@ -167,6 +168,10 @@ class PartialLabelFitting(MultiOptimizerModel):
             self.prepare(data)
         self._build_for(data)
         self.build_optimizers()
+        state = [*self.variables]
+        for optimizer in self.optimizers:
+            state += optimizer.variables
+        workers.same_as_first([variable.value for variable in state])
 
     def _training_data(self, x, y, batch_size) -> TrainingData:
         if isinstance(x, Split):

@@ -13,11 +13,13 @@ import tensorflow as tf
 from imcl_tf.backbones.depth import layer_groups
 from imcl_tf.backbones.statistics import (
     batch_normalizations,
+    share_batch_statistics,
     synchronize_batch_statistics,
 )
 from imcl_tf.methods.averages import WeightAverage
 from imcl_tf.methods.batches import KERAS_ARGUMENTS, refuse
 from imcl_tf.methods.finite import LastStep, Skipped, is_finite
+from imcl_tf.ops import workers
 from imcl_tf.settings import ON_NAN
 
 
@@ -103,6 +105,8 @@ class MultiOptimizerModel(keras.Model):
         self._layer_optimizers = []
         self.backbone_optimizer = _optimizer(backbone_optimizer)
         several = self.distribute_strategy.num_replicas_in_sync > 1
+        if workers.current().number > 1:
+            share_batch_statistics(self.backbone)
         for name in ("optimizer", "backbone_optimizer"):
             _refuse_optimizer(name, getattr(self, name), several)
         if several:
@@ -297,13 +301,36 @@ def _gradients_of(
 ) -> list:
     """Returns this device's part of the gradient of `loss`.
 
-    Each device has the loss of the whole minibatch, and optimizers add up the
-    gradients of the devices.
+    Each device and worker has the loss of the whole minibatch. Optimizers add
+    up the gradients of the devices; those of the workers are added up here.
     """
-    devices = tf.distribute.get_strategy().num_replicas_in_sync
-    return tape.gradient(
-        loss, variables, output_gradients=tf.constant(1.0 / devices)
+    parts = tf.distribute.get_strategy().num_replicas_in_sync
+    parts *= workers.current().number
+    gradients = tape.gradient(
+        loss, variables, output_gradients=tf.constant(1.0 / parts)
     )
+    return _summed(gradients)
+
+
+def _summed(gradients: list) -> list:
+    """The gradients of all workers together, in one exchange."""
+    if workers.current().number == 1:
+        return gradients
+    flat = [x for x in tf.nest.flatten(gradients) if x is not None]
+    flat = [tf.convert_to_tensor(x) for x in flat]
+    joined = tf.concat([tf.reshape(x, [-1]) for x in flat], 0)
+    parts = tf.split(
+        workers.all_sum(joined), tf.stack([tf.size(x) for x in flat]),
+        num=len(flat),
+    )  # fmt: skip
+    whole = iter(
+        tf.reshape(part, tf.shape(x))
+        for part, x in zip(parts, flat, strict=True)
+    )
+    return [
+        [None if x is None else next(whole) for x in group]
+        for group in gradients
+    ]
 
 
 def clipped(gradients: list, clip_norm: float) -> list:

@@ -82,7 +82,7 @@ class Selective(Asymmetric):
         total, images = 0.0, 0
         for minibatch in data.one_pass():
             batch = Batch.unpack(minibatch)
-            present = tf.sigmoid(self.score_step(batch.inputs))
+            present = tf.sigmoid(self.score_step(batch))
             total += tf.reduce_sum(tf.cast(present, tf.float64), 0)
             images += len(present)
         return total / images

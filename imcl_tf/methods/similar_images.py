@@ -16,6 +16,7 @@ from imcl_tf.methods.batches import (
     Batch,
     TrainingData,
     require_numbers,
+    whole_minibatch,
 )
 from imcl_tf.methods.class_onehot import ClassOneHot
 from imcl_tf.methods.dictionary import (
@@ -25,6 +26,7 @@ from imcl_tf.methods.dictionary import (
 )
 from imcl_tf.methods.fixed_similarities import FixedSimilarities
 from imcl_tf.methods.pictures import Pictures
+from imcl_tf.ops import workers
 from imcl_tf.ops.similarity import SOLVERS, Similarities
 
 
@@ -149,7 +151,7 @@ class SimilarImages(MultiLabelModel):
         if dictionary is not None:
             if dictionary.inputs is None:
                 dictionary.store_inputs(
-                    data.load_inputs(dictionary.image_index.numpy())
+                    data.load_inputs(dictionary.own_index.numpy())
                 )
             if not dictionary.filled:
                 self.refresh_dictionary()
@@ -179,9 +181,11 @@ class SimilarImages(MultiLabelModel):
             return Similarities(own[:, tf.newaxis], weights, weights)
         if self.fixed_similarities is not None:
             return self.fixed_similarities.of(batch.image_index, size)
-        label_atoms = [self.label_atoms(batch.labels, logits)]
-        feature_atoms, numbers = [features], [batch.image_index]
-        exclude = [own]
+        # A worker looks among its share of the candidates.
+        rows = workers.current().rows
+        label_atoms = [self.label_atoms(rows(batch.labels), rows(logits))]
+        feature_atoms, numbers = [rows(features)], [rows(batch.image_index)]
+        exclude, sizes = [own], [size]
         if self.dictionary is not None:
             stored = self.dictionary
             # An image of the minibatch may stand in the dictionary as well.
@@ -189,12 +193,13 @@ class SimilarImages(MultiLabelModel):
             exclude.append(tf.where(slots < 0, -1, slots + size))
             label_atoms.append(stored.label_atoms)
             feature_atoms.append(stored.features)
-            numbers.append(stored.image_index)
+            numbers.append(stored.own_index)
+            sizes.append(len(stored))
         targets = self.label_targets(batch.labels, logits)
         found = self._solve(
             self._join_classes(targets, batch.image_index), features,
             tuple(map(self._join_classes, label_atoms, numbers)),
-            tuple(feature_atoms), tf.stack(exclude, 1),
+            tuple(feature_atoms), tf.stack(exclude, 1), sizes,
         )  # fmt: skip
         return Similarities(*map(tf.stop_gradient, found))
 
@@ -207,10 +212,13 @@ class SimilarImages(MultiLabelModel):
 
     def _find_similar(self, batch: Batch) -> Similarities:
         features = self.features_of(batch.inputs, training=False)
+        features, batch = whole_minibatch(features, batch)
         return self.find_similar(features, self.scores(features), batch)
 
-    def _solve(self, targets, features, label_atoms, feature_atoms, exclude):
-        options = {}
+    def _solve(
+        self, targets, features, label_atoms, feature_atoms, exclude, sizes
+    ):  # fmt: skip
+        options = {"sizes": sizes} if workers.current().number > 1 else {}
         if self.solver == "released":
             options["threshold"] = self.solver_threshold
         scale_y = scale_f = tf.ones([])
@@ -283,15 +291,24 @@ class SimilarImages(MultiLabelModel):
 
     def _dictionary_features(self, slots):
         """Features [B, k, d] of dictionary entries [B, k]."""
+        values = self._encode_entries
         if self.fixed_features or self.dictionary_gradient == "stored":
-            stored = tf.gather(self.dictionary.features, slots)
-            return tf.cast(stored, tf.float32)
-        distinct, position = tf.unique(tf.reshape(slots, [-1]))
+            values = self._stored_entries
+        flat = tf.reshape(slots, [-1])
+        features = self.dictionary.rows_of(flat, values)
+        shape = tf.concat([tf.shape(slots), features.shape[1:]], 0)
+        return tf.reshape(features, shape)
+
+    def _stored_entries(self, rows):
+        return tf.cast(tf.gather(self.dictionary.features, rows), tf.float32)
+
+    def _encode_entries(self, rows):
+        distinct, position = tf.unique(rows)
         # Inference mode: these images must not move the batch statistics.
         features = self.features_of(
             tf.gather(self.dictionary.inputs, distinct), training=False
         )
-        return tf.gather(features, tf.reshape(position, tf.shape(slots)))
+        return tf.gather(features, position)
 
     @functools.cached_property
     def encode(self) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
@@ -311,9 +328,10 @@ class SimilarImages(MultiLabelModel):
         if self.dictionary is None:
             return
         if slots is None:
-            slots = np.arange(len(self.dictionary))
             self.dictionary.is_filled.assign(True)
-        for part in np.array_split(slots, -(-len(slots) // _REFRESHED)):
+        slots = self.dictionary.own_slots(slots)
+        parts = max(1, -(-len(slots) // _REFRESHED))
+        for part in np.array_split(slots, parts) if len(slots) else ():
             self.dictionary.refresh(self.encode, tf.constant(part, tf.int32))
 
     def fix_similarities(self, batches: Iterable[tuple]):
@@ -357,12 +375,14 @@ class SimilarImages(MultiLabelModel):
 
     def _solve_in_dictionary(self, batch: Batch) -> Similarities:
         features = self.features_of(batch.inputs, training=False)
+        features, batch = whole_minibatch(features, batch)
         targets = self.label_targets(batch.labels, self.scores(features))
         stored = cast(Dictionary, self.dictionary)
         return self._solve(
             self._join_classes(targets, batch.image_index), features,
-            self._join_classes(stored.label_atoms, stored.image_index),
+            self._join_classes(stored.label_atoms, stored.own_index),
             stored.features, stored.slots_of(batch.image_index),
+            [len(stored)],
         )  # fmt: skip
 
 

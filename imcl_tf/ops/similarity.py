@@ -12,9 +12,12 @@ atoms), an argmax, and one column of a small QR factorisation per image.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
+
+from imcl_tf.ops import workers
 
 # An inner product below this share of both norms is float32 rounding, not
 # correlation: a residual that is zero in exact arithmetic must not select.
@@ -55,6 +58,7 @@ def joint_nonnegative_omp(
     lambda_y: float = 1.0,
     lambda_f: float = 0.5,
     exclude: tf.Tensor | None = None,
+    sizes: Sequence[int | tf.Tensor] | None = None,
 ) -> Similarities:
     """Solves eq. (7) for the image similarities (paper, Algorithm 2).
 
@@ -74,6 +78,9 @@ def joint_nonnegative_omp(
       lambda_f: weight >= 0 of the feature term.
       exclude: [B] or [B, E] int32, candidates that image i may not select
         (itself), -1 = none; None excludes nothing.
+      sizes: numbers of candidates of each part, where this worker of n has
+        the rows r, r + n, ... of each alone (`imcl_tf.ops.workers`). All find
+        the same; None = each worker has all candidates.
 
     Returns:
       `Similarities`, computed in float32.
@@ -94,7 +101,7 @@ def joint_nonnegative_omp(
     """
     return _solve(
         label_targets, features, label_atoms, feature_atoms,
-        num_neighbors, lambda_y, lambda_f, exclude, None,
+        num_neighbors, lambda_y, lambda_f, exclude, None, sizes,
     )  # fmt: skip
 
 
@@ -108,6 +115,7 @@ def released_omp(
     lambda_f: float = 0.5,
     exclude: tf.Tensor | None = None,
     threshold: float = 1e-6,
+    sizes: Sequence[int | tf.Tensor] | None = None,
 ) -> Similarities:
     """The solver of the released TF1 code, for comparison with Algorithm 2.
 
@@ -127,6 +135,7 @@ def released_omp(
       exclude: [B] or [B, E] int32.
       threshold: least score > 0 of a selected candidate (released: 1e-3 Open
         Images, 1e-6 CUB, 1e-20 COCO).
+      sizes: as in `joint_nonnegative_omp`.
 
     Returns:
       `Similarities`, unused slots -1 (the released code leaves 0 there).
@@ -142,7 +151,7 @@ def released_omp(
     return _solve(
         label_targets, features, label_atoms, feature_atoms,
         num_neighbors, lambda_y / largest, lambda_f / largest, exclude,
-        threshold,
+        threshold, sizes,
     )  # fmt: skip
 
 
@@ -151,7 +160,7 @@ SOLVERS = {"paper": joint_nonnegative_omp, "released": released_omp}
 
 def _solve(
     label_targets, features, label_atoms, feature_atoms,
-    num_neighbors, lambda_y, lambda_f, exclude, threshold,
+    num_neighbors, lambda_y, lambda_f, exclude, threshold, sizes,
 ):  # fmt: skip
     """Checks at the door, then `_pursue` in one compiled function."""
     y, f = (tf.cast(x, tf.float32) for x in (label_targets, features))
@@ -202,9 +211,14 @@ def _solve(
         )
     if exclude.shape.rank == 1:
         exclude = exclude[:, tf.newaxis]
-    (y, atoms_y), (f, atoms_f) = _shorten(y, atoms_y), _shorten(f, atoms_f)
+    if sizes is None:
+        # Workers that have other candidates would shorten in another way.
+        (y, atoms_y), (f, atoms_f) = _shorten(y, atoms_y), _shorten(f, atoms_f)
+    else:
+        sizes = tuple(tf.convert_to_tensor(size, tf.int32) for size in sizes)
+        atoms_y, atoms_f = map(_none_empty, (atoms_y, atoms_f))
     return _pursue(
-        y, f, atoms_y, atoms_f, exclude,
+        y, f, atoms_y, atoms_f, exclude, sizes,
         tf.constant(lambda_y, tf.float32), tf.constant(lambda_f, tf.float32),
         int(num_neighbors), threshold,
     )  # fmt: skip
@@ -213,6 +227,18 @@ def _solve(
 def _blocks(atoms) -> tuple[tf.Tensor, ...]:
     blocks = atoms if isinstance(atoms, tuple) else (atoms,)
     return tuple(tf.cast(block, tf.float32) for block in blocks)
+
+
+def _none_empty(blocks):
+    """Blocks of a worker, a row of zeros in the place of none."""
+    return tuple(
+        tf.cond(
+            tf.shape(atoms)[0] > 0,
+            lambda atoms=atoms: atoms,
+            lambda atoms=atoms: tf.zeros([1, tf.shape(atoms)[1]]),
+        )
+        for atoms in blocks
+    )
 
 
 def _shorten(targets, blocks):
@@ -250,18 +276,19 @@ def _shorten(targets, blocks):
 
 @tf.function(autograph=False, reduce_retracing=True)
 def _pursue(
-    y, f, atoms_y, atoms_f, exclude, lambda_y, lambda_f, k, threshold
+    y, f, atoms_y, atoms_f, exclude, sizes, lambda_y, lambda_f, k, threshold
 ):  # fmt: skip
     """Algorithm 2 for all images; `threshold` None = paper, else released."""
     nonnegative = threshold is None
     squares_y, squares_f = _squares(atoms_y), _squares(atoms_f)
-    num_images, num_candidates = tf.shape(y)[0], tf.shape(squares_y)[0]
     scale_y = tf.math.divide_no_nan(lambda_y, squares_y)
     scale_f = tf.math.divide_no_nan(lambda_f, squares_f)
-    taken = tf.reduce_any(
-        tf.one_hot(exclude, num_candidates, True, False, dtype=tf.bool), 1
-    )
-    active = tf.ones([num_images], tf.bool)
+    if sizes is None:
+        numbers = tf.range(tf.shape(squares_y)[0])
+    else:
+        numbers = _own_numbers(sizes)
+    taken = _marked(exclude, numbers) | (numbers < 0)
+    active = tf.ones([tf.shape(y)[0]], tf.bool)
     labels, visual = _Regression.start(y), _Regression.start(f)
     indices = []
     for t in range(k):
@@ -274,21 +301,96 @@ def _pursue(
         if not nonnegative:
             score *= tf.sign(correlation_y) + tf.sign(correlation_f)
         score = tf.where(taken, -float("inf"), score)
-        best = tf.argmax(score, 1, output_type=tf.int32)
-        best_score = tf.gather(score, best, batch_dims=1)
+        place = tf.argmax(score, 1, output_type=tf.int32)
+        best = _Best(
+            tf.gather(numbers, place),
+            *(
+                tf.gather(x, place, batch_dims=1)
+                for x in (score, correlation_y, correlation_f)
+            ),
+            *(tf.gather(x, place) for x in (squares_y, squares_f)),
+            *(_rows(atoms, place) for atoms in (atoms_y, atoms_f)),
+        )
+        if sizes is not None:
+            best = _best_of_all(best)
         if nonnegative:
             active &= (
-                tf.math.is_finite(best_score)
-                & _correlates(correlation_y, best, y, squares_y)
-                & _correlates(correlation_f, best, f, squares_f)
+                tf.math.is_finite(best.score)
+                & _correlates(best.correlation_y, y, best.squares_y)
+                & _correlates(best.correlation_f, f, best.squares_f)
             )
         else:
-            active &= (best_score >= threshold) & ((best > 0) | (t == 0))
-        taken |= tf.one_hot(best, num_candidates, True, False, dtype=tf.bool)
-        indices.append(tf.where(active, best, -1))
-        labels = labels.append(y, _rows(atoms_y, best), active, nonnegative)
-        visual = visual.append(f, _rows(atoms_f, best), active, nonnegative)
+            active &= (best.score >= threshold) & ((best.number > 0) | (t == 0))
+        taken |= _marked(best.number[:, tf.newaxis], numbers)
+        indices.append(tf.where(active, best.number, -1))
+        labels = labels.append(y, best.atom_y, active, nonnegative)
+        visual = visual.append(f, best.atom_f, active, nonnegative)
     return Similarities(tf.stack(indices, 1), labels.weights, visual.weights)
+
+
+class _Best(NamedTuple):
+    """The best candidate of each image: all [B], but atoms [B, n]."""
+
+    number: tf.Tensor
+    score: tf.Tensor
+    correlation_y: tf.Tensor
+    correlation_f: tf.Tensor
+    squares_y: tf.Tensor
+    squares_f: tf.Tensor
+    atom_y: tf.Tensor
+    atom_f: tf.Tensor
+
+
+def _own_numbers(sizes):
+    """Numbers of the candidates of which a worker has a share; -1 = none."""
+    share = workers.current()
+    index, number = share.index, share.number
+    numbers, start = [], 0
+    for size in sizes:
+        own = start + tf.range(index, tf.maximum(size, index), number)
+        numbers.append(
+            tf.cond(
+                tf.size(own) > 0, lambda own=own: own, lambda: tf.constant([-1])
+            )
+        )
+        start += size
+    return tf.concat(numbers, 0)
+
+
+def _best_of_all(best):
+    """The best candidates of all workers, of equal ones that of least number.
+
+    Numbers are exact in float32: there are less than 2^24.
+    """
+    share = workers.current()
+    index, number = share.index, share.number
+    own = tf.stack([best.score, tf.cast(best.number, tf.float32)])
+    others = [[index, number - 1 - index], [0, 0], [0, 0]]
+    scores, numbers = tf.unstack(
+        workers.all_sum(tf.pad(own[tf.newaxis], others)), axis=1
+    )
+    is_best = scores == tf.reduce_max(scores, 0)
+    winner = tf.reduce_min(tf.where(is_best, numbers, float("inf")), 0)
+    winner = tf.where(tf.math.is_finite(winner), winner, -1.0)
+    winner = tf.cast(winner, tf.int32)
+    is_own = (best.number == winner)[:, tf.newaxis]
+    columns = [x if x.shape.rank == 2 else x[:, tf.newaxis] for x in best[1:]]
+    found = tf.where(is_own, tf.concat(columns, 1), 0.0)
+    parts = tf.split(
+        workers.all_sum(found), [tf.shape(x)[1] for x in columns], 1
+    )
+    return _Best(
+        winner,
+        *(
+            part if x.shape.rank == 2 else part[:, 0]
+            for part, x in zip(parts, best[1:], strict=True)
+        ),
+    )
+
+
+def _marked(chosen, numbers):
+    """[B, M] bool: which candidates are among the chosen [B, E], by number."""
+    return tf.reduce_any(chosen[:, :, tf.newaxis] == numbers, 1)
 
 
 # Atoms come in blocks [M_b, n], one after another: to join them would copy a
@@ -323,12 +425,12 @@ def _rows(blocks, chosen):
     return rows
 
 
-def _correlates(correlation, best, targets, squares):
+def _correlates(correlation, targets, squares):
     """[B] bool: the chosen atom correlates positively with the residual."""
     bound = _CORRELATION_TOLERANCE * tf.sqrt(
-        tf.reduce_sum(tf.square(targets), 1) * tf.gather(squares, best)
+        tf.reduce_sum(tf.square(targets), 1) * squares
     )
-    return tf.gather(correlation, best, batch_dims=1) > bound
+    return correlation > bound
 
 
 class _Regression(NamedTuple):

@@ -14,6 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 import imcl_tf
+from imcl_tf.ops import workers
 
 _PACKAGES = (
     "tensorflow", "keras", "tensorflow-datasets", "numpy", "scipy", "pandas",
@@ -33,7 +34,8 @@ def provenance(
 
     Returns:
       "version" of this package and "commit" of its checkout, "packages" name ->
-      version, "python", "processor", "cores", "accelerators" (names), "begun"
+      version, "python", "processor", "cores", "accelerators" (names) of this
+      machine, "workers" (how many), "begun"
       and "ended" (ISO 8601, UTC), "seconds" between them, "resumed".
 
     Example:
@@ -54,6 +56,7 @@ def provenance(
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "accelerators": _accelerators(),
+        "workers": workers.current().number,
         "begun": begun.isoformat(timespec="seconds"),
         "ended": ended.isoformat(timespec="seconds"),
         "seconds": round((ended - begun).total_seconds(), 1),

@@ -20,6 +20,7 @@ from imcl_tf.files import replacing, write_csv
 from imcl_tf.methods import method as method_named
 from imcl_tf.methods.base import MultiLabelModel, registered_name
 from imcl_tf.methods.neighbors import Mixing, TrainingNeighbors
+from imcl_tf.ops import workers
 from imcl_tf.ops.metrics import observed_counts, require_support
 from imcl_tf.options import check_all
 from imcl_tf.settings import EXPORTED, OBJECTS, RUN, known_options
@@ -169,6 +170,11 @@ def run(
         own,
         settings,
         start.logistic if start else None,
+    )
+    workers.require_same(
+        repr(identity),
+        "has other settings or data than worker 0; start the same command on "
+        "every machine",
     )
     finished = directory.finished(identity, tuning) if resume else None
     if finished and not (lacking := directory.lacking(formats)):

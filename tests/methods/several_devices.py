@@ -55,6 +55,9 @@ CASES = {
     name: ("imcl", {"num_neighbors": 2, "dictionary_refresh": 3, **options})
     for name, options in _IMCL.items()
 }
+# The similarities are solved under other batch statistics than those of the
+# first step, whose loss is therefore a thousand times the next one's.
+_TOLERANCE = {"imcl_fixed": 1e-4}
 CASES["recipe"] = CASES["imcl"]
 CASES["left_out"] = CASES["imcl_minibatch"]
 
@@ -81,15 +84,14 @@ def small_network():
     )
 
 
-def trained(cls, strategy, options, compiled, spoiled):
+def trained(cls, options, compiled, spoiled):
     """Losses of the epochs, and everything that training changed, by name."""
     keras.backend.clear_session()  # the same names of variables
     keras.utils.set_random_seed(1)
-    with strategy.scope():
-        model = cls(small_network(), C, **options)
-        model.build((None, PIXELS))
-        rmsprop = keras.optimizers.RMSprop(0.01, momentum=0.9, epsilon=1)
-        model.compile(rmsprop, **compiled)
+    model = cls(small_network(), C, **options)
+    model.build((None, PIXELS))
+    rmsprop = keras.optimizers.RMSprop(0.01, momentum=0.9, epsilon=1)
+    model.compile(rmsprop, **compiled)
     history = model.fit(minibatches(spoiled), epochs=EPOCHS, verbose=0).history
     left = {v.path: v.numpy() for v in model.variables}
     for name, state in model.training_state().items():
@@ -102,23 +104,28 @@ def trained(cls, strategy, options, compiled, spoiled):
     return history, left
 
 
-def compare(name, strategy):
+def compare(name, alone, together=lambda function: function()):
+    """Trains a case alone and together, and compares what the two leave.
+
+    Args:
+      name: of the case.
+      alone: calls a function where there is one device and one worker.
+      together: calls it where there are several.
+    """
     method, options = CASES[name]
-    one, several = (
-        trained(
-            METHODS[method],
-            devices,
-            options,
-            _COMPILED.get(name, {}),
+
+    def train():
+        return trained(
+            METHODS[method], options, _COMPILED.get(name, {}),
             _SPOILED.get(name),
-        )
-        for devices in (tf.distribute.get_strategy(), strategy)
-    )
+        )  # fmt: skip
+
+    one, several = alone(train), together(train)
     for expected, found in zip(one, several, strict=True):
         assert expected.keys() == found.keys()
         for key, value in expected.items():
             np.testing.assert_allclose(
-                found[key], value, rtol=1e-5, atol=1e-5,
+                found[key], value, rtol=_TOLERANCE.get(name, 1e-5), atol=1e-5,
                 err_msg=f"{name}: {key}",
             )  # fmt: skip
 
@@ -136,8 +143,13 @@ def main():
     strategy = tf.distribute.MirroredStrategy(
         [f"CPU:{i}" for i in range(int(number))]
     )
+
+    def together(function):
+        with strategy.scope():
+            return function()
+
     for name in names:
-        compare(name, strategy)
+        compare(name, lambda function: function(), together)
 
 
 if __name__ == "__main__":

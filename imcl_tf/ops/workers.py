@@ -1,0 +1,273 @@
+"""Workers: processes that train one model, and the sums they exchange.
+
+Each worker runs the same program on the same minibatches. It computes the CNN
+features of its share of the images alone; with the features of all of them,
+everything that comes after is the same on every worker. TensorFlow's
+collectives carry what they exchange, one sum at a time, in the same order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+
+import numpy as np
+import tensorflow as tf
+
+# Seconds that a worker waits in an exchange for one that is alive: another
+# program, or minibatches that end earlier, would keep it waiting for ever.
+_LONGEST_WAIT = 3600
+# Ports of a Slurm job: a node may have workers of several jobs.
+_FIRST_PORT, _PORTS = 12_000, 20_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Workers:
+    """Which of how many workers this process is.
+
+    Attributes:
+      index: 0, 1, ...; worker 0 is the one that writes.
+      number: n >= 1.
+    """
+
+    index: int = 0
+    number: int = 1
+
+    def rows(self, values: tf.Tensor) -> tf.Tensor:
+        """This worker's rows of [B, ...]: index, index + n, ..."""
+        return values if self.number == 1 else values[self.index :: self.number]
+
+    def own(self, values: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+        """This worker's rows of B, where `values` are not yet these alone."""
+        if self.number == 1:
+            return values
+        values = tf.convert_to_tensor(values)
+        # A share of several images is less than all of them.
+        is_whole = tf.shape(values)[0] == size
+        first = tf.where(is_whole, self.index, 0)
+        rows = values[first :: tf.where(is_whole, self.number, 1)]
+        return tf.ensure_shape(rows, [None, *values.shape[1:]])
+
+
+OTHERS = (
+    "the workers have other minibatches than each other: a tf.data.Dataset "
+    "must have the same order on all, with a seed where it is shuffled"
+)
+ALONE = Workers()
+_current = ALONE
+
+
+def current() -> Workers:
+    """The workers that `start` has started; else this process alone."""
+    return _current
+
+
+def start() -> Workers:
+    """Joins the workers that TF_CONFIG or Slurm names, and waits for them.
+
+    Must be called before TensorFlow computes anything.
+
+    Returns:
+      which one this process is.
+
+    Raises:
+      ValueError: if neither is there, or TF_CONFIG is no cluster of workers.
+    """
+    global _current
+    resolver = _resolver()
+    tasks = resolver.cluster_spec().num_tasks(resolver.task_type)
+    # The strategy starts TensorFlow's collectives. Nothing is made in its
+    # scope, in which `fit` of Keras 3 fails.
+    _strategy(resolver)
+    _current = Workers(resolver.task_id, tasks)
+    return _current
+
+
+@functools.cache
+def _strategy(resolver):
+    return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+
+
+def _resolver() -> tf.distribute.cluster_resolver.ClusterResolver:
+    resolvers = tf.distribute.cluster_resolver
+    if "TF_CONFIG" in os.environ:
+        _check_tf_config(os.environ["TF_CONFIG"])
+        return resolvers.TFConfigClusterResolver()
+    if "SLURM_STEP_NUM_TASKS" in os.environ:
+        job = int(os.environ.get("SLURM_JOB_ID", 0))
+        resolver = resolvers.SlurmClusterResolver(
+            port_base=_FIRST_PORT + job % _PORTS
+        )
+        resolver.cluster_spec()  # sets task_type and task_id
+        return resolver
+    raise ValueError(
+        "strategy: multi_worker needs the addresses of the workers, in the "
+        "environment variable TF_CONFIG or from Slurm's srun"
+    )
+
+
+def _check_tf_config(text: str):
+    """Raises ValueError if TF_CONFIG does not say which worker this is."""
+    try:
+        config = json.loads(text)
+        hosts, task = config["cluster"]["worker"], config["task"]
+        others = sorted({*config["cluster"]} - {"worker"})
+        known = (
+            not others
+            and task["type"] == "worker"
+            and int(task["index"]) in range(len(hosts))
+        )
+    except (ValueError, LookupError, TypeError):
+        known = False
+    if not known:
+        raise ValueError(
+            'TF_CONFIG must be like {"cluster": {"worker": ["host:port", ...]}'
+            ', "task": {"type": "worker", "index": 0}}, all tasks workers, got '
+            f"{text!r:.200}"
+        )
+
+
+def all_sum(values: tf.Tensor) -> tf.Tensor:
+    """Sums tensors of one shape over the workers.
+
+    Its gradient is the sum of theirs: each may have gone on with the sum in
+    another way.
+
+    Args:
+      values: float32 or int64.
+    """
+    if _current.number == 1:
+        return values
+
+    @tf.custom_gradient
+    def summed(x):
+        return _reduced(x), _reduced
+
+    return summed(values)
+
+
+def sum_of_parts(values: tf.Tensor) -> tf.Tensor:
+    """Sums tensors of one shape, with which all workers go on alike.
+
+    Its gradient needs no exchange: that of this worker, n times, for each has
+    1/n of the loss (`imcl_tf.methods.optimization`).
+
+    Args:
+      values: float32.
+    """
+    number = _current.number
+    if number == 1:
+        return values
+
+    @tf.custom_gradient
+    def summed(x):
+        return _reduced(x), lambda gradient: number * gradient
+
+    return summed(values)
+
+
+def joined(
+    own: tf.Tensor, size: tf.Tensor, common: tf.Tensor | int = 0
+) -> tf.Tensor:
+    """Joins the rows that each worker has of a minibatch.
+
+    Args:
+      own: [b, ...] float32, see `Workers.rows`; b may be 0.
+      size: [] int32, B.
+      common: [] int32 in [0, 2^16), which must be that of all workers.
+
+    Returns:
+      [B, ...], the same on every worker; its gradient as of `sum_of_parts`.
+
+    Raises:
+      tf.errors.InvalidArgumentError: if `common` differs.
+    """
+    index, number = _current.index, _current.number
+    if number == 1:
+        return own
+    most = -(-size // number)
+    rest = own.shape[1:]
+    spare = [[0, most - tf.shape(own)[0]], *[[0, 0]] * len(rest)]
+    # Row j of worker r is row j n + r of the minibatch.
+    others = [[0, 0], [index, number - 1 - index], *[[0, 0]] * len(rest)]
+    spread = tf.pad(tf.pad(own, spare)[:, tf.newaxis], others)
+    common = tf.cast(common, tf.float32)
+    flat = tf.concat([tf.reshape(spread, [-1]), common[tf.newaxis]], 0)
+    total = sum_of_parts(flat)
+    # Less than 2^24, which float32 holds exactly.
+    is_same = tf.debugging.Assert(total[-1] == number * common, [OTHERS])
+    with tf.control_dependencies([is_same]):
+        total = tf.reshape(total[:-1], [most * number, *rest])
+    return total[:size]
+
+
+def same_as_first(variables: list[tf.Variable]):
+    """Gives variables on every worker the values of worker 0."""
+    if _current.number == 1:
+        return
+    for variable in variables:
+        value = tf.convert_to_tensor(variable)
+        exact = tf.int64 if value.dtype.is_integer else tf.float32
+        if value.dtype.is_bool:
+            exact = tf.int64
+        own = tf.cast(value, exact)
+        own = own if _current.index == 0 else tf.zeros_like(own)
+        variable.assign(tf.cast(all_sum(own), value.dtype))
+
+
+def require_same(value: str, complaint: str):
+    """Raises ValueError on every worker if they have other texts.
+
+    Args:
+      value: the text of this worker.
+      complaint: what is said of a worker that differs from worker 0.
+    """
+    index, number = _current.index, _current.number
+    if number == 1:
+        return
+    digest = hashlib.sha256(value.encode()).digest()
+    digests = np.zeros([number], np.int64)
+    digests[index] = int.from_bytes(digest[:7])
+    digests = all_sum(tf.constant(digests)).numpy()
+    others = [i for i, one in enumerate(digests) if one != digests[0]]
+    if others:
+        raise ValueError(f"strategy: worker {others[0]} {complaint}")
+
+
+def wait_for_all():
+    """Returns when every worker has called this."""
+    if _current.number == 1:
+        return
+    all_sum(tf.zeros([], tf.int64))
+
+
+def _reduced(values):
+    """The sum of `values` over the workers.
+
+    Sums of one size share a key: the token has all of them take place one
+    after another, in the order in which they stand in the program.
+    """
+    on_gpu = bool(tf.config.list_logical_devices("GPU"))
+    with tf.device("GPU:0" if on_gpu else "CPU:0"):
+        total = tf.raw_ops.CollectiveReduceV2(
+            input=tf.reshape(values, [-1]),
+            group_size=_current.number,
+            group_key=values.dtype.as_datatype_enum,
+            instance_key=tf.size(values) + 1,
+            ordering_token=[_token().handle],
+            merge_op="Add",
+            final_op="Id",
+            communication_hint="nccl" if on_gpu else "ring",
+            timeout_seconds=_LONGEST_WAIT,
+            max_subdivs_per_device=-1,
+        )
+    return tf.reshape(total, tf.shape(values))
+
+
+@functools.cache
+def _token() -> tf.Variable:
+    with tf.init_scope():
+        return tf.Variable(0.0, trainable=False)

@@ -1,0 +1,86 @@
+"""A run of several workers: one directory, the same settings, one message."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import tensorflow as tf
+from absl import logging
+
+from imcl_tf.ops import workers
+
+# Files of a run that others are made of, and none that a run reads.
+_NOT_READ = "tensorboard", "earlier", "auto", "saved_model", "report.html"
+
+
+@contextlib.contextmanager
+def one_workdir(workdir: Path) -> Iterator[Path]:
+    """Yields where this worker writes: worker 0 to the run's directory.
+
+    The others go through the same steps on a copy, which is removed. What they
+    print is not shown: it would be what worker 0 prints.
+
+    Args:
+      workdir: on a file system that all workers see.
+
+    Raises:
+      ValueError: if they do not see the same files there.
+    """
+    who = workers.current()
+    workers.require_same(
+        "\n".join(_listing(workdir)),
+        f"sees other files in {workdir} than worker 0; --workdir must be a "
+        "directory that all machines share",
+    )
+    if who.index == 0:
+        workers.wait_for_all()  # until the others have their copies
+        yield workdir
+        return
+    logging.set_verbosity(logging.ERROR)
+    with (
+        tempfile.TemporaryDirectory(prefix="imcl_tf-") as place,
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+    ):
+        copy = Path(place, workdir.name)
+        if workdir.exists():
+            shutil.copytree(
+                workdir, copy, ignore=shutil.ignore_patterns(*_NOT_READ)
+            )
+        workers.wait_for_all()
+        yield copy
+
+
+def _listing(directory: Path) -> Iterator[str]:
+    for path in sorted(directory.rglob("*")):
+        if path.is_file():
+            yield f"{path.relative_to(directory)} {path.stat().st_size}"
+
+
+def explained(error: Exception) -> Exception:
+    """What ended a run, in one line where another worker is the reason.
+
+    Args:
+      error: that TensorFlow raised.
+    """
+    text = str(error)
+    if workers.current().number == 1 or not isinstance(
+        error, tf.errors.OpError
+    ):
+        return error
+    if workers.OTHERS in text:
+        return ValueError(workers.OTHERS)
+    if "Collective" not in text and "oordination" not in text:
+        return error
+    found = re.search(r"/task:(\d+)", text)
+    which = f"worker {found[1]}" if found else "another worker"
+    return RuntimeError(
+        f"{which} has stopped, or cannot be reached; its own output says why. "
+        "The same command with --resume on every machine continues the run"
+    )
