@@ -12,8 +12,9 @@ graph       Co-occurrences of 5,000 labels over 3.6 million images; the product
             A y of 50 neighbours each, its gradients and a step on A, against
             a dense A.
 similarity  Algorithm 2 of 32 images, 5,000 labels, 2,048 features, k = 5,
-            against the products of residuals and atoms alone, and against
-            the same algorithm written for one image.
+            against the products of residuals and atoms alone, by einsum or
+            by NumPy, whichever is faster, and against the same algorithm
+            written for one image.
 input       Minibatches of 32 from records of JPEGs of 500 x 375 pixels, at 224
             pixels, against decoding and resizing the same bytes alone.
 average_precision

@@ -7,7 +7,7 @@ shared support (eq. 8):
     y_i ~ sum_i' c_i'i (A y_i'),     f_i ~ sum_i' cbar_i'i f_i'
 
 All images advance together: step t is two matrix products (residuals with all
-atoms), an argmax, and one column of a small QR factorisation per image.
+atoms), an argmax, and one row of a small Cholesky factor per image.
 """
 
 from __future__ import annotations
@@ -281,13 +281,15 @@ def _pursue(
     """Algorithm 2 for all images; `threshold` None = paper, else released."""
     nonnegative = threshold is None
     squares_y, squares_f = _squares(atoms_y), _squares(atoms_f)
-    scale_y = tf.math.divide_no_nan(lambda_y, squares_y)
-    scale_f = tf.math.divide_no_nan(lambda_f, squares_f)
+    scale_y = tf.math.divide_no_nan(lambda_y, squares_y)[:, tf.newaxis]
+    scale_f = tf.math.divide_no_nan(lambda_f, squares_f)[:, tf.newaxis]
     if sizes is None:
-        numbers = tf.range(tf.shape(squares_y)[0])
+        numbers = tf.range(tf.size(squares_y))
     else:
         numbers = _own_numbers(sizes)
-    taken = _marked(exclude, numbers) | (numbers < 0)
+    numbers = numbers[:, tf.newaxis]
+    others = tf.transpose(exclude)[:, tf.newaxis]
+    taken = (numbers < 0) | tf.reduce_any(numbers == others, 0)
     active = tf.ones([tf.shape(y)[0]], tf.bool)
     labels, visual = _Regression.start(y), _Regression.start(f)
     indices = []
@@ -301,13 +303,10 @@ def _pursue(
         if not nonnegative:
             score *= tf.sign(correlation_y) + tf.sign(correlation_f)
         score = tf.where(taken, -float("inf"), score)
-        place = tf.argmax(score, 1, output_type=tf.int32)
+        place = tf.argmax(score, 0, output_type=tf.int32)
         best = _Best(
-            tf.gather(numbers, place),
-            *(
-                tf.gather(x, place, batch_dims=1)
-                for x in (score, correlation_y, correlation_f)
-            ),
+            tf.gather(numbers[:, 0], place),
+            *(_of_best(x, place) for x in (score, correlation_y, correlation_f)),
             *(tf.gather(x, place) for x in (squares_y, squares_f)),
             *(_rows(atoms, place) for atoms in (atoms_y, atoms_f)),
         )
@@ -321,10 +320,10 @@ def _pursue(
             )
         else:
             active &= (best.score >= threshold) & ((best.number > 0) | (t == 0))
-        taken |= _marked(best.number[:, tf.newaxis], numbers)
+        taken |= numbers == best.number
         indices.append(tf.where(active, best.number, -1))
-        labels = labels.append(y, best.atom_y, active, nonnegative)
-        visual = visual.append(f, best.atom_f, active, nonnegative)
+        labels = labels.append(best.atom_y, active, nonnegative)
+        visual = visual.append(best.atom_f, active, nonnegative)
     return Similarities(tf.stack(indices, 1), labels.weights, visual.weights)
 
 
@@ -344,15 +343,12 @@ class _Best(NamedTuple):
 def _own_numbers(sizes):
     """Numbers of the candidates of which a worker has a share; -1 = none."""
     share = workers.current()
-    index, number = share.index, share.number
     numbers, start = [], 0
     for size in sizes:
-        own = start + tf.range(index, tf.maximum(size, index), number)
-        numbers.append(
-            tf.cond(
-                tf.size(own) > 0, lambda own=own: own, lambda: tf.constant([-1])
-            )
-        )
+        last = tf.maximum(size, share.index)
+        own = start + tf.range(share.index, last, share.number)
+        own = tf.cond(tf.size(own) > 0, lambda own=own: own, lambda: tf.constant([-1]))
+        numbers.append(own)
         start += size
     return tf.concat(numbers, 0)
 
@@ -363,9 +359,8 @@ def _best_of_all(best):
     Numbers are exact in float32: there are less than 2^24.
     """
     share = workers.current()
-    index, number = share.index, share.number
     own = tf.stack([best.score, tf.cast(best.number, tf.float32)])
-    others = [[index, number - 1 - index], [0, 0], [0, 0]]
+    others = [[share.index, share.number - 1 - share.index], [0, 0], [0, 0]]
     scores, numbers = tf.unstack(
         workers.all_sum(tf.pad(own[tf.newaxis], others)), axis=1
     )
@@ -388,9 +383,14 @@ def _best_of_all(best):
     )
 
 
-def _marked(chosen, numbers):
-    """[B, M] bool: which candidates are among the chosen [B, E], by number."""
-    return tf.reduce_any(chosen[:, :, tf.newaxis] == numbers, 1)
+# What is of all candidates and images is [M, B], as the products come: to
+# transpose it takes as long as to score it.
+
+
+def _of_best(values, best):
+    """[B]: of values [M, B] those of one candidate [B] for each image."""
+    places = tf.stack([best, tf.range(tf.size(best))], 1)
+    return tf.gather_nd(values, places)
 
 
 # Atoms come in blocks [M_b, n], one after another: to join them would copy a
@@ -404,13 +404,13 @@ def _squares(blocks):
 
 
 def _correlations(residual, blocks):
-    """Inner products [B, M] of residuals [B, n] with all atoms.
+    """Inner products [M, B] of all atoms with residuals [B, n].
 
     With the large matrix on the left, and by `einsum`, a CPU needs half the
     time that `matmul(residual, atoms, transpose_b=True)` takes.
     """
     products = [tf.einsum("mn,bn->mb", atoms, residual) for atoms in blocks]
-    return tf.transpose(tf.concat(products, 0))
+    return tf.concat(products, 0)
 
 
 def _rows(blocks, chosen):
@@ -434,15 +434,20 @@ def _correlates(correlation, targets, squares):
 
 
 class _Regression(NamedTuple):
-    """Least squares of each target on its t chosen atoms, by growing QR.
+    """Least squares of each target on its t chosen atoms, by growing Cholesky.
 
-    basis: [B, t, n]; triangle: [B, t, t], atoms = triangle^T basis;
-    projections: [B, t], basis times target; weights: [B, t]; residual: [B, n].
-    A dependent or absent atom has a zero basis row and a 1 on the diagonal, so
-    back substitution gives it weight 0.
+    rows: [B, 1 + t, n] float64, the target and the atoms; independent: [B, t]
+    bool; triangle: [B, t, t] float64, L L^T = the atoms' inner products;
+    projections: [B, t] float64, L^-1 (atoms times target); weights: [B, t];
+    residual: [B, n]. A dependent or absent atom has a row and a column of the
+    unit matrix in L, and projection 0, so its weight is 0.
+
+    In float64 inner products tell what is dependent as well as a QR
+    factorisation in float32 does, which passes over [B, t, n] five times.
     """
 
-    basis: tf.Tensor
+    rows: tf.Tensor
+    independent: tf.Tensor
     triangle: tf.Tensor
     projections: tf.Tensor
     weights: tf.Tensor
@@ -450,53 +455,51 @@ class _Regression(NamedTuple):
 
     @classmethod
     def start(cls, targets: tf.Tensor) -> _Regression:
-        batch, size = tf.shape(targets)[0], tf.shape(targets)[1]
-        none = tf.zeros([batch, 0, size])
-        empty = tf.zeros([batch, 0])
-        return cls(none, tf.zeros([batch, 0, 0]), empty, empty, targets)
+        batch = tf.shape(targets)[0]
+        rows = tf.cast(targets, tf.float64)[:, tf.newaxis]
+        none = tf.zeros([batch, 0], tf.float64)
+        return cls(
+            rows, tf.zeros([batch, 0], tf.bool), none[:, tf.newaxis][:, :0],
+            none, tf.cast(none, tf.float32), targets,
+        )  # fmt: skip
 
     def append(
-        self,
-        targets: tf.Tensor,
-        atom: tf.Tensor,
-        active: tf.Tensor,
-        nonnegative: bool,
+        self, atom: tf.Tensor, active: tf.Tensor, nonnegative: bool
     ) -> _Regression:
         atom = tf.where(active[:, tf.newaxis], atom, 0.0)
-        direction, above = atom, 0.0
-        for _ in range(2):  # twice is enough: once loses orthogonality
-            part = tf.linalg.matvec(self.basis, direction)
-            direction -= tf.linalg.matvec(self.basis, part, transpose_a=True)
-            above += part
-        norm, length = tf.norm(atom, axis=1), tf.norm(direction, axis=1)
-        independent = length > _DEPENDENCE_TOLERANCE * norm
-        direction = tf.where(
-            independent[:, tf.newaxis],
-            tf.math.divide_no_nan(direction, length[:, tf.newaxis]),
-            0.0,
-        )
-        diagonal = tf.where(independent, length, 1.0)
-        column = tf.concat([above, diagonal[:, tf.newaxis]], 1)
+        atom = tf.cast(atom, tf.float64)
+        rows = tf.concat([self.rows, atom[:, tf.newaxis]], 1)
+        products = tf.linalg.matvec(rows, atom)
+        square = products[:, -1:]
+        column = tf.where(self.independent, products[:, 1:-1], 0.0)
+        above = tf.linalg.triangular_solve(
+            self.triangle, column[:, :, tf.newaxis]
+        )[:, :, 0]
+        height = square - tf.reduce_sum(tf.square(above), 1, keepdims=True)
+        independent = height > _DEPENDENCE_TOLERANCE**2 * square
+        above = tf.where(independent, above, 0.0)
+        diagonal = tf.sqrt(tf.where(independent, height, 1.0))
         triangle = tf.concat(
             [
-                tf.pad(self.triangle, [[0, 0], [0, 1], [0, 0]]),
-                column[:, :, tf.newaxis],
-            ],
-            2,
-        )
-        projections = tf.concat(
-            [
-                self.projections,
-                tf.reduce_sum(direction * targets, 1, keepdims=True),
+                tf.pad(self.triangle, [[0, 0], [0, 0], [0, 1]]),
+                tf.concat([above, diagonal], 1)[:, tf.newaxis],
             ],
             1,
         )
-        basis = tf.concat([self.basis, direction[:, tf.newaxis]], 1)
+        known = tf.reduce_sum(above * self.projections, 1, keepdims=True)
+        projection = tf.where(
+            independent, (products[:, :1] - known) / diagonal, 0.0
+        )
+        projections = tf.concat([self.projections, projection], 1)
         weights = tf.linalg.triangular_solve(
-            triangle, projections[:, :, tf.newaxis], lower=False
+            triangle, projections[:, :, tf.newaxis], adjoint=True
         )[:, :, 0]
         if nonnegative:
             weights = tf.maximum(weights, 0.0)
-        fitted = tf.linalg.matvec(triangle, weights)  # in the basis
-        residual = targets - tf.linalg.matvec(basis, fitted, transpose_a=True)
-        return _Regression(basis, triangle, projections, weights, residual)
+        combination = tf.concat([tf.ones_like(square), -weights], 1)
+        residual = tf.linalg.matvec(rows, combination, transpose_a=True)
+        return _Regression(
+            rows, tf.concat([self.independent, independent], 1), triangle,
+            projections, tf.cast(weights, tf.float32),
+            tf.cast(residual, tf.float32),
+        )  # fmt: skip

@@ -8,6 +8,7 @@ In a process of its own: devices are made before TensorFlow starts, and
 collectives fail under a second strategy.
 """
 
+import contextlib
 import sys
 
 import keras
@@ -84,14 +85,15 @@ def small_network():
     )
 
 
-def trained(cls, options, compiled, spoiled):
+def trained(cls, scope, options, compiled, spoiled):
     """Losses of the epochs, and everything that training changed, by name."""
     keras.backend.clear_session()  # the same names of variables
     keras.utils.set_random_seed(1)
-    model = cls(small_network(), C, **options)
-    model.build((None, PIXELS))
-    rmsprop = keras.optimizers.RMSprop(0.01, momentum=0.9, epsilon=1)
-    model.compile(rmsprop, **compiled)
+    with scope:
+        model = cls(small_network(), C, **options)
+        model.build((None, PIXELS))
+        rmsprop = keras.optimizers.RMSprop(0.01, momentum=0.9, epsilon=1)
+        model.compile(rmsprop, **compiled)
     history = model.fit(minibatches(spoiled), epochs=EPOCHS, verbose=0).history
     left = {v.path: v.numpy() for v in model.variables}
     for name, state in model.training_state().items():
@@ -104,23 +106,19 @@ def trained(cls, options, compiled, spoiled):
     return history, left
 
 
-def compare(name, alone, together=lambda function: function()):
+def compare(name, scope, alone):
     """Trains a case alone and together, and compares what the two leave.
 
     Args:
       name: of the case.
-      alone: calls a function where there is one device and one worker.
-      together: calls it where there are several.
+      scope: context in which the model of several devices is made.
+      alone: context in which this process is the only worker.
     """
     method, options = CASES[name]
-
-    def train():
-        return trained(
-            METHODS[method], options, _COMPILED.get(name, {}),
-            _SPOILED.get(name),
-        )  # fmt: skip
-
-    one, several = alone(train), together(train)
+    case = options, _COMPILED.get(name, {}), _SPOILED.get(name)
+    with alone:
+        one = trained(METHODS[method], contextlib.nullcontext(), *case)
+    several = trained(METHODS[method], scope, *case)
     for expected, found in zip(one, several, strict=True):
         assert expected.keys() == found.keys()
         for key, value in expected.items():
@@ -143,13 +141,8 @@ def main():
     strategy = tf.distribute.MirroredStrategy(
         [f"CPU:{i}" for i in range(int(number))]
     )
-
-    def together(function):
-        with strategy.scope():
-            return function()
-
     for name in names:
-        compare(name, lambda function: function(), together)
+        compare(name, strategy.scope(), contextlib.nullcontext())
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ A case is a name of `several_devices.CASES`. TF_CONFIG says which worker this
 process is; all must be started.
 """
 
+import contextlib
 import sys
 
 import tensorflow as tf
@@ -14,12 +15,13 @@ from imcl_tf.ops import workers
 from tests.methods.several_devices import compare
 
 
-def alone(function, *arguments):
-    """What a function returns where this process is the only one."""
+@contextlib.contextmanager
+def alone():
+    """A context in which this process is the only worker."""
     together = workers.current()
     workers._current = workers.ALONE
     try:
-        return function(*arguments)
+        yield
     finally:
         workers._current = together
 
@@ -30,7 +32,7 @@ def main():
     )
     workers.start()
     for name in sys.argv[1:]:
-        compare(name, alone)
+        compare(name, contextlib.nullcontext(), alone())
 
 
 if __name__ == "__main__":
