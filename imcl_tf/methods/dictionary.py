@@ -108,6 +108,17 @@ class Dictionary:
             part = tf.constant(inputs[start : start + _PART])
             _store(self.inputs, start + tf.range(len(part)), part)
 
+    def read(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns features [m, d] and label atoms [m, C], float16.
+
+        Without a copy, which TensorFlow makes of a variable whose rows were
+        written, whenever it is read.
+        """
+        return tuple(
+            stored.read_value_no_copy()
+            for stored in (self.features, self.label_atoms)
+        )
+
     def state(self) -> dict[str, tf.Variable | Divided]:
         """Returns what is saved with a model's weights, by name."""
         return {

@@ -191,8 +191,9 @@ class SimilarImages(MultiLabelModel):
             # An image of the minibatch may stand in the dictionary as well.
             slots = stored.slots_of(batch.image_index)
             exclude.append(tf.where(slots < 0, -1, slots + size))
-            label_atoms.append(stored.label_atoms)
-            feature_atoms.append(stored.features)
+            stored_features, stored_atoms = stored.read()
+            label_atoms.append(stored_atoms)
+            feature_atoms.append(stored_features)
             numbers.append(stored.own_index)
             sizes.append(len(stored))
         targets = self.label_targets(batch.labels, logits)
@@ -378,10 +379,11 @@ class SimilarImages(MultiLabelModel):
         features, batch = whole_minibatch(features, batch)
         targets = self.label_targets(batch.labels, self.scores(features))
         stored = cast(Dictionary, self.dictionary)
+        stored_features, stored_atoms = stored.read()
         return self._solve(
             self._join_classes(targets, batch.image_index), features,
-            self._join_classes(stored.label_atoms, stored.own_index),
-            stored.features, stored.slots_of(batch.image_index),
+            self._join_classes(stored_atoms, stored.own_index),
+            stored_features, stored.slots_of(batch.image_index),
             [len(stored)],
         )  # fmt: skip
 

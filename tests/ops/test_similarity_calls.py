@@ -162,7 +162,7 @@ def test_graph_does_not_grow_with_the_minibatch(threshold):
             similarity._pursue.python_function, autograph=False
         ).get_concrete_function(
             *spec[:2], *((x,) for x in spec[2:]),
-            tf.TensorSpec([b, 1], tf.int32),
+            tf.TensorSpec([b, 1], tf.int32), None,
             tf.TensorSpec([]), tf.TensorSpec([]), 5, threshold,
         )  # fmt: skip
         definition = concrete.graph.as_graph_def()
