@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 import numbers
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +18,10 @@ from imcl_tf.data import records
 from imcl_tf.data.pixels import (
     AUGMENTATIONS,
     Augmentation,
-    augmented,
+    Crop,
     decode_and_resize,
+    random_crop,
+    recoloured,
 )
 from imcl_tf.ops import workers
 from imcl_tf.ops.labels import LabelTable
@@ -238,6 +241,7 @@ def with_inputs(
     input_shape: tuple[int, ...],
     batch_size: int,
     resizing: Resizing = SQUASHED,
+    crop_of: Callable[[tf.Tensor], Crop] | None = None,
     share: Workers = ALONE,
 ) -> tf.data.Dataset:
     """Numbered records -> (image_index [B], inputs [b, *input_shape]).
@@ -247,6 +251,8 @@ def with_inputs(
       input_shape: (S, S, 3) for image records, (d,) for feature records.
       batch_size: B; the last minibatch may be smaller.
       resizing: of images to S x S.
+      crop_of: what to show of the image that is element n [] int64 of `ds`;
+        None = all of it.
       share: whose b rows of a minibatch are decoded.
 
     Returns:
@@ -262,28 +268,27 @@ def with_inputs(
             num_parallel_calls=tf.data.AUTOTUNE,
         )
 
-    def decode(record):
+    def decode(number, record):
         _, encoded = records.decode_image(record)
-        return decode_and_resize(encoded, input_shape[0], resizing)
+        crop = crop_of(number) if crop_of else None
+        return decode_and_resize(encoded, input_shape[0], resizing, crop)
 
-    if share.number == 1:
-        return ds.map(
-            lambda index, record: (index, decode(record)),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        ).batch(batch_size)
-
-    def decode_own(place, numbered):
+    def decode_own(number, numbered):
         index, record = numbered
-        is_own = place % batch_size % share.number == share.index
-        nothing = tf.zeros(input_shape, tf.uint8)
-        return index, tf.cond(is_own, lambda: decode(record), lambda: nothing)
+        if share.number == 1:
+            return index, decode(number, record)
+        # What is of other workers stays black, and is dropped below.
+        return index, tf.cond(
+            number % batch_size % share.number == share.index,
+            lambda: decode(number, record),
+            lambda: tf.zeros(input_shape, tf.uint8),
+        )
 
-    return (
-        ds.enumerate()
-        .map(decode_own, num_parallel_calls=tf.data.AUTOTUNE)
-        .batch(batch_size)
-        .map(lambda index, images: (index, share.rows(images)))
-    )
+    ds = ds.enumerate().map(decode_own, num_parallel_calls=tf.data.AUTOTUNE)
+    ds = ds.batch(batch_size)
+    if share.number == 1:
+        return ds
+    return ds.map(lambda index, images: (index, share.rows(images)))
 
 
 def with_labels(ds: tf.data.Dataset, labels: LabelTable) -> tf.data.Dataset:
@@ -343,14 +348,24 @@ def training_batches(
             [], tf.stack([seed, -1 - number]), None, None, tf.int64
         )
         ds = indexed_records(split, folded)
-        ds = ds.skip(tf.cast(skipped, tf.int64))
-        return with_inputs(ds, input_shape, batch_size, resizing, share)
+        skipped = tf.cast(skipped, tf.int64)
+        ds = ds.skip(skipped)
+
+        def crop_of(image):
+            step, place = (skipped + image) // batch_size, image % batch_size
+            step += number * steps_per_epoch
+            return random_crop(
+                tf.stack([seed, step]), place, augmentation.minimum_area
+            )
+
+        return with_inputs(
+            ds, input_shape, batch_size, resizing,
+            crop_of if augmentation else None, share,
+        )  # fmt: skip
 
     ds = tf.data.Dataset.counter(first_epoch).flat_map(epoch)
     if augmentation:
-        ds = augmented(
-            ds, input_shape[0], seed, first_step, augmentation, share
-        )
+        ds = recoloured(ds, seed, first_step, augmentation, share)
     return prefetched(with_labels(ds, labels))
 
 
@@ -365,7 +380,7 @@ def one_pass(
 ) -> tf.data.Dataset:
     """Minibatches as those of training, once, in the order of the records."""
     ds = with_inputs(
-        indexed_records(split), input_shape, batch_size, resizing, share
+        indexed_records(split), input_shape, batch_size, resizing, share=share
     )
     return prefetched(with_labels(ds, labels))
 

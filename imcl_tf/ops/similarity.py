@@ -306,7 +306,10 @@ def _pursue(
         place = tf.argmax(score, 0, output_type=tf.int32)
         best = _Best(
             tf.gather(numbers[:, 0], place),
-            *(_of_best(x, place) for x in (score, correlation_y, correlation_f)),
+            *(
+                _of_best(x, place)
+                for x in (score, correlation_y, correlation_f)
+            ),
             *(tf.gather(x, place) for x in (squares_y, squares_f)),
             *(_rows(atoms, place) for atoms in (atoms_y, atoms_f)),
         )
@@ -347,7 +350,9 @@ def _own_numbers(sizes):
     for size in sizes:
         last = tf.maximum(size, share.index)
         own = start + tf.range(share.index, last, share.number)
-        own = tf.cond(tf.size(own) > 0, lambda own=own: own, lambda: tf.constant([-1]))
+        own = tf.cond(
+            tf.size(own) > 0, lambda own=own: own, lambda: tf.constant([-1])
+        )
         numbers.append(own)
         start += size
     return tf.concat(numbers, 0)

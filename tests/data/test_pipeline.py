@@ -15,7 +15,6 @@ from imcl_tf.data.multi_label_dataset import naming_damaged_files
 from imcl_tf.data.pixels import (
     AUGMENTATIONS,
     Augmentation,
-    augmented,
     decode_and_resize,
 )
 from imcl_tf.ops.labels import LabelTable
@@ -229,25 +228,40 @@ class TestAugmentation:
             assert (x["inputs"] != z["inputs"]).any()
         assert order(first) != order(other)
 
-    def test_whole_images_are_only_mirrored(self, made):
+    def test_whole_images_are_only_mirrored(self, made, split):
         """With crops of area 1: each image as it is or left to right."""
-        index = np.arange(520, dtype=np.int32)
-        images = np.tile(made.pixels, (40, 1, 1, 1))
-        ds = tf.data.Dataset.from_tensor_slices((index, images)).batch(52)
-        mirrored = np.zeros((2, 520), bool)
-        for first_step, epoch in zip((0, 10), mirrored, strict=True):
-            made_anew = augmented(ds, S, 1, first_step, Augmentation(1.0))
-            for numbers, crops in made_anew.as_numpy_iterator():
-                for i, crop in zip(numbers, crops, strict=True):
-                    epoch[i] = np.array_equal(crop, images[i][:, ::-1])
-                    if not epoch[i]:
-                        np.testing.assert_array_equal(crop, images[i])
-        # Of 520 fair coins five standard deviations are 0.11; new ones for
-        # each minibatch and each epoch.
-        assert (abs(mirrored.mean(1) - 0.5) < 0.11).all()
-        assert 0.39 < (mirrored[0] == mirrored[1]).mean() < 0.61
-        batches = mirrored.reshape(20, 52)
-        assert len({row.tobytes() for row in batches}) == 20
+        ds = pipeline.training_batches(
+            split, LabelTable(split.labels), (S, S, 3), B, 1, Augmentation(1.0)
+        )
+        mirrored = np.zeros((80, N), bool)
+        for row, epoch in zip(mirrored, epochs(ds, 80), strict=True):
+            for x, _ in epoch:
+                for i, crop in zip(x["image_index"], x["inputs"], strict=True):
+                    row[i] = np.array_equal(crop, made.pixels[i][:, ::-1])
+                    if not row[i]:
+                        np.testing.assert_array_equal(crop, made.pixels[i])
+        # Of 1,040 fair coins five standard deviations are 0.08; new ones for
+        # each image and each epoch.
+        assert abs(mirrored.mean() - 0.5) < 0.08
+        assert len({row.tobytes() for row in mirrored}) > 70
+        assert len({column.tobytes() for column in mirrored.T}) == N
+
+    def test_levels_draw_the_crops_of_light(self, split):
+        """Other draws follow the crop's: they do not change it."""
+        light, erased = (
+            pipeline.training_batches(
+                split, LabelTable(split.labels), (S, S, 3), B, 4, augmentation
+            )
+            for augmentation in (Augmentation(), Augmentation(erased=0.9))
+        )
+        unlike = 0
+        for (x, _), (y, _) in zip(
+            sum(epochs(light, 4), []), sum(epochs(erased, 4), []), strict=True
+        ):
+            same = x["inputs"] == y["inputs"]
+            assert (same | (y["inputs"] == 128)).all()
+            unlike += (~same).sum()
+        assert unlike
 
 
 class TestOnePass:

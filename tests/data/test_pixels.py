@@ -10,14 +10,20 @@ from imcl_tf.backbones.pictures import Resizing
 from imcl_tf.data.pixels import (
     AUGMENTATIONS,
     Augmentation,
-    augmented,
+    Crop,
     decode_and_resize,
+    random_crop,
+    recoloured,
+    resized,
 )
 from imcl_tf.settings import AUGMENT_LEVELS
 
 
-def cropped(pixels, size, shorter_side, tf1):
+def cropped(pixels, size, shorter_side, tf1, corner=(0, 0), side=1):
     """[size, size, 3] float: resized to `shorter_side`, then the centre.
+
+    Of that, if asked for, the crop whose pixel n lies at corner + side n: its
+    averages are taken over pixels `side` apart.
 
     One output pixel is an average of the input pixels around its place, by
     the triangle of the distance: 1 wide, or as wide as the scale where the
@@ -28,19 +34,18 @@ def cropped(pixels, size, shorter_side, tf1):
     result = pixels.astype(float)
     for axis in (0, 1):
         before = pixels.shape[axis]
-        after = round(before * scale)
+        after = round(before * scale) if shorter_side else size
         step = before / after
-        place = (np.arange(after) + (0 if tf1 else 0.5)) * step
+        start = (after - size) // 2
+        place = start + corner[axis] + side * np.arange(size)
+        place = (place + (0 if tf1 else 0.5)) * step
         place = place if tf1 else place - 0.5
         place = np.clip(place, 0, before - 1) if tf1 else place
         distance = abs(place[:, np.newaxis] - np.arange(before))
-        weights = np.maximum(0, 1 - distance / (1 if tf1 else max(1, step)))
+        width = 1 if tf1 else max(1, step * side)
+        weights = np.maximum(0, 1 - distance / width)
         weights /= weights.sum(1, keepdims=True)
-        start = (after - size) // 2
-        result = np.moveaxis(
-            np.tensordot(weights[start : start + size], result, (1, axis)),
-            0, axis,
-        )  # fmt: skip
+        result = np.moveaxis(np.tensordot(weights, result, (1, axis)), 0, axis)
     return result
 
 
@@ -152,6 +157,33 @@ class TestDecodeAndResize:
         assert image.dtype == tf.uint8
         np.testing.assert_allclose(image, expected, rtol=0, atol=0.51)
 
+    @pytest.mark.parametrize("is_mirrored", [True, False])
+    @pytest.mark.parametrize("tf1", [True, False])
+    @pytest.mark.parametrize("shorter_side", [0, 256])
+    @pytest.mark.parametrize(
+        "height, width", [(300, 451), (451, 300), (90, 77), (33, 500), (3, 2)]
+    )
+    def test_random_crop(self, height, width, shorter_side, tf1, is_mirrored):
+        """From (a, b) of the S - 1 on, `side` of a pixel apart."""
+        size, rng = 224, np.random.default_rng(0)
+        pixels = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+        for top, left, side in ((0.1, 0.05, 0.9), (0, 0.4, 0.55), (0, 0, 1)):
+            expected = cropped(
+                pixels, size, shorter_side, tf1,
+                (top * (size - 1), left * (size - 1)), side,
+            )  # fmt: skip
+            crop = Crop(
+                tf.constant([top, left], tf.float32),
+                tf.constant(side, tf.float32),
+                tf.constant(is_mirrored),
+            )
+            image = resized(pixels, size, Resizing(shorter_side, tf1), crop)
+            if is_mirrored:
+                image = image[:, ::-1]
+            # Places are off by some 1e-5 of a pixel of up to 255.
+            assert image.dtype == tf.uint8
+            np.testing.assert_allclose(image, expected, rtol=0, atol=0.53)
+
     @pytest.mark.parametrize("tf1", [True, False])
     def test_picture_of_the_size_before_the_crop(self, tf1):
         """Nothing to resize: an odd rest is cut off below and at the right."""
@@ -185,14 +217,14 @@ def test_crops_are_upright_squares_within_the_image():
     size = 64
     ramp = np.broadcast_to(4 * np.arange(size), (size, size))
     pixels = np.stack([ramp, ramp.T, 0 * ramp], -1).astype(np.uint8)
-    images = np.repeat(pixels[np.newaxis], 200, 0)
-    ds = augmented(
-        tf.data.Dataset.from_tensors((np.arange(200, dtype="i"), images)),
-        size,
-        seed=0,
+    ds = tf.data.Dataset.range(200).map(
+        lambda i: resized(
+            tf.constant(pixels),
+            size,
+            crop=random_crop(tf.stack([0, i]), i, 0.8),
+        )
     )
-    ((index, crops),) = ds.as_numpy_iterator()
-    np.testing.assert_array_equal(index, np.arange(200))
+    crops = np.stack([*ds.as_numpy_iterator()])
     red, green = crops[..., 0] / 4.0, crops[..., 1] / 4.0
     x0, x1 = red[:, 0, 0], red[:, 0, -1]
     y0, y1 = green[:, 0, 0], green[:, -1, 0]
@@ -225,11 +257,13 @@ def test_crops_are_upright_squares_within_the_image():
 
 
 def changed(images, augmentation, seed=0):
-    """`augmented` images of one minibatch, whole ones where nothing crops."""
+    """`recoloured` images of one minibatch."""
     number = np.arange(len(images), dtype=np.int32)
     ds = tf.data.Dataset.from_tensors((number, images))
-    ds = augmented(ds, images.shape[1], seed, augmentation=augmentation)
-    return next(ds.as_numpy_iterator())[1].astype(float)
+    ds = recoloured(ds, seed, augmentation=augmentation)
+    index, found = next(ds.as_numpy_iterator())
+    np.testing.assert_array_equal(index, number)
+    return found.astype(float)
 
 
 def test_every_level_has_its_augmentation():
@@ -292,11 +326,20 @@ def test_a_gray_square_lies_within_every_other_picture():
     assert gray.any((0, 1)).all() and gray.any((0, 2)).all()
 
 
-def test_levels_draw_the_crops_of_light():
-    """Other draws follow the crop's: they do not change it."""
+def test_light_changes_no_colours():
     rng = np.random.default_rng(0)
     images = rng.integers(100, 156, (20, 8, 8, 3)).astype(np.uint8)
-    light = changed(images, Augmentation())
+    np.testing.assert_array_equal(changed(images, Augmentation()), images)
     erased = changed(images, Augmentation(erased=0.5))
-    same = erased == light
+    same = erased == images
     assert (same | (erased == 128)).all() and not same.all()
+
+
+def test_each_place_and_each_minibatch_draws_its_own_crop():
+    def drawn(step, place):
+        crop = random_crop(tf.constant([3, step]), tf.constant(place), 0.5)
+        return *crop.corner.numpy(), float(crop.side)
+
+    crops = [drawn(step, place) for step in (0, 1) for place in range(4)]
+    assert len({*crops}) == 8
+    assert crops[5] == drawn(1, 1)
