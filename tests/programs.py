@@ -4,13 +4,16 @@ In processes forked from one that has imported TensorFlow already: a program's
 start takes longer than most of what the tests let it do.
 """
 
+import contextlib
 import functools
 import gc
+import json
 import multiprocessing
 import os
 import resource
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -31,11 +34,13 @@ class Program:
       limit: most bytes of a file, None = any.
       optimized: whether TensorFlow optimises its graphs, as it does by default.
         That takes longer than a few steps of them.
+      environment: further variables, name -> value.
     """
 
     def __init__(
-        self, module, *arguments, cwd=ROOT, limit=None, optimized=True
-    ):
+        self, module, *arguments, cwd=ROOT, limit=None, optimized=True,
+        environment=None,
+    ):  # fmt: skip
         self._command = [module, *map(str, arguments)]
         self._place = tempfile.TemporaryDirectory()
         self._outputs = [
@@ -45,7 +50,7 @@ class Program:
             target=_main,
             args=(
                 self._command, str(cwd), limit, optimized,
-                [*map(str, self._outputs)],
+                [*map(str, self._outputs)], environment or {},
             ),
         )  # fmt: skip
         self._process.start()
@@ -80,6 +85,39 @@ def run(module, *arguments, timeout=300, **kwargs):
     return Program(module, *arguments, **kwargs).finish(timeout)
 
 
+def start_workers(number, module, *arguments, **kwargs):
+    """`Program`s that TF_CONFIG makes the workers of one job on this machine.
+
+    Args:
+      number: of workers.
+      module: name.
+      *arguments: of the command line of each.
+      **kwargs: of `Program`.
+    """
+    return [
+        Program(module, *arguments, environment={"TF_CONFIG": config}, **kwargs)
+        for config in tf_configs(number)
+    ]
+
+
+def tf_configs(number):
+    """The texts of TF_CONFIG of workers of one job on this machine."""
+    with contextlib.ExitStack() as stack:
+        free = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for one in free:
+            one.bind(("127.0.0.1", 0))
+        hosts = [f"127.0.0.1:{one.getsockname()[1]}" for one in free]
+    return [
+        json.dumps(
+            {
+                "cluster": {"worker": hosts},
+                "task": {"type": "worker", "index": index},
+            }
+        )
+        for index in range(number)
+    ]
+
+
 def leave_graphs_as_they_are():
     """Lets TensorFlow run the graphs of this process without optimising."""
     import tensorflow as tf
@@ -101,7 +139,8 @@ def lighten():
     saving_lib.get_attr_skipset = functools.cache(saving_lib.get_attr_skipset)
 
 
-def _main(command, cwd, limit, optimized, outputs):
+def _main(command, cwd, limit, optimized, outputs, environment):
+    os.environ.update(environment)
     for number, path in enumerate(outputs, 1):
         with open(path, "wb") as file:
             os.dup2(file.fileno(), number)

@@ -1,4 +1,4 @@
-"""A step on several devices is that on one, for every method."""
+"""A step on several devices or workers is that on one, for every method."""
 
 import keras
 import pytest
@@ -26,6 +26,26 @@ def test_losses_weights_and_marks_are_those_of_one(devices, names):
         "tests.methods.several_devices", str(devices), *names.split()
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+_ALL = " ".join(sorted(CASES))
+
+
+@pytest.mark.parametrize(
+    ("number", "names"),
+    [
+        (2, "imcl logistic"),
+        (3, "imcl_gradient"),
+        pytest.param(2, _ALL, marks=pytest.mark.slow),
+        pytest.param(3, _ALL, marks=pytest.mark.slow),
+    ],
+)
+def test_several_workers_train_what_one_process_does(number, names):
+    started = programs.start_workers(
+        number, "tests.methods.several_workers", *names.split()
+    )
+    for done in [program.finish(timeout=1200) for program in started]:
+        assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_a_strategy_that_clips_is_refused(monkeypatch):
