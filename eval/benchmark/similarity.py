@@ -26,7 +26,7 @@ def similarity(scale: float, repeats: int) -> list[Figure]:
         *(
             called(
                 f"{size:,} candidates to the products alone",
-                1.4, time_solver, size, 5 * repeats,
+                1.1, time_solver, size, 5 * repeats,
             )
             for size in sizes
         ),

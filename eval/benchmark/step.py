@@ -59,7 +59,7 @@ def step(scale: float, repeats: int) -> list[Figure]:
         called("fixed features, minibatch", 1.5, time_fixed, 0, 5 * repeats),
         called(
             f"fixed features, dictionary of {size:,}",
-            6, time_fixed, size, 5 * repeats,
+            4, time_fixed, size, 5 * repeats,
         ),
         called(
             f"memory of a dictionary of {size:,} to float32",

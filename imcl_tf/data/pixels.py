@@ -112,7 +112,7 @@ def _resized_crop(image, image_size, scale, start, tf1, crop):
     # Pixel n of a resized picture has its middle at n + 1/2; in TF1 it lies
     # where n / scale does.
     middle = scale / 2 if tf1 else 0.5
-    if tf1:  # and may lie beyond the middle of the last one, which goes on
+    if tf1:  # and may lie beyond the last one, which is repeated there
         image = tf.pad(image, [[0, 1], [0, 1], [0, 0]], "SYMMETRIC")
     pixels = tf.raw_ops.ScaleAndTranslate(
         images=image[tf.newaxis],

@@ -29,8 +29,8 @@ SECTIONS = {
         "step on A to that of a dense A": ("x", 0.2),
     },
     "similarity": {
-        "5 candidates to the products alone": ("x", 1.4),
-        "10 candidates to the products alone": ("x", 1.4),
+        "5 candidates to the products alone": ("x", 1.1),
+        "10 candidates to the products alone": ("x", 1.1),
         **{
             f"within the minibatch to one image at a time, {how}": ("x", 0.05)
             for how in ("compiled", "as written")
