@@ -18,6 +18,17 @@ FAULTS = (
     Option("seed", 0, "Seed of kinds and moments of the faults.", minimum=0),
     Option("rows", "", "Rows by name, apart by commas; empty = all methods."),
 )
+WORKERS = (
+    Option("runs", "runs/workers", "Directory that gets a workdir for each."),
+    Option(
+        "workers", "1,2,3", "Numbers of workers to train with, apart by commas."
+    ),
+    Option("seeds", 3, "Seeds 0, 1, ... for each number.", minimum=1),
+    Option(
+        "dataset", "scenes", "scenes, or scenes/small for a shorter run.",
+        choices=("scenes", "scenes/small"),
+    ),
+)  # fmt: skip
 PREPARATION_FAULTS = (
     Option("out", "preparation_faults.csv", "CSV file to write."),
     Option(

@@ -4,20 +4,19 @@ In processes forked from one that has imported TensorFlow already: a program's
 start takes longer than most of what the tests let it do.
 """
 
-import contextlib
 import functools
 import gc
-import json
 import multiprocessing
 import os
 import resource
 import runpy
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from eval.workers import local_configs
 
 ROOT = Path(__file__).resolve().parents[1]
 FORKS = multiprocessing.get_context("forkserver")
@@ -96,25 +95,7 @@ def start_workers(number, module, *arguments, **kwargs):
     """
     return [
         Program(module, *arguments, environment={"TF_CONFIG": config}, **kwargs)
-        for config in tf_configs(number)
-    ]
-
-
-def tf_configs(number):
-    """The texts of TF_CONFIG of workers of one job on this machine."""
-    with contextlib.ExitStack() as stack:
-        free = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for one in free:
-            one.bind(("127.0.0.1", 0))
-        hosts = [f"127.0.0.1:{one.getsockname()[1]}" for one in free]
-    return [
-        json.dumps(
-            {
-                "cluster": {"worker": hosts},
-                "task": {"type": "worker", "index": index},
-            }
-        )
-        for index in range(number)
+        for config in local_configs(number)
     ]
 
 

@@ -32,6 +32,7 @@ PROGRAMS = {
     "eval.report": "--out",
     "eval.run": "--plan",
     "eval.tables": "--out",
+    "eval.workers": "--seeds",
 }
 # A console that nobody has set up for TensorFlow.
 PLAIN = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}

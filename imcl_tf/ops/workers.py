@@ -17,9 +17,6 @@ import os
 import numpy as np
 import tensorflow as tf
 
-# Seconds that a worker waits in an exchange for one that is alive: another
-# program, or minibatches that end earlier, would keep it waiting for ever.
-_LONGEST_WAIT = 3600
 # Ports of a Slurm job: a node may have workers of several jobs.
 _FIRST_PORT, _PORTS = 12_000, 20_000
 
@@ -261,7 +258,7 @@ def _reduced(values):
             merge_op="Add",
             final_op="Id",
             communication_hint="nccl" if on_gpu else "ring",
-            timeout_seconds=_LONGEST_WAIT,
+            timeout_seconds=0,  # any other keeps a thread for each exchange
             max_subdivs_per_device=-1,
         )
     return tf.reshape(total, tf.shape(values))
