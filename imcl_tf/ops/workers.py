@@ -19,6 +19,7 @@ import tensorflow as tf
 
 # Ports of a Slurm job: a node may have workers of several jobs.
 _FIRST_PORT, _PORTS = 12_000, 20_000
+_MOST_TASKS = 1 << 10  # of a node
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,15 +96,27 @@ def _resolver() -> tf.distribute.cluster_resolver.ClusterResolver:
         return resolvers.TFConfigClusterResolver()
     if "SLURM_STEP_NUM_TASKS" in os.environ:
         job = int(os.environ.get("SLURM_JOB_ID", 0))
+        # For the addresses alone: it counts GPUs by nvidia-smi, which a
+        # machine without any does not have, and not those of one task.
         resolver = resolvers.SlurmClusterResolver(
-            port_base=_FIRST_PORT + job % _PORTS
-        )
+            port_base=_FIRST_PORT + job % _PORTS,
+            gpus_per_node=_MOST_TASKS, gpus_per_task=1, auto_set_gpu=False,
+        )  # fmt: skip
         resolver.cluster_spec()  # sets task_type and task_id
+        _take_one_gpu()
         return resolver
     raise ValueError(
         "strategy: multi_worker needs the addresses of the workers, in the "
         "environment variable TF_CONFIG or from Slurm's srun"
     )
+
+
+def _take_one_gpu():
+    """Of the GPUs of a node that its tasks share, each takes another one."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if len(gpus) > 1:
+        task = int(os.environ.get("SLURM_LOCALID", 0))
+        tf.config.set_visible_devices(gpus[task % len(gpus)], "GPU")
 
 
 def _check_tf_config(text: str):

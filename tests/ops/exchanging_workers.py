@@ -1,0 +1,116 @@
+"""Exchanges of several workers, compared with what NumPy makes of the parts.
+
+    python -m tests.ops.exchanging_workers
+
+TF_CONFIG says which worker this process is; all must be started.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from imcl_tf.methods.batches import Batch, whole_minibatch
+from imcl_tf.ops import workers
+
+
+def of_worker(index, shape=(4, 3)):
+    return np.random.default_rng(index).normal(size=shape).astype(np.float32)
+
+
+def sums(own, number):
+    total = sum(of_worker(index) for index in range(number))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(own)
+        both = workers.all_sum(own), workers.sum_of_parts(own)
+        # Each worker goes on with all_sum in its own way, with the sum of
+        # parts as all do, and has 1/n of the loss.
+        scale = 1.0 + workers.current().index
+        losses = (
+            tf.reduce_sum(scale * both[0] ** 2),
+            tf.reduce_sum(both[1] ** 2),
+        )
+        losses = losses[0], losses[1] / number
+    for one in both:
+        np.testing.assert_allclose(one, total, rtol=1e-6)
+    scales = number * (number + 1) / 2
+    np.testing.assert_allclose(
+        tape.gradient(losses[0], own), 2 * scales * total, rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        tape.gradient(losses[1], own), 2 * total, rtol=1e-5
+    )
+
+
+def minibatches(share):
+    """Rows come back in their order, also where a worker has none."""
+    for size in (1, 2, 7):
+        rows = of_worker(size, (size, 5, 2))
+        own = share.own(rows, size)
+        np.testing.assert_array_equal(own, rows[share.index :: share.number])
+        np.testing.assert_array_equal(share.own(own, size), own)
+        np.testing.assert_array_equal(
+            workers.joined(own, tf.constant(size)), rows
+        )
+
+
+def state(share):
+    values = np.int32(5), True, np.float32(1.5), np.float16(0.5)
+    variables = [tf.Variable(value) for value in values]
+    for variable in variables:
+        if share.index:
+            variable.assign(tf.zeros_like(variable))
+    workers.same_as_first(variables)
+    for variable, value in zip(variables, values, strict=True):
+        assert variable.numpy() == value
+
+
+def refusals(share):
+    workers.require_same("equal", "differs")
+    try:
+        workers.require_same(str(share.index == 1), "has another text")
+    except ValueError as error:
+        assert str(error) == "strategy: worker 1 has another text"
+    else:
+        raise AssertionError("other texts are not refused")
+    labels = np.ones((4, 3), np.int8)
+    inputs = share.rows(tf.constant(of_worker(0)))
+    batch = Batch(inputs, tf.constant(labels), tf.range(4))
+    whole_minibatch(inputs, batch)
+    other = batch
+    for name in ("labels", "image_index"):
+        if share.index:
+            other = batch._replace(**{name: -getattr(batch, name)})
+        try:
+            whole_minibatch(inputs, other)
+        except tf.errors.InvalidArgumentError as error:
+            assert workers.OTHERS in str(error)
+        else:
+            raise AssertionError(f"other {name}: not noticed")
+
+
+def threads():
+    """None is kept for an exchange."""
+    step = tf.function(lambda: workers.all_sum(tf.ones([9])))
+    counts = []
+    for _ in range(2):
+        for _ in range(200):
+            step()
+        status = Path("/proc/self/status").read_text()
+        counts.append(int(status.split("Threads:")[1].split()[0]))
+    assert counts[1] - counts[0] < 20, counts
+
+
+def main():
+    share = workers.start()
+    number = share.number
+    workers.wait_for_all()
+    sums(tf.constant(of_worker(share.index)), number)
+    minibatches(share)
+    state(share)
+    refusals(share)
+    threads()
+
+
+if __name__ == "__main__":
+    main()
