@@ -168,10 +168,21 @@ class PartialLabelFitting(MultiOptimizerModel):
             self.prepare(data)
         self._build_for(data)
         self.build_optimizers()
+        if workers.current().number > 1:
+            self._join_workers()
+
+    def _join_workers(self):
+        """Begins as worker 0 does, but with random numbers of its own."""
         state = [*self.variables]
         for optimizer in self.optimizers:
             state += optimizer.variables
         workers.same_as_first([variable.value for variable in state])
+        # Else dropout would leave out the same of each worker's images. What
+        # comes after the features is the same on all.
+        for layer in self.backbone._flatten_layers():
+            for generator in layer._seed_generators:
+                own = generator.state + [workers.current().index, 0]
+                generator.state.assign(own)
 
     def _training_data(self, x, y, batch_size) -> TrainingData:
         if isinstance(x, Split):

@@ -7,9 +7,11 @@ TF_CONFIG says which worker this process is; all must be started.
 
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+import imcl_tf
 from imcl_tf.methods.batches import Batch, whole_minibatch
 from imcl_tf.ops import workers
 
@@ -89,6 +91,26 @@ def refusals(share):
             raise AssertionError(f"other {name}: not noticed")
 
 
+def dropout(share):
+    """Each worker leaves out other features; the rest of the model is equal."""
+    keras.utils.set_random_seed(share.index)  # they begin differently
+    backbone = keras.Sequential([keras.Input((64,)), keras.layers.Dropout(0.5)])
+    model = imcl_tf.MultiLabelModel(backbone, 3)
+    model.compile("sgd")
+    rows = np.ones((2 * share.number, 64), np.float32)
+    labels = np.ones((2 * share.number, 3), np.int8)
+    data = tf.data.Dataset.from_tensor_slices((rows, labels))
+    model.fit(data.batch(len(rows)), verbose=0)
+    (generator,) = backbone.layers[-1]._seed_generators
+    seeds = np.zeros([share.number, 2], np.int64)
+    seeds[share.index] = generator.state.numpy()
+    seeds = workers.all_sum(tf.constant(seeds)).numpy()
+    assert (seeds - seeds[0] == [[i, 0] for i in range(share.number)]).all()
+    for weight in model.classifier.weights:
+        mean = workers.all_sum(weight.value) / share.number
+        np.testing.assert_allclose(weight, mean, rtol=1e-6)
+
+
 def threads():
     """None is kept for an exchange."""
     step = tf.function(lambda: workers.all_sum(tf.ones([9])))
@@ -109,6 +131,7 @@ def main():
     minibatches(share)
     state(share)
     refusals(share)
+    dropout(share)
     threads()
 
 
