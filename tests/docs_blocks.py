@@ -12,12 +12,12 @@ PAGES = (
         f"docs/{name}.md"
         for name in (
             "index", "own_pictures", "methods", "datasets", "python",
-            "reliability", "reproduction", "results", "speed", "departures",
+            "machines", "reliability", "reproduction", "results", "speed", "departures",
         )
     ),
     "CONTRIBUTING.md",
 )  # fmt: skip
-LANGUAGES = ("bash", "python", "json", "bibtex", "text")
+LANGUAGES = ("bash", "python", "json", "bibtex", "text", "yaml")
 _BLOCK = re.compile(
     r"^(?:<!-- not run: (?P<reason>[^\n]*?) -->\n)?"
     r"```(?P<language>\w*)(?: title=\"(?P<title>[^\"]+)\")?\n"

@@ -112,7 +112,7 @@ def _resolver() -> tf.distribute.cluster_resolver.ClusterResolver:
 
 
 def _take_one_gpu():
-    """Of the GPUs of a node that its tasks share, each takes another one."""
+    """Each task takes another one of the GPUs that those of a node share."""
     gpus = tf.config.list_physical_devices("GPU")
     if len(gpus) > 1:
         task = int(os.environ.get("SLURM_LOCALID", 0))

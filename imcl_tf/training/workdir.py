@@ -116,7 +116,7 @@ class Workdir:
                     f"workdir: another program is training in {self.path}"
                 ) from error
             if is_locked:
-                # Of killed runs: checkpoints among them may be large.
+                # They may be as large as checkpoints.
                 for parent in (self.path, self.initial):
                     for directory in (parent, parent / _CHECKPOINTS):
                         remove_unfinished(directory)
