@@ -12,7 +12,8 @@ PAGES = (
         f"docs/{name}.md"
         for name in (
             "index", "own_pictures", "methods", "datasets", "python",
-            "machines", "reliability", "reproduction", "results", "speed", "departures",
+            "machines", "reliability", "reproduction", "results", "speed",
+            "departures",
         )
     ),
     "CONTRIBUTING.md",
