@@ -27,7 +27,6 @@ and exports it. The settings of flags/NAME.cfg are read first; the command line
 wins over them. --flagfile=FILE reads further flags from a file.
 """
 _FIXED = "fixed_features"
-_MULTI_WORKER = "multi_worker"
 # What a head that is solved looks at.
 _OF_HEAD = {"regime", "unit_norm", "penalty"}
 GROUPS = {
@@ -199,9 +198,8 @@ def main(argv: list[str]):
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     try:
-        if FLAGS.strategy == _MULTI_WORKER:
-            _refuse_choices_of_one_worker()
-            workers.start()  # before TensorFlow computes anything
+        if FLAGS.strategy == "multi_worker":
+            together.start(FLAGS.method, FLAGS.search)
         Workdir(workdir).check_writable()
         check(
             FLAGS.backbone, FLAGS.backbone_weights, FLAGS.backbone_layer,
@@ -237,19 +235,6 @@ def main(argv: list[str]):
         f"{results['mAP']:.2f}  ({workdir / 'results.json'})\n"
         f"over {Support(**results['mAP_support'])}"
     )
-
-
-def _refuse_choices_of_one_worker():
-    """Workers that choose by themselves would train different models."""
-    for given, what in (
-        (FLAGS.method == settings.AUTO, f"--method={settings.AUTO} chooses"),
-        (FLAGS.search, "--search searches"),
-    ):
-        if given:
-            raise ValueError(
-                f"strategy: {what} settings on one machine; then train with "
-                f"these and --strategy={_MULTI_WORKER}"
-            )
 
 
 def _warn_of_random_weights():

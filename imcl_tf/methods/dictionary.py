@@ -114,10 +114,10 @@ class Dictionary:
         Without a copy, which TensorFlow makes of a variable whose rows were
         written, whenever it is read.
         """
-        return tuple(
-            stored.read_value_no_copy()
-            for stored in (self.features, self.label_atoms)
-        )
+        variables = self.features, self.label_atoms
+        if tf.distribute.in_cross_replica_context():  # all copies are equal
+            variables = tuple(stored.values[0] for stored in variables)
+        return tuple(stored.read_value_no_copy() for stored in variables)
 
     def state(self) -> dict[str, tf.Variable | Divided]:
         """Returns what is saved with a model's weights, by name."""

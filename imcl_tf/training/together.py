@@ -14,9 +14,33 @@ import tensorflow as tf
 from absl import logging
 
 from imcl_tf.ops import workers
+from imcl_tf.settings import AUTO
 
 # Files of a run that others are made of, and none that a run reads.
 _NOT_READ = "tensorboard", "earlier", "auto", "saved_model", "report.html"
+
+
+def start(method: str, search: str):
+    """Joins the workers of a run, before TensorFlow computes anything.
+
+    Args:
+      method: option of that name.
+      search: option of that name.
+
+    Raises:
+      ValueError: for a run whose workers would each choose settings by
+        themselves, and see `workers.start`.
+    """
+    for is_given, what in (
+        (method == AUTO, f"--method={AUTO} chooses"),
+        (search, "--search searches"),
+    ):
+        if is_given:
+            raise ValueError(
+                f"strategy: {what} settings on one machine; then train with "
+                "these and --strategy=multi_worker"
+            )
+    workers.start()
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from imcl_tf.methods.base import MultiLabelModel
 from tests import programs
 from tests.methods.several_devices import CASES
 
-QUICK = [(2, "imcl")]
+QUICK = [(2, "imcl imcl_fixed")]
 REST = [
     (devices, name)
     for devices in (2, 3)
