@@ -1,10 +1,17 @@
-"""How Algorithm 2's time and memory grow with each of its sizes.
+"""How time and memory grow, with sizes and with the number of workers.
 
-    python -m eval.growth --out=growth.csv
+    python -m eval.growth [SECTION] [--out=growth.csv]
 
-writes each run's seconds and bytes, beside it growth.png, and prints the
-exponents of fitted powers against those of the counts of operations and of
-numbers held. Needs the extra [plots].
+similarity  Algorithm 2 by each of its sizes, as without a section: writes each
+            run's seconds and bytes, beside it growth.png, and prints the
+            exponents of fitted powers against those of the counts of
+            operations and of numbers held. Needs the extra [plots].
+workers     A step of IMCL on a small CNN in 1, 2 and 3 processes of one thread,
+            against the ideal: of n processes on p cores min(n, p) times the
+            speed of one.
+estimate    Bytes that are sent, memory and seconds of a step of Open Images'
+            size for 1 to 64 workers, from counts and from parts that are
+            measured here.
 """
 
 from __future__ import annotations
@@ -27,7 +34,9 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
+from eval import scaling, step_parts, worker_steps
 from eval.benchmark.measure import BATCH, FEATURES, LABELS, NEIGHBORS, call
+from eval.texts import markdown
 from imcl_tf.files import (
     fail,
     in_existing_directory,
@@ -35,6 +44,7 @@ from imcl_tf.files import (
     write_csv,
 )
 from imcl_tf.ops.similarity import joint_nonnegative_omp
+from imcl_tf.training.provenance import processor
 
 FLAGS = flags.FLAGS
 
@@ -54,8 +64,9 @@ class Size(NamedTuple):
 
     @property
     def numbers(self) -> int:
-        """Held: atoms, and the growing QR of each image, at each of k sizes."""
-        rows = self.M + self.B * self.k * (self.k + 1) // 2
+        """Held, as float32: atoms, and what the regressions of each image
+        hold at each of k sizes: 1 + t rows in float64."""
+        rows = self.M + 2 * self.B * (self.k + self.k * (self.k + 1) // 2)
         return rows * (self.C + FEATURES)
 
 
@@ -164,24 +175,58 @@ def plot(points: list[Point], path: Path):
     figure.savefig(path, format="png")
 
 
-def main(argv: list[str]):
-    del argv
-    try:
-        out = in_existing_directory(Path(FLAGS.out))
-        points = curves(FLAGS.scale, FLAGS.repeats)
-        write_csv(
-            out,
-            ("name", *Size._fields, "seconds", "bytes"),
-            [(p.name, *p.size, p.seconds, p.bytes) for p in points],
-        )
-        with replacing(out.with_suffix(".png")) as new:
-            plot(points, new)
-    except (ValueError, OSError, ImportError) as error:
-        fail(error)
+def similarity():
+    """Writes and prints how Algorithm 2 grows."""
+    out = in_existing_directory(Path(FLAGS.out))
+    points = curves(FLAGS.scale, FLAGS.repeats)
+    write_csv(
+        out,
+        ("name", *Size._fields, "seconds", "bytes"),
+        [(p.name, *p.size, p.seconds, p.bytes) for p in points],
+    )
+    with replacing(out.with_suffix(".png")) as new:
+        plot(points, new)
     print("| | time | operations | memory | numbers |\n|---|---|---|---|---|")
     for name, *exponents in fits(points):
         numbers = " | ".join(f"{x:.2f}" for x in exponents)
         print(f"| {name} | {numbers} |")
+
+
+def workers():
+    """Prints the steps of several workers."""
+    rows = worker_steps.measured(FLAGS.scale, FLAGS.repeats)
+    titles = (name.replace("_", " ") for name in worker_steps.Row._fields)
+    print(
+        f"On {rows[0].cores} cores of {processor()}; the ideal of n workers "
+        "on p cores is min(n, p) times the speed of one.\n"
+    )
+    print(markdown([*titles], [[f"{x:.3g}" for x in row] for row in rows]))
+
+
+def estimate():
+    """Prints the costs of a step of 1 to 64 workers."""
+    parts = step_parts.measure_parts(FLAGS.scale, FLAGS.repeats)
+    if FLAGS.cnn_seconds:
+        parts = parts._replace(update=0.0, image=FLAGS.cnn_seconds)
+    print(scaling.report(parts))
+
+
+SECTIONS = {
+    "similarity": similarity, "workers": workers, "estimate": estimate
+}  # fmt: skip
+
+
+def main(argv: list[str]):
+    try:
+        name, *others = argv[1:] or ["similarity"]
+        if others or name not in SECTIONS:
+            raise ValueError(
+                f"expected one section of {', '.join(SECTIONS)}, got "
+                f"{' '.join(argv[1:])!r}"
+            )
+        SECTIONS[name]()
+    except (ValueError, OSError, ImportError) as error:
+        fail(error)
 
 
 if __name__ == "__main__":

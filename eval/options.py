@@ -8,10 +8,14 @@ _REPEATS = "Runs of each."
 GROWTH = (
     Option("out", "growth.csv", "CSV file to write."),
     Option("repeats", 5, _REPEATS, minimum=1),
+    Option("scale", 1.0, "Share of the full sizes.", minimum=0, maximum=1),
     Option(
-        "scale", 1.0, "Share of the full sizes M and C.", minimum=0, maximum=1
+        "cnn_seconds", 0.0,
+        "Seconds of the CNN forward and backward for an image, with the step "
+        "on its weights, for the section estimate; 0 = as measured here.",
+        minimum=0,
     ),
-)
+)  # fmt: skip
 FAULTS = (
     Option("out", "faults.csv", "CSV file that lists every fault."),
     Option("faults", 20, "Faults of each row.", minimum=1),

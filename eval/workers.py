@@ -20,7 +20,6 @@ if __name__ == "__main__":
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -29,32 +28,11 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
+from eval.loopback import tf_configs
 from imcl_tf.files import fail, make_directory
 
 FLAGS = flags.FLAGS
 _RESULTS = "results.json"
-
-
-def local_configs(number: int) -> list[str]:
-    """The values of TF_CONFIG for workers that are all on this machine.
-
-    Args:
-      number: of workers, each of which gets a free port.
-    """
-    with contextlib.ExitStack() as stack:
-        free = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for one in free:
-            one.bind(("127.0.0.1", 0))
-        hosts = [f"127.0.0.1:{one.getsockname()[1]}" for one in free]
-    return [
-        json.dumps(
-            {
-                "cluster": {"worker": hosts},
-                "task": {"type": "worker", "index": index},
-            }
-        )
-        for index in range(number)
-    ]
 
 
 def train(number: int, arguments: Sequence[str], workdir: Path) -> float:
@@ -84,7 +62,7 @@ def train(number: int, arguments: Sequence[str], workdir: Path) -> float:
                 stdout=subprocess.DEVNULL,
                 stderr=stack.enter_context(log.open("w")),
             )
-            for config, log in zip(local_configs(number), logs, strict=True)
+            for config, log in zip(tf_configs(number), logs, strict=True)
         ]
         statuses = [process.wait() for process in started]
     for status, log in zip(statuses, logs, strict=True):

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from eval.workers import local_configs
+from eval.loopback import tf_configs
 
 ROOT = Path(__file__).resolve().parents[1]
 FORKS = multiprocessing.get_context("forkserver")
@@ -95,7 +95,7 @@ def start_workers(number, module, *arguments, **kwargs):
     """
     return [
         Program(module, *arguments, environment={"TF_CONFIG": config}, **kwargs)
-        for config in local_configs(number)
+        for config in tf_configs(number)
     ]
 
 

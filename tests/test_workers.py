@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from eval.workers import local_configs
+from eval.loopback import tf_configs
 from imcl_tf.files import write_csv
 from tests import programs
 
@@ -140,7 +140,7 @@ def test_other_settings_are_refused_on_every_worker(data, tmp_path):
         )
         for flag, config in zip(
             ("--lambda_y=1", "--lambda_y=2"),
-            local_configs(2), strict=True,
+            tf_configs(2), strict=True,
         )
     )  # fmt: skip
     for done in finished((one, other)):

@@ -63,30 +63,37 @@ def _picture(rng) -> bytes:
     return tf.io.encode_jpeg(pixels, quality=90).numpy()
 
 
+def split_of(directory: str) -> tuple[Split, LabelTable]:
+    """The records that `write_pictures` wrote, and a few labels of each."""
+    files = tuple(sorted(map(str, Path(directory).iterdir())))
+    length = sum(1 for _ in tf.data.TFRecordDataset(files[0]))
+    labels = np.ones((length * len(files), _LABELS), np.int8)
+    labels = scipy.sparse.csr_array(labels)
+    names = tuple(map(str, range(_LABELS)))
+    lengths = (length,) * len(files)
+    split = Split(files, lengths, labels, np.zeros(0, np.int32), names)
+    return split, LabelTable(labels)
+
+
 def time_batches(
     directory: str, shorter_side: int, augment: bool, steps: int, repeats: int
 ):
     """Prints seconds of `steps` minibatches over those of bare ones."""
-    files = tuple(sorted(map(str, Path(directory).iterdir())))
+    split, labels = split_of(directory)
     pictures = [
         records.decode_image(record)[1].numpy()
-        for record in tf.data.TFRecordDataset(files[0])
+        for record in tf.data.TFRecordDataset(split.files[0])
     ]
-    lengths = (len(pictures),) * len(files)
-    labels = np.ones((sum(lengths), _LABELS), np.int8)
-    labels = scipy.sparse.csr_array(labels)
-    names = tuple(map(str, range(_LABELS)))
-    split = Split(files, lengths, labels, np.zeros(0, np.int32), names)
     resizing = Resizing(shorter_side) if shorter_side else SQUASHED
     run = training_batches(
-        split, LabelTable(labels), (_SIZE, _SIZE, 3), BATCH, 0,
+        split, labels, (_SIZE, _SIZE, 3), BATCH, 0,
         AUGMENTATIONS["light"] if augment else None, resizing,
     )  # fmt: skip
     floor = _bare(pictures, shorter_side)
     print(
         json.dumps(
             [
-                _seconds(run, steps) / _seconds(floor, steps)
+                steady_seconds(run, steps) / steady_seconds(floor, steps)
                 for _ in range(repeats)
             ]
         )
@@ -111,7 +118,7 @@ def _bare(pictures: list[bytes], shorter_side: int) -> tf.data.Dataset:
     )
 
 
-def _seconds(batches: tf.data.Dataset, steps: int) -> float:
+def steady_seconds(batches: tf.data.Dataset, steps: int) -> float:
     """Seconds of `steps` minibatches, once they come steadily."""
     batches = iter(batches)
     for _ in range(_WARM_UP):

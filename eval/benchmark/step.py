@@ -210,16 +210,9 @@ class Problem:
         """Seconds of a method's step beyond those of logistic's, CNN aside."""
         steps = []
         for method, entries in ((name, size), ("logistic", 0)):
-            cnn = keras.Sequential(  # next to none: features have a gradient
-                [
-                    keras.Input((self.num_features,)),
-                    keras.layers.LayerNormalization(),
-                ]
+            model = model_of_features(
+                method, self.num_features, self.labels, entries
             )
-            model = make_model(method, cnn, self.labels)
-            if entries:  # their images are for a refresh alone
-                nothing = np.zeros((entries, 1), np.float32)
-                add_dictionary(model, nothing, self.labels)
             steps.append(self.step_of(model, self.features))
         own, logistic = steps
         return statistics.median(own() - logistic() for _ in range(repeats))
@@ -274,6 +267,26 @@ def add_dictionary(
         stored.assign(
             tf.random.stateless_uniform(stored.shape, [0, 1], dtype=tf.float16)
         )
+
+
+def model_of_features(
+    name: str, num_features: int, labels: scipy.sparse.csr_array, size: int
+) -> keras.Model:
+    """A compiled method on features [B, d] that have a gradient.
+
+    Args:
+      name: of the method.
+      num_features: d.
+      labels: [N, C] int8.
+      size: M, of a dictionary; 0 = without.
+    """
+    cnn = keras.Sequential(  # next to none
+        [keras.Input((num_features,)), keras.layers.LayerNormalization()]
+    )
+    model = make_model(name, cnn, labels)
+    if size:  # their images are for a refresh alone
+        add_dictionary(model, np.zeros((size, 1), np.float32), labels)
+    return model
 
 
 def time_steps(
