@@ -134,7 +134,7 @@ class _Clock(keras.callbacks.Callback):
 def time_exchange(repeats: int):
     """Prints seconds of an exchange of one number, and of a byte that is sent.
 
-    A byte is sent, received and added. Of two workers each sends as many bytes
+    A byte is sent, received and added. Each of two workers sends as many bytes
     as the sum has.
     """
     _start()
