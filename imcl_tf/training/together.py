@@ -7,15 +7,19 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import tensorflow as tf
 from absl import logging
 
+from imcl_tf.files import locked
 from imcl_tf.ops import workers
 from imcl_tf.settings import AUTO
 
+_PREFIX = "imcl_tf-worker-"  # of the copies
+_MINUTE = 60
 # Files of a run that others are made of, and none that a run reads.
 _NOT_READ = "tensorboard", "earlier", "auto", "saved_model", "report.html"
 
@@ -67,8 +71,10 @@ def one_workdir(workdir: Path) -> Iterator[Path]:
         yield workdir
         return
     logging.set_verbosity(logging.ERROR)
+    remove_abandoned(Path(tempfile.gettempdir()))
     with (
-        tempfile.TemporaryDirectory(prefix="imcl_tf-") as place,
+        tempfile.TemporaryDirectory(prefix=_PREFIX) as place,
+        locked(Path(place)),
         open(os.devnull, "w", encoding="utf-8") as nowhere,
         contextlib.redirect_stdout(nowhere),
     ):
@@ -79,6 +85,22 @@ def one_workdir(workdir: Path) -> Iterator[Path]:
             )
         workers.wait_for_all()
         yield copy
+
+
+def remove_abandoned(directory: Path):
+    """Removes the copies of workers that were killed, as large as checkpoints.
+
+    Args:
+      directory: of temporary files.
+    """
+    for path in directory.glob(f"{_PREFIX}*"):
+        # One that is used is locked, but for the moment after it is made.
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime < _MINUTE:
+                continue
+            with locked(path, wait=False) as is_locked:
+                if is_locked:
+                    shutil.rmtree(path)
 
 
 def _listing(directory: Path) -> Iterator[str]:
