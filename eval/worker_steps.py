@@ -118,6 +118,7 @@ def take_steps(size: int, batch_size: int, steps: int):
     model.fit(data.batch(batch_size), callbacks=[clock], verbose=0)
     taken = np.diff(clock.ends, axis=0)[_FIRST - 1 :]
     print(json.dumps(np.median(taken, 0).tolist()))
+    workers.leave()
 
 
 class _Clock(keras.callbacks.Callback):
@@ -143,6 +144,7 @@ def time_exchange(repeats: int):
     little = _median(lambda: add(one), 50 * repeats)
     much = _median(lambda: add(large), repeats)
     print(json.dumps([little, max(much - little, 0.0) / (4 * _LARGE)]))
+    workers.leave()
 
 
 def _median(function: Callable, repeats: int) -> float:

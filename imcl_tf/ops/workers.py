@@ -8,6 +8,7 @@ collectives carry what they exchange, one sum at a time, in the same order.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -252,6 +253,16 @@ def wait_for_all():
     if _current.number == 1:
         return
     all_sum(tf.zeros([], tf.int64))
+
+
+def leave():
+    """Waits, at the end of a program, for workers that are behind.
+
+    What a worker has sent may still be on its way when it ends, and would be
+    lost. Nothing follows, so that a worker that has failed is no reason to.
+    """
+    with contextlib.suppress(tf.errors.OpError):
+        wait_for_all()
 
 
 def _reduced(values):

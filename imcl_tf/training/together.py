@@ -69,6 +69,7 @@ def one_workdir(workdir: Path) -> Iterator[Path]:
     if who.index == 0:
         workers.wait_for_all()  # until the others have their copies
         yield workdir
+        workers.leave()
         return
     logging.set_verbosity(logging.ERROR)
     remove_abandoned(Path(tempfile.gettempdir()))
@@ -85,6 +86,7 @@ def one_workdir(workdir: Path) -> Iterator[Path]:
             )
         workers.wait_for_all()
         yield copy
+        workers.leave()
 
 
 def remove_abandoned(directory: Path):

@@ -33,6 +33,7 @@ def main():
     workers.start()
     for name in sys.argv[1:]:
         compare(name, contextlib.nullcontext(), alone())
+    workers.leave()
 
 
 if __name__ == "__main__":
