@@ -125,20 +125,28 @@ def _check_tf_config(text: str):
     try:
         config = json.loads(text)
         hosts, task = config["cluster"]["worker"], config["task"]
-        others = sorted({*config["cluster"]} - {"worker"})
         known = (
-            not others
+            [*config["cluster"]] == ["worker"]
             and task["type"] == "worker"
-            and int(task["index"]) in range(len(hosts))
+            and isinstance(hosts, list)
+            and len({*hosts}) == len(hosts)
+            and all(map(_is_address, hosts))
+            and str(task["index"]) in map(str, range(len(hosts)))
         )
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         known = False
     if not known:
         raise ValueError(
             'TF_CONFIG must be like {"cluster": {"worker": ["host:port", ...]}'
-            ', "task": {"type": "worker", "index": 0}}, all tasks workers, got '
+            ', "task": {"type": "worker", "index": 0}}, all tasks workers, '
+            "each at an address of its own, got "
             f"{text!r:.200}"
         )
+
+
+def _is_address(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isdecimal() and 0 < int(port) < 1 << 16
 
 
 def all_sum(values: tf.Tensor) -> tf.Tensor:

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import os
 import socket
 
@@ -98,3 +99,35 @@ def test_tasks_of_a_node_take_other_gpus(monkeypatch, visible, taken):
     )
     workers._take_one_gpu()
     assert chosen == ([] if taken is None else [taken])
+
+
+@pytest.mark.parametrize(
+    ("hosts", "index"),
+    [
+        (["a:1", "a:1"], 0), (["a", "b:1"], 0), (["a:99999"], 0), ([":1"], 0),
+        ([1, 2], 0), ("ab", 0), ({"0": "a:1"}, 0), ([["a:1"]], 0),
+        (["a:1"], 1), (["a:1"], -1), (["a:1"], 0.5), (["a:1", "b:1"], True),
+        (["a:1"], float("inf")), (["a:1"], None), ([], 0),
+    ],
+)  # fmt: skip
+def test_addresses_that_cannot_be(monkeypatch, hosts, index):
+    config = {
+        "cluster": {"worker": hosts},
+        "task": {"type": "worker", "index": index},
+    }
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    with pytest.raises(ValueError, match="TF_CONFIG must be like"):
+        workers._resolver()
+
+
+@pytest.mark.parametrize("index", [1, "1"])
+def test_addresses(monkeypatch, index):
+    hosts = ["node-1.net:2222", "[::1]:2222"]
+    config = {
+        "cluster": {"worker": hosts},
+        "task": {"type": "worker", "index": index},
+    }
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    resolver = workers._resolver()
+    assert resolver.cluster_spec().as_dict() == {"worker": hosts}
+    assert int(resolver.task_id) == 1
