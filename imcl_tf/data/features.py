@@ -209,8 +209,7 @@ def _write_missing(files, split, run, image_size, batch_size, resizing):
     )
     write(missing[share.index :: share.number])
     workers.wait_for_all()
-    if share.number > 1:
-        write(_missing(files))
+    write(_missing(files))
 
 
 def _missing(files):

@@ -104,9 +104,9 @@ def whole_minibatch(
       features [B, ...], and a `Batch` with labels and image_index of all B
       images; its `inputs` are still those of the share.
     """
-    features = workers.joined(
-        features, tf.shape(batch.labels)[0], _fingerprint(batch)
-    )
+    if workers.current().number > 1:
+        size = tf.shape(batch.labels)[0]
+        features = workers.joined(features, size, _fingerprint(batch))
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return features, batch

@@ -229,9 +229,7 @@ def same_as_first(variables: list[tf.Variable]):
         return
     for variable in variables:
         value = tf.convert_to_tensor(variable)
-        exact = tf.int64 if value.dtype.is_integer else tf.float32
-        if value.dtype.is_bool:
-            exact = tf.int64
+        exact = tf.float32 if value.dtype.is_floating else tf.int64
         own = tf.cast(value, exact)
         own = own if _current.index == 0 else tf.zeros_like(own)
         variable.assign(tf.cast(all_sum(own), value.dtype))
