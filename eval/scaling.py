@@ -202,12 +202,16 @@ def _table(rows, unit):
         [
             [
                 f"{number}",
-                *(f"{value / unit:.3g}" for value in values.values()),
-                f"{sum(values.values()) / unit:.3g}",
+                *(_digits(value / unit) for value in values.values()),
+                _digits(sum(values.values()) / unit),
             ]
             for number, values in rows.items()
         ],
     )
+
+
+def _digits(value):
+    return f"{float(f'{value:.3g}'):,g}"
 
 
 def _steps(of: Callable[[int], Sizes], parts: Parts):

@@ -151,6 +151,7 @@ def test_report():
     assert len(rows) == 8
     whole = sum(scaling.seconds(Sizes(), PARTS, 64, 100).values())
     assert f"| {whole:.3g} |" in rows[3]
+    assert rows[4].endswith("| 1,190 |")
 
 
 def test_time_of_parts_is_told(capsys):
