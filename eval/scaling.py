@@ -85,7 +85,7 @@ def exchanges(sizes: Sizes, number: int) -> list[Exchange]:
     padded = math.ceil(images / number) * number
     return [
         *(Exchange("batch statistics", 3 * n, 2) for n in sizes.statistics),
-        Exchange("features", padded * d + 1),
+        Exchange("features", padded * d + number),
         Exchange("scores of candidates", number * 2 * images, k),
         Exchange("their atoms", images * (c + d + 5), k),
         Exchange("neighbours' features", images * k * d),

@@ -119,13 +119,13 @@ def whole_minibatch(
 
 
 def _fingerprint(batch: Batch) -> tf.Tensor:
-    """[] int32 in [0, 2^16), another one of other labels or images."""
+    """[] int32 in [0, 2^24), another one of other labels or images."""
     labels = tf.cast(batch.labels, tf.int32)
     size, number = tf.unstack(tf.shape(labels))
     place = tf.reshape(tf.range(size * number), [size, number])
     of_labels = tf.reduce_sum(labels * (1 + place % 251))
     of_images = tf.reduce_sum(batch.image_index % 8191 * (1 + tf.range(size)))
-    return (of_labels + of_images) % 65_521
+    return (of_labels + of_images) % 16_777_213
 
 
 def require_numbers(data: TrainingData, what: str):

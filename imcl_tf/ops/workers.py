@@ -15,8 +15,8 @@ import hashlib
 import json
 import os
 
-import numpy as np
 import tensorflow as tf
+from absl import logging
 
 # Ports of a Slurm job: a node may have workers of several jobs.
 _FIRST_PORT, _PORTS = 12_000, 20_000
@@ -73,11 +73,16 @@ def start() -> Workers:
       which one this process is.
 
     Raises:
-      ValueError: if neither is there, or TF_CONFIG is no cluster of workers.
+      ValueError: if neither is there, TF_CONFIG is no cluster of workers, or
+        Slurm's variables say too little.
     """
     global _current
     resolver = _resolver()
     tasks = resolver.cluster_spec().num_tasks(resolver.task_type)
+    logging.info(
+        "worker %d of %d waits for the others, an hour at most",
+        resolver.task_id, tasks,
+    )  # fmt: skip
     # The strategy starts TensorFlow's collectives. Nothing is made in its
     # scope, in which `fit` of Keras 3 fails.
     _strategy(resolver)
@@ -91,25 +96,39 @@ def _strategy(resolver):
 
 
 def _resolver() -> tf.distribute.cluster_resolver.ClusterResolver:
-    resolvers = tf.distribute.cluster_resolver
     if "TF_CONFIG" in os.environ:
         _check_tf_config(os.environ["TF_CONFIG"])
-        return resolvers.TFConfigClusterResolver()
+        return tf.distribute.cluster_resolver.TFConfigClusterResolver()
     if "SLURM_STEP_NUM_TASKS" in os.environ:
-        job = int(os.environ.get("SLURM_JOB_ID", 0))
-        # For the addresses alone: it counts GPUs by nvidia-smi, which a
-        # machine without any does not have, and not those of one task.
-        resolver = resolvers.SlurmClusterResolver(
-            port_base=_FIRST_PORT + job % _PORTS,
-            gpus_per_node=_MOST_TASKS, gpus_per_task=1, auto_set_gpu=False,
-        )  # fmt: skip
-        resolver.cluster_spec()  # sets task_type and task_id
-        _take_one_gpu()
-        return resolver
+        return _slurm()
     raise ValueError(
         "strategy: multi_worker needs the addresses of the workers, in the "
         "environment variable TF_CONFIG or from Slurm's srun"
     )
+
+
+def _slurm():
+    """Who is where, by the variables that srun sets for each task."""
+    try:
+        job = int(os.environ.get("SLURM_JOB_ID", 0))
+        # For the addresses alone: it counts GPUs by nvidia-smi, which a
+        # machine without any does not have, and not those of one task.
+        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
+            port_base=_FIRST_PORT + job % _PORTS,
+            gpus_per_node=_MOST_TASKS, gpus_per_task=1, auto_set_gpu=False,
+        )  # fmt: skip
+        resolver.cluster_spec()  # sets task_type and task_id
+        if resolver.task_id is None:
+            raise ValueError("SLURM_PROCID is none of its tasks")
+    except (ValueError, LookupError, RuntimeError) as error:
+        raise ValueError(
+            "strategy: srun's variables SLURM_JOB_ID, SLURM_PROCID, "
+            "SLURM_STEP_NUM_TASKS, SLURM_STEP_NODELIST and "
+            "SLURM_STEP_TASKS_PER_NODE do not say where each worker is: "
+            f"{error}"
+        ) from error
+    _take_one_gpu()
+    return resolver
 
 
 def _take_one_gpu():
@@ -196,7 +215,7 @@ def joined(
     Args:
       own: [b, ...] float32, see `Workers.rows`; b may be 0.
       size: [] int32, B.
-      common: [] int32 in [0, 2^16), which must be that of all workers.
+      common: [] int32 in [0, 2^24), which must be that of all workers.
 
     Returns:
       [B, ...], the same on every worker; its gradient as of `sum_of_parts`.
@@ -204,23 +223,36 @@ def joined(
     Raises:
       tf.errors.InvalidArgumentError: if `common` differs.
     """
-    index, number = _current.index, _current.number
+    number = _current.number
     if number == 1:
         return own
     most = -(-size // number)
     rest = own.shape[1:]
     spare = [[0, most - tf.shape(own)[0]], *[[0, 0]] * len(rest)]
-    # Row j of worker r is row j n + r of the minibatch.
-    others = [[0, 0], [index, number - 1 - index], *[[0, 0]] * len(rest)]
-    spread = tf.pad(tf.pad(own, spare)[:, tf.newaxis], others)
     common = tf.cast(common, tf.float32)
-    flat = tf.concat([tf.reshape(spread, [-1]), common[tf.newaxis]], 0)
-    total = sum_of_parts(flat)
-    # Less than 2^24, which float32 holds exactly.
-    is_same = tf.debugging.Assert(total[-1] == number * common, [OTHERS])
+    flat = tf.reshape(tf.pad(own, spare), [-1])
+    parts = gathered(tf.concat([flat, common[tf.newaxis]], 0))
+    is_same = tf.debugging.Assert(
+        tf.reduce_all(parts[:, -1] == common), [OTHERS]
+    )
     with tf.control_dependencies([is_same]):
-        total = tf.reshape(total[:-1], [most * number, *rest])
-    return total[:size]
+        parts = tf.reshape(parts[:, :-1], [number, most, *rest])
+    # Row j of worker r is row j n + r of the minibatch.
+    rows = tf.transpose(parts, [1, 0, *range(2, len(rest) + 2)])
+    return tf.reshape(rows, [most * number, *rest])[:size]
+
+
+def gathered(values: tf.Tensor) -> tf.Tensor:
+    """Gathers tensors [...] of one shape from all workers: [n, ...].
+
+    Its gradient is as of `sum_of_parts`.
+
+    Args:
+      values: float32 or int64.
+    """
+    index, number = _current.index, _current.number
+    others = [[index, number - 1 - index], *[[0, 0]] * values.shape.rank]
+    return sum_of_parts(tf.pad(values[tf.newaxis], others))
 
 
 def same_as_first(variables: list[tf.Variable]):
@@ -242,13 +274,11 @@ def require_same(value: str, complaint: str):
       value: the text of this worker.
       complaint: what is said of a worker that differs from worker 0.
     """
-    index, number = _current.index, _current.number
-    if number == 1:
+    if _current.number == 1:
         return
     digest = hashlib.sha256(value.encode()).digest()
-    digests = np.zeros([number], np.int64)
-    digests[index] = int.from_bytes(digest[:7])
-    digests = all_sum(tf.constant(digests)).numpy()
+    own = tf.constant(int.from_bytes(digest[:7]), tf.int64)
+    digests = gathered(own).numpy()
     others = [i for i, one in enumerate(digests) if one != digests[0]]
     if others:
         raise ValueError(f"strategy: worker {others[0]} {complaint}")

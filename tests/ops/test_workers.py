@@ -68,8 +68,9 @@ def test_one_process_exchanges_nothing():
     workers.wait_for_all()
 
 
-def test_slurm_says_who_is_where(monkeypatch):
-    """Four tasks on two nodes; the job's number chooses the ports."""
+@pytest.fixture
+def of_slurm(monkeypatch):
+    """Variables of the third of four tasks on two nodes."""
     monkeypatch.delenv("TF_CONFIG", raising=False)
     for name, value in {
         "SLURM_JOB_ID": "40003",
@@ -79,11 +80,36 @@ def test_slurm_says_who_is_where(monkeypatch):
         "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
     }.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("of_slurm")
+def test_slurm_says_who_is_where():
+    """The job's number chooses the ports."""
     resolver = workers._resolver()
     assert resolver.cluster_spec().as_dict() == {
         "worker": ["gpu07:12003", "gpu07:12004", "gpu08:12003", "gpu08:12004"]
     }
     assert (resolver.task_type, resolver.task_id) == ("worker", 2)
+
+
+@pytest.mark.usefixtures("of_slurm")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SLURM_JOB_ID", "abc"), ("SLURM_PROCID", None), ("SLURM_PROCID", "x"),
+        ("SLURM_PROCID", "4"), ("SLURM_STEP_NUM_TASKS", "3"),
+        ("SLURM_STEP_NODELIST", None), ("SLURM_STEP_NODELIST", "gpu[07"),
+        ("SLURM_STEP_TASKS_PER_NODE", None),
+        ("SLURM_STEP_TASKS_PER_NODE", "two"),
+    ],
+)  # fmt: skip
+def test_variables_of_slurm_that_say_too_little(monkeypatch, name, value):
+    if value is None:
+        monkeypatch.delenv(name)
+    else:
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="srun's variables .* do not say"):
+        workers._resolver()
 
 
 @pytest.mark.parametrize(("visible", "taken"), [(4, 2), (2, 0), (1, None)])
