@@ -60,9 +60,16 @@ class Program:
     def send_signal(self, number):
         os.kill(self._process.pid, number)
 
+    def output(self):
+        """What it has written to stdout so far."""
+        return self._written(0)
+
     def errors(self):
-        """What it has written to stderr so far."""
-        path = self._outputs[1]
+        """The same of stderr."""
+        return self._written(1)
+
+    def _written(self, number):
+        path = self._outputs[number]
         return path.read_text() if path.exists() else ""
 
     def finish(self, timeout=300):

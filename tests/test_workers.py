@@ -1,8 +1,11 @@
 """Several processes that train one model, from the command line."""
 
 import csv
+import json
 import re
 import shutil
+import signal
+import socket
 import time
 
 import numpy as np
@@ -102,7 +105,9 @@ def test_two_workers_leave_what_one_process_does(alone, together):
         x.name for x in alone.iterdir()
     }
     assert "folder test mAP" in first.stdout
-    assert not second.stdout
+    assert second.stdout.splitlines() == [
+        "waiting for all workers, an hour at most"
+    ]
 
 
 def test_a_worker_is_killed_and_the_run_continues(data, together, tmp_path):
@@ -148,6 +153,37 @@ def test_other_settings_are_refused_on_every_worker(data, tmp_path):
         assert "worker 1 has other settings or data" in done.stderr
         assert "Traceback" not in done.stderr
     assert not (tmp_path / "run.json").exists()
+
+
+def test_a_worker_that_waits_can_be_interrupted(data, tmp_path):
+    waiting = programs.Program(
+        "imcl_tf.main", *FLAGS, *data, f"--workdir={tmp_path / 'run'}",
+        environment={"TF_CONFIG": tf_configs(2)[1]},
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while "waiting for all workers" not in waiting.output():
+        assert waiting.is_running() and time.monotonic() < end
+        time.sleep(0.1)
+    time.sleep(1)  # in TensorFlow, which has it wait for worker 0
+    waiting.send_signal(signal.SIGINT)
+    assert waiting.finish(60).returncode == -signal.SIGINT
+    assert not [*tmp_path.iterdir()]
+
+
+def test_an_address_in_use_is_named(data, tmp_path):
+    config = tf_configs(2)[0]
+    address = json.loads(config)["cluster"]["worker"][0]
+    host, port = address.split(":")
+    with socket.socket() as other:
+        other.bind((host, int(port)))
+        other.listen()
+        done = programs.run(
+            "imcl_tf.main", *FLAGS, *data, f"--workdir={tmp_path}",
+            environment={"TF_CONFIG": config},
+        )  # fmt: skip
+    assert done.returncode == 1
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith(f"imcl_tf: error: strategy: worker 0 at {address}")
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,11 @@ def frozen_statistics(model: keras.layers.Layer) -> list[str]:
     ]
 
 
+def trains_statistics(model: keras.layers.Layer) -> bool:
+    """Whether a batch normalisation of `model` takes those of a minibatch."""
+    return any(layer.trainable for layer in batch_normalizations(model))
+
+
 def restore_frozen_statistics(model: keras.layers.Layer, names: list[str]):
     """Makes a loaded `model` one of which `frozen_statistics` says `names`."""
     for layer in batch_normalizations(model):

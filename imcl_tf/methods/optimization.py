@@ -15,6 +15,7 @@ from imcl_tf.backbones.statistics import (
     batch_normalizations,
     share_batch_statistics,
     synchronize_batch_statistics,
+    trains_statistics,
 )
 from imcl_tf.methods.averages import WeightAverage
 from imcl_tf.methods.batches import KERAS_ARGUMENTS, refuse
@@ -106,6 +107,12 @@ class MultiOptimizerModel(keras.Model):
         self.backbone_optimizer = _optimizer(backbone_optimizer)
         several = self.distribute_strategy.num_replicas_in_sync > 1
         if workers.current().number > 1:
+            if jit_compile and trains_statistics(self.backbone):
+                raise ValueError(
+                    "jit: XLA cannot compile the exchange between workers of "
+                    "batch statistics, which are trained here; begin with "
+                    "trained weights, or leave it out"
+                )
             share_batch_statistics(self.backbone)
         for name in ("optimizer", "backbone_optimizer"):
             _refuse_optimizer(name, getattr(self, name), several)

@@ -16,7 +16,6 @@ import json
 import os
 
 import tensorflow as tf
-from absl import logging
 
 # Ports of a Slurm job: a node may have workers of several jobs.
 _FIRST_PORT, _PORTS = 12_000, 20_000
@@ -75,18 +74,24 @@ def start() -> Workers:
     Raises:
       ValueError: if neither is there, TF_CONFIG is no cluster of workers, or
         Slurm's variables say too little.
+      ConnectionError: if the workers do not come together within an hour, or
+        another program is at the address of one.
     """
     global _current
     resolver = _resolver()
-    tasks = resolver.cluster_spec().num_tasks(resolver.task_type)
-    logging.info(
-        "worker %d of %d waits for the others, an hour at most",
-        resolver.task_id, tasks,
-    )  # fmt: skip
+    addresses = resolver.cluster_spec().as_dict()[resolver.task_type]
+    who = Workers(resolver.task_id, len(addresses))
     # The strategy starts TensorFlow's collectives. Nothing is made in its
     # scope, in which `fit` of Keras 3 fails.
-    _strategy(resolver)
-    _current = Workers(resolver.task_id, tasks)
+    try:
+        _strategy(resolver)
+    except tf.errors.OpError as error:
+        raise ConnectionError(
+            f"strategy: worker {who.index} at {addresses[who.index]}, a port "
+            "that nothing else may use, could not join worker 0 at "
+            f"{addresses[0]}: {error.message}"
+        ) from error
+    _current = who
     return _current
 
 

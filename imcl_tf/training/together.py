@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from absl import logging
 from imcl_tf.files import locked
 from imcl_tf.ops import workers
 from imcl_tf.settings import AUTO
+from imcl_tf.training.progress import report
 
 _PREFIX = "imcl_tf-worker-"  # of the copies
 _MINUTE = 60
@@ -33,7 +35,8 @@ def start(method: str, search: str):
 
     Raises:
       ValueError: for a run whose workers would each choose settings by
-        themselves, and see `workers.start`.
+        themselves.
+      ValueError, ConnectionError: see `workers.start`.
     """
     for is_given, what in (
         (method == AUTO, f"--method={AUTO} chooses"),
@@ -44,7 +47,17 @@ def start(method: str, search: str):
                 f"strategy: {what} settings on one machine; then train with "
                 "these and --strategy=multi_worker"
             )
-    workers.start()
+    # TensorFlow waits without looking at signals that Python handles.
+    handlers = {
+        number: signal.signal(number, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        report("waiting for all workers, an hour at most")
+        workers.start()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -124,7 +137,10 @@ def explained(error: Exception) -> Exception:
         return error
     if workers.OTHERS in text:
         return ValueError(workers.OTHERS)
-    if "Collective" not in text and "oordination" not in text:
+    # One that this worker has made names collectives too, where it stands.
+    if isinstance(error, tf.errors.InvalidArgumentError) or not re.search(
+        "Collective|oordination", text
+    ):
         return error
     found = re.search(r"/task:(\d+)", text)
     which = f"worker {found[1]}" if found else "another worker"

@@ -4,7 +4,11 @@ import keras
 import pytest
 import tensorflow as tf
 
+from imcl_tf.backbones.make import backbone
+from imcl_tf.backbones.statistics import freeze_batch_statistics
+from imcl_tf.methods import method
 from imcl_tf.methods.base import MultiLabelModel
+from imcl_tf.ops import workers
 from tests import programs
 from tests.methods.several_devices import CASES
 
@@ -56,3 +60,14 @@ def test_a_strategy_that_clips_is_refused(monkeypatch):
         model = MultiLabelModel(None, 2)
     with pytest.raises(ValueError, match="optimizer: gradients cannot be clip"):
         model.compile(keras.optimizers.SGD(clipnorm=1.0))
+
+
+def test_xla_cannot_compile_what_workers_exchange(monkeypatch):
+    """Batch statistics that are stored are not exchanged."""
+    cnn = backbone("small_cnn", image_size=32)
+    monkeypatch.setattr(workers, "_current", workers.Workers(1, 2))
+    model = method("logistic")(cnn, 3)
+    with pytest.raises(ValueError, match="jit: XLA cannot compile"):
+        model.compile(jit_compile=True)
+    freeze_batch_statistics(cnn)
+    model.compile(jit_compile=True)

@@ -52,6 +52,12 @@ def test_copies_of_killed_workers_are_removed(tmp_path):
             ),
             "the workers have other minibatches",
         ),
+        (
+            tf.errors.InvalidArgumentError(
+                None, None, "no operation for node CollectiveReduceV2"
+            ),
+            "no operation",
+        ),
         (tf.errors.DataLossError(None, None, "a record"), "a record"),
         (ValueError("seed"), "seed"),
     ],
