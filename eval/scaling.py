@@ -68,8 +68,8 @@ class Sizes(NamedTuple):
 
 
 class Exchange(NamedTuple):
-    """A sum over the workers. Attributes: what; numbers: float32 in it; times:
-    in a step."""
+    """A sum over the workers. Attributes: what; numbers: float32 in it, or two
+    for each int64; times: in a step."""
 
     what: str
     numbers: int
@@ -85,7 +85,9 @@ def exchanges(sizes: Sizes, number: int) -> list[Exchange]:
     padded = math.ceil(images / number) * number
     return [
         *(Exchange("batch statistics", 3 * n, 2) for n in sizes.statistics),
-        Exchange("features", padded * d + number),
+        # First of all a number of the minibatch, in int64.
+        Exchange("features", 2 * number),
+        Exchange("features", padded * d),
         Exchange("scores of candidates", number * 2 * images, k),
         Exchange("their atoms", images * (c + d + 5), k),
         Exchange("neighbours' features", images * k * d),

@@ -106,7 +106,10 @@ def whole_minibatch(
     """
     if workers.current().number > 1:
         size = tf.shape(batch.labels)[0]
-        features = workers.joined(features, size, _fingerprint(batch))
+        # Before anything whose size is that of the minibatch is exchanged.
+        is_same = workers.require_same_minibatch(_fingerprint(batch))
+        with tf.control_dependencies([] if is_same is None else [is_same]):
+            features = workers.joined(features, size)
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return features, batch
@@ -119,13 +122,14 @@ def whole_minibatch(
 
 
 def _fingerprint(batch: Batch) -> tf.Tensor:
-    """[] int32 in [0, 2^24), another one of other labels or images."""
-    labels = tf.cast(batch.labels, tf.int32)
-    size, number = tf.unstack(tf.shape(labels))
+    """[] int64 >= 0, another one of other labels, images or another size."""
+    labels = tf.cast(batch.labels, tf.int64)
+    size, number = tf.unstack(tf.shape(labels, tf.int64))
     place = tf.reshape(tf.range(size * number), [size, number])
     of_labels = tf.reduce_sum(labels * (1 + place % 251))
-    of_images = tf.reduce_sum(batch.image_index % 8191 * (1 + tf.range(size)))
-    return (of_labels + of_images) % 16_777_213
+    images = tf.cast(batch.image_index, tf.int64) % 8191
+    of_images = tf.reduce_sum(images * (1 + tf.range(size)))
+    return (of_labels + of_images) % 2**40
 
 
 def require_numbers(data: TrainingData, what: str):

@@ -1,10 +1,11 @@
-"""Callbacks that count steps and passes over the training set."""
+"""Callbacks that count steps, of all workers, and passes over the data."""
 
 from __future__ import annotations
 
 import keras
 
 from imcl_tf.methods.batches import TrainingData
+from imcl_tf.ops import workers
 
 
 def steps_taken(model: keras.Model) -> int:
@@ -22,6 +23,13 @@ class StepCallback(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict | None = None):
         self.step = steps_taken(self.model)
+
+
+class SameSteps(keras.callbacks.Callback):
+    """Fails at the end of an epoch that is longer on another worker."""
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None):
+        workers.require_same_minibatch(workers.NO_MINIBATCH)
 
 
 class EpochStart(StepCallback):

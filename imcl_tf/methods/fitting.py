@@ -23,7 +23,7 @@ from imcl_tf.methods.batches import (
     identity,
     refuse,
 )
-from imcl_tf.methods.epochs import steps_taken
+from imcl_tf.methods.epochs import SameSteps, steps_taken
 from imcl_tf.methods.finite import FiniteLoss, NonFiniteLossError
 from imcl_tf.methods.optimization import MultiOptimizerModel
 from imcl_tf.ops import workers
@@ -136,7 +136,7 @@ class PartialLabelFitting(MultiOptimizerModel):
                 else validation_data,
                 kwargs.get("validation_steps"),
             )
-        with self.distribute_strategy.scope(), _one_line_for_wrong_labels():
+        with self.distribute_strategy.scope(), _one_line_for_wrong_data():
             self._make_ready(data)
             if isinstance(data, Batches):
                 x = data.training(first_step=steps_taken(self))
@@ -155,6 +155,7 @@ class PartialLabelFitting(MultiOptimizerModel):
                 callbacks=[
                     FiniteLoss(data),
                     *([AverageWeights(self.average)] if self.average else []),
+                    *([SameSteps()] if workers.current().number > 1 else []),
                     *self.callbacks(data, _log_dir(callbacks)), *callbacks,
                 ],
                 steps_per_epoch=steps_per_epoch,
@@ -407,8 +408,8 @@ class PartialLabelFitting(MultiOptimizerModel):
 
 
 @contextlib.contextmanager
-def _one_line_for_wrong_labels() -> Iterator[None]:
-    """Makes ValueError of what a tf.data.Dataset of wrong labels raises."""
+def _one_line_for_wrong_data() -> Iterator[None]:
+    """Makes ValueError of what wrong labels or other minibatches raise."""
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
@@ -416,6 +417,8 @@ def _one_line_for_wrong_labels() -> Iterator[None]:
             raise ValueError(
                 f"{WRONG_VALUE}; the training data hold other values"
             ) from error
+        if workers.OTHERS in error.message:
+            raise ValueError(workers.OTHERS) from error
         raise
 
 

@@ -14,6 +14,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 
 import tensorflow as tf
 
@@ -51,9 +52,11 @@ class Workers:
 
 
 OTHERS = (
-    "the workers have other minibatches than each other: a tf.data.Dataset "
-    "must have the same order on all, with a seed where it is shuffled"
+    "the workers have other minibatches than each other: they must have the "
+    "same data in the same order, with a seed where a tf.data.Dataset is "
+    "shuffled, and shuffle=False for arrays"
 )
+NO_MINIBATCH = -1
 ALONE = Workers()
 _current = ALONE
 
@@ -169,8 +172,9 @@ def _check_tf_config(text: str):
 
 
 def _is_address(text: str) -> bool:
-    host, _, port = text.rpartition(":")
-    return bool(host) and port.isdecimal() and 0 < int(port) < 1 << 16
+    """Whether it is NAME:PORT, IPV4:PORT or [IPV6]:PORT."""
+    found = re.fullmatch(r"(?:[\w.-]+|\[[\da-fA-F:.]+\]):([0-9]{1,5})", text)
+    return found is not None and 0 < int(found[1]) < 1 << 16
 
 
 def all_sum(values: tf.Tensor) -> tf.Tensor:
@@ -212,21 +216,15 @@ def sum_of_parts(values: tf.Tensor) -> tf.Tensor:
     return summed(values)
 
 
-def joined(
-    own: tf.Tensor, size: tf.Tensor, common: tf.Tensor | int = 0
-) -> tf.Tensor:
+def joined(own: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """Joins the rows that each worker has of a minibatch.
 
     Args:
       own: [b, ...] float32, see `Workers.rows`; b may be 0.
       size: [] int32, B.
-      common: [] int32 in [0, 2^24), which must be that of all workers.
 
     Returns:
       [B, ...], the same on every worker; its gradient as of `sum_of_parts`.
-
-    Raises:
-      tf.errors.InvalidArgumentError: if `common` differs.
     """
     number = _current.number
     if number == 1:
@@ -234,14 +232,7 @@ def joined(
     most = -(-size // number)
     rest = own.shape[1:]
     spare = [[0, most - tf.shape(own)[0]], *[[0, 0]] * len(rest)]
-    common = tf.cast(common, tf.float32)
-    flat = tf.reshape(tf.pad(own, spare), [-1])
-    parts = gathered(tf.concat([flat, common[tf.newaxis]], 0))
-    is_same = tf.debugging.Assert(
-        tf.reduce_all(parts[:, -1] == common), [OTHERS]
-    )
-    with tf.control_dependencies([is_same]):
-        parts = tf.reshape(parts[:, :-1], [number, most, *rest])
+    parts = gathered(tf.pad(own, spare))
     # Row j of worker r is row j n + r of the minibatch.
     rows = tf.transpose(parts, [1, 0, *range(2, len(rest) + 2)])
     return tf.reshape(rows, [most * number, *rest])[:size]
@@ -287,6 +278,23 @@ def require_same(value: str, complaint: str):
     others = [i for i, one in enumerate(digests) if one != digests[0]]
     if others:
         raise ValueError(f"strategy: worker {others[0]} {complaint}")
+
+
+def require_same_minibatch(number: tf.Tensor | int) -> tf.Operation | None:
+    """Makes an operation that fails on every worker if they are apart.
+
+    Args:
+      number: [] int64, of this worker's minibatch; of no minibatch,
+        `NO_MINIBATCH`.
+
+    Returns:
+      what the rest of a graph depends on; run already where there is no graph.
+
+    Raises:
+      tf.errors.InvalidArgumentError: with `OTHERS`, if the numbers differ.
+    """
+    numbers = gathered(tf.cast(number, tf.int64))
+    return tf.debugging.Assert(tf.reduce_all(numbers == numbers[0]), [OTHERS])
 
 
 def wait_for_all():

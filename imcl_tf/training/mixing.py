@@ -90,7 +90,12 @@ def choose_mixing(
         gain, error = difference(
             *(_precisions(model, x, parts) for x in (other, best))
         )
-        report(f"neighbours: by logits {100 * gain:+.2f} ± {100 * error:.2f}")
+        compared = (
+            f"{100 * gain:+.2f} ± {100 * error:.2f}"
+            if np.isfinite(error)
+            else "not tried: there are too few validation images"
+        )
+        report(f"neighbours: by logits {compared}")
         best = other if gain > error else best
     return best.mixing
 

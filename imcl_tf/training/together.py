@@ -135,8 +135,6 @@ def explained(error: Exception) -> Exception:
         error, tf.errors.OpError
     ):
         return error
-    if workers.OTHERS in text:
-        return ValueError(workers.OTHERS)
     # One that this worker has made names collectives too, where it stands.
     if isinstance(error, tf.errors.InvalidArgumentError) or not re.search(
         "Collective|oordination", text

@@ -36,7 +36,7 @@ def test_exchanges_are_those_of_a_step(number, images, frozen, monkeypatch):
     sums = []
 
     def reduced(values):
-        sums.append(int(tf.size(values)))
+        sums.append(int(tf.size(values)) * (values.dtype.size // 4))
         return values
 
     # That of the others, who send nothing: the check of minibatches holds.
@@ -87,7 +87,7 @@ def test_bytes_by_hand():
     )
     # Each of two workers sends as many bytes as the sum has.
     assert scaling.sent(sizes, 2) == {
-        "features": 4 * (4 * 5 + 2),
+        "features": 4 * 4 * 5 + 8 * 2,
         "scores of candidates": 4 * 2 * 2 * 2 * 3,
         "their atoms": 4 * 2 * 3 * (4 + 5 + 5),
         "neighbours' features": 4 * 3 * 2 * 5,
@@ -119,8 +119,8 @@ def test_seconds_by_hand():
             "repeated": alone["repeated"],
             "candidates": 12 * (1e-3 + 1e-4 * 6),
             "reading": 6 * 0.01 + 2 * 0.02,
-            # Six sums, each of six messages; 10 Gbit/s are 0.8 ns for a byte.
-            "network": 6 * 6 * 1e-3
+            # Seven sums, each of six messages; 10 Gbit/s are 0.8 ns for a byte.
+            "network": 7 * 6 * 1e-3
             + sum(scaling.sent(sizes, 4).values()) * 1.8e-9,
         }
     )

@@ -79,16 +79,39 @@ def refusals(share):
     inputs = share.rows(tf.constant(of_worker(0)))
     batch = Batch(inputs, tf.constant(labels), tf.range(4))
     whole_minibatch(inputs, batch)
-    other = batch
-    for name in ("labels", "image_index"):
-        if share.index:
-            other = batch._replace(**{name: -getattr(batch, name)})
+    for others in (
+        batch._replace(labels=-batch.labels),
+        batch._replace(image_index=-batch.image_index),
+        # Fewer images, and fewer than two for each worker.
+        Batch(inputs[:1], batch.labels[:1], batch.image_index[:1]),
+    ):
+        own = others if share.index else batch
         try:
-            whole_minibatch(inputs, other)
+            whole_minibatch(own.inputs, own)
         except tf.errors.InvalidArgumentError as error:
             assert workers.OTHERS in str(error)
         else:
-            raise AssertionError(f"other {name}: not noticed")
+            raise AssertionError(f"not noticed: {others}")
+
+
+def lengths(share):
+    """The first worker has a minibatch more than the others."""
+    rows = of_worker(0, (12, 3))
+    labels = np.sign(of_worker(1, (12, 2))).astype(np.int8)
+    data = tf.data.Dataset.from_tensor_slices((rows, labels)).batch(4)
+    model = imcl_tf.MultiLabelModel(keras.Sequential([keras.Input((3,))]), 2)
+    model.compile("sgd")
+    model.fit(data, validation_data=data, verbose=0)
+    for validation in (None, data):
+        try:
+            model.fit(
+                data.take(3 if share.index == 0 else 2),
+                validation_data=validation, verbose=0,
+            )  # fmt: skip
+        except ValueError as error:
+            assert str(error) == workers.OTHERS
+        else:
+            raise AssertionError("another length: not noticed")
 
 
 def dropout(share):
@@ -131,6 +154,7 @@ def main():
     minibatches(share)
     state(share)
     refusals(share)
+    lengths(share)
     dropout(share)
     threads()
     workers.leave()
