@@ -22,8 +22,9 @@ from imcl_tf.training.progress import report
 
 _PREFIX = "imcl_tf-worker-"  # of the copies
 _MINUTE = 60
-# Files of a run that others are made of, and none that a run reads.
-_NOT_READ = "tensorboard", "earlier", "auto", "saved_model", "report.html"
+# Large ones that no run reads. Whatever a run looks for must be in the copy:
+# else a worker would go through other steps than the first one.
+_NOT_READ = "events.out.tfevents.*", "earlier"
 
 
 def start(method: str, search: str):
@@ -140,8 +141,10 @@ def explained(error: Exception) -> Exception:
         "Collective|oordination", text
     ):
         return error
-    found = re.search(r"/task:(\d+)", text)
-    which = f"worker {found[1]}" if found else "another worker"
+    # One that was stopped for a while reads that it is itself the reason.
+    named = {*map(int, re.findall(r"/task:(\d+)", text))}
+    named -= {workers.current().index}
+    which = f"worker {min(named)}" if named else "another worker"
     return RuntimeError(
         f"{which} has stopped, or cannot be reached; its own output says why. "
         "The same command with --resume on every machine continues the run"

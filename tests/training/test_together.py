@@ -41,6 +41,12 @@ def test_copies_of_killed_workers_are_removed(tmp_path):
             "worker 3 has stopped, or cannot be reached",
         ),
         (
+            tf.errors.UnavailableError(
+                None, None, "Coordination service: /job:worker/task:0 is lost"
+            ),
+            "another worker has stopped",
+        ),
+        (
             tf.errors.DeadlineExceededError(
                 None, None, "Collective ops is aborted by: Deadline Exceeded"
             ),
