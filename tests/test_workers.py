@@ -138,16 +138,21 @@ def test_a_worker_is_killed_and_the_run_continues(data, together, tmp_path):
     assert_alike(metrics(third), metrics(workdir))
 
 
-def test_other_settings_are_refused_on_every_worker(data, tmp_path):
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--lambda_y=1", "--lambda_y=2"),
+        # A worker that writes a checkpoint waits for the others' parts.
+        ("--checkpoint_every=2", "--checkpoint_every=3"),
+    ],
+)
+def test_other_settings_are_refused_on_every_worker(data, tmp_path, given):
     one, other = (
         programs.Program(
             "imcl_tf.main", *FLAGS, *data, f"--workdir={tmp_path}", flag,
             environment={"TF_CONFIG": config},
         )
-        for flag, config in zip(
-            ("--lambda_y=1", "--lambda_y=2"),
-            tf_configs(2), strict=True,
-        )
+        for flag, config in zip(given, tf_configs(2), strict=True)
     )  # fmt: skip
     for done in finished((one, other)):
         assert done.returncode == 1

@@ -171,8 +171,10 @@ def run(
         settings,
         start.logistic if start else None,
     )
+    # Writing a checkpoint, too, is a step that all workers take.
+    alike = identity, resume, formats, given["checkpoint_every"]
     workers.require_same(
-        repr(identity),
+        repr(alike),
         "has other settings or data than worker 0; start the same command on "
         "every machine",
     )
