@@ -138,6 +138,22 @@ def test_a_worker_is_killed_and_the_run_continues(data, together, tmp_path):
     assert_alike(metrics(third), metrics(workdir))
 
 
+def test_a_worker_is_interrupted_amid_training(data, tmp_path):
+    """By SIGTERM, as Slurm and Kubernetes do, and of which TensorFlow hears."""
+    one, other = start(2, *data, f"--workdir={tmp_path}", "--epochs=100")
+    while not (tmp_path / "checkpoints" / "previous.keras").exists():
+        assert one.is_running() and other.is_running()
+        time.sleep(0.01)
+    other.send_signal(signal.SIGTERM)
+    ended = other.finish(60)
+    assert ended.returncode == 130
+    line = ended.stderr.splitlines()[-1]
+    assert line.startswith("imcl_tf: interrupted; the same command with")
+    left = one.finish(60)
+    assert left.returncode == 1
+    assert "worker 1 has stopped" in left.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     "given",
     [

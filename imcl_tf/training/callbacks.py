@@ -41,7 +41,7 @@ class Evaluation(StepCallback):
 
     Attributes:
       past: validation mAP of the rounds before `first_step`.
-      round_begun: step at which the latest evaluation before that was.
+      rounds: steps at which these were evaluated.
 
     Raises:
       ValueError: if the file of a resumed run is damaged.
@@ -73,8 +73,11 @@ class Evaluation(StepCallback):
         self._steps_per_epoch = steps_per_epoch
         self._rows = _rows_until(metrics_file, first_step) if first_step else []
         evaluated = [row for row in self._rows if row[2] == "validation"]
-        self.past = [float(row[3]) for row in evaluated]
-        self.round_begun = int(evaluated[-1][0]) if evaluated else 0
+        self.rounds = [int(row[0]) for row in evaluated]
+        try:
+            self.past = [float(row[3]) for row in evaluated]
+        except ValueError as error:
+            raise damaged(metrics_file, error) from error
         self._latest = self.past[-1] if self.past else math.nan
 
     def on_train_begin(self, logs: dict | None = None):
@@ -143,9 +146,14 @@ def _rows_until(file: Path, step: int) -> list[list[str]]:
             raise ValueError("rows of other lengths than the header")
         return [row for row in rows if int(row[0]) <= step]
     except (OSError, ValueError, IndexError, csv.Error) as error:
-        raise ValueError(
-            f"resume: {file} is damaged or missing ({error}); {ELSE}"
-        ) from error
+        raise damaged(file, error) from error
+
+
+def damaged(file: Path, reason: object) -> ValueError:
+    """What is wrong with a CSV file of a run that is resumed."""
+    return ValueError(
+        f"resume: {file} is damaged or missing ({reason}); {ELSE}"
+    )
 
 
 def validation_mean(logs: dict | None) -> float:

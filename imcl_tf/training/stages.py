@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import keras
+import numpy as np
 
 from imcl_tf.data.multi_label_dataset import MultiLabelDataset
 from imcl_tf.data.pipeline import Batches
@@ -23,6 +24,7 @@ from imcl_tf.training.callbacks import (
     RateSchedule,
     SkippedMinibatches,
     StopAfter,
+    damaged,
 )
 from imcl_tf.training.checkpoints import (
     BestCheckpoint,
@@ -121,7 +123,13 @@ def fit_stage(
     ]  # fmt: skip
     fit = functools.partial(_fit, model, batches, checkpoint)
     number = max(0, len(evaluation.past) - 1)
-    done = first_step - evaluation.round_begun
+    done = 0
+    if first_step:
+        rounds = np.diff([*evaluation.rounds, first_step])
+        # Where steps are lacking, so are rows of the file.
+        done = int(rounds[-1])
+        if evaluation.rounds[:1] != [0] or max(*rounds, done + 1) > steps:
+            raise damaged(directory / "metrics.csv", "rows are missing")
     if done:  # the run ended amid a round
         fit(number, 1, steps - done, [ContinuedRound(model), *callbacks])
         number, first_step = number + 1, first_step + steps - done

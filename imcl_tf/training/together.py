@@ -93,7 +93,7 @@ def one_workdir(workdir: Path) -> Iterator[Path]:
         open(os.devnull, "w", encoding="utf-8") as nowhere,
         contextlib.redirect_stdout(nowhere),
     ):
-        copy = Path(place, workdir.name)
+        copy = Path(place, "run")  # "." and ".." are no names
         if workdir.exists():
             shutil.copytree(
                 workdir, copy, ignore=shutil.ignore_patterns(*_NOT_READ)

@@ -23,6 +23,7 @@ from imcl_tf.data.kept import parse_json, read_array, read_arrays
 from imcl_tf.data.multi_label_dataset import MultiLabelDataset
 from imcl_tf.files import locked, remove_unfinished, replacing
 from imcl_tf.methods.base import MultiLabelModel
+from imcl_tf.ops.metrics import Support
 from imcl_tf.settings import EXPORTED
 from imcl_tf.training.checkpoints import BEST, LATEST, PREVIOUS, is_whole
 from imcl_tf.training.identity import ELSE, Identity, check_same, is_fewer
@@ -210,8 +211,14 @@ class Workdir:
             results = parse_json(file.read_bytes())
             if not isinstance(results, dict):
                 raise TypeError
+            if "mAP" in results:  # what the program says at its end
+                both = results, results["initial_logistic"]
+                if not all(isinstance(one["mAP"], float) for one in both):
+                    raise TypeError
+                Support(**results["mAP_support"])
+                results["method"]
             return results
-        except (ValueError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"resume: {file} is damaged; {ELSE}") from error
 
     def _begun(self) -> dict | None:

@@ -170,6 +170,24 @@ def test_a_recipe_resumed_is_the_recipe(source, tmp_path, monkeypatch):
     assert not np.allclose(tf.sigmoid(model(pixels)), average, atol=1e-6)
 
 
+def test_a_table_that_lacks_rows_is_refused(source, tmp_path):
+    run(source, tmp_path)
+    file = tmp_path / "metrics.csv"
+    header, *rows = file.read_text().splitlines(keepends=True)
+    steps = [int(row.split(",")[0]) for row in rows]
+    assert steps == [0, 4, 4, 8, 8]
+    for lines in (
+        rows[:3], rows[:1], rows[1:], [rows[0], *rows[3:]],
+        [*rows[:4], rows[4].replace("validation,", "validation,x")],
+    ):  # fmt: skip
+        file.write_text("".join([header, *lines]))
+        with pytest.raises(ValueError, match=r"metrics\.csv is damaged"):
+            run(source, tmp_path, resume=True, epochs=3)
+    file.write_text("".join([header, *rows]))
+    run(source, tmp_path, resume=True, epochs=3)
+    assert file.read_text().startswith("".join([header, *rows]))
+
+
 @pytest.mark.parametrize(("most", "steps"), [(5, [0, 4, 5]), (99, [0, 4, 8])])
 def test_steps_are_no_more_than_the_most(source, tmp_path, most, steps):
     """Of two epochs of four steps each, evaluated after each and at the end."""

@@ -11,6 +11,7 @@ import scipy.sparse
 from imcl_tf.data.multi_label_dataset import MultiLabelDataset
 from imcl_tf.data.pipeline import Split
 from imcl_tf.methods.base import MultiLabelModel
+from imcl_tf.ops.metrics import Support
 from imcl_tf.training.identity import Identity
 from imcl_tf.training.workdir import Workdir
 
@@ -19,6 +20,12 @@ LABELS = {
     "train": [[1, -1, 0], [0, 1, 1], [-1, 0, 0], [0, 0, 0]],
     "validation": [[1, -1, 1], [-1, 1, 0]],
     "test": [[1, 1, -1]],
+}
+RESULTS = {
+    "method": "imcl",
+    "mAP": 7.0,
+    "mAP_support": Support(1, 3, 2, 2)._asdict(),
+    "initial_logistic": {"mAP": 6.0},
 }
 SETTINGS = {"epochs": 3, "seed": 0, "method": "imcl", "lambda_y": 1.0}
 
@@ -73,8 +80,8 @@ class TestResume:
 
     def test_unfinished_and_finished(self, begun):
         assert begun.finished(identity_of()) is None
-        begun.write_results({"mAP": 7.0})
-        assert begun.finished(identity_of()) == {"mAP": 7.0}
+        begun.write_results(RESULTS)
+        assert begun.finished(identity_of()) == RESULTS
 
     @pytest.mark.parametrize("finished", [False, True])
     @pytest.mark.parametrize(
@@ -121,7 +128,7 @@ class TestResume:
             begun.finished(identity_of(files=files))
 
     def test_more_epochs_train_on_and_fewer_are_refused(self, begun, caplog):
-        begun.write_results({"mAP": 7.0})
+        begun.write_results(RESULTS)
         with caplog.at_level(logging.WARNING, "absl"):
             assert begun.finished(identity_of(epochs=5)) is None
         assert "was of 3 epochs and trains on to 5" in caplog.text
@@ -152,7 +159,15 @@ class TestResume:
         with pytest.raises(ValueError, match=r"--epochs=a\\nb, --epochs=3"):
             begun.finished(identity_of())
 
-    @pytest.mark.parametrize("text", ["", "[1]", "[" * 100_000, "null"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "", "[1]", "[" * 100_000, "null", '{"mAP": 7.0}',
+            json.dumps(RESULTS | {"mAP": "7"}),
+            json.dumps(RESULTS | {"initial_logistic": 7.0}),
+            json.dumps(RESULTS | {"mAP_support": {"labels": 1}}),
+        ],
+    )  # fmt: skip
     def test_damaged_results(self, begun, text):
         (begun.path / "results.json").write_text(text)
         with pytest.raises(ValueError, match="results.json is damaged; take"):
@@ -162,7 +177,7 @@ class TestResume:
 class TestStart:
     def test_results_of_an_earlier_run_do_not_pass_for_this_ones(self, begun):
         """Begun anew and killed: what resumes it must not find them."""
-        begun.write_results({"mAP": 7.0})
+        begun.write_results(RESULTS)
         latest = begun.path / "checkpoints" / "latest.keras"
         latest.write_text("of the earlier run")
         begun.start(identity_of(seed=1), "", data_of(), False)
