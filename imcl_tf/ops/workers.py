@@ -15,6 +15,9 @@ import hashlib
 import json
 import os
 import re
+import signal
+import threading
+from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -87,7 +90,8 @@ def start() -> Workers:
     # The strategy starts TensorFlow's collectives. Nothing is made in its
     # scope, in which `fit` of Keras 3 fails.
     try:
-        _strategy(resolver)
+        with _ended_by_signals():
+            _strategy(resolver)
     except tf.errors.OpError as error:
         raise ConnectionError(
             f"strategy: worker {who.index} at {addresses[who.index]}, a port "
@@ -96,6 +100,26 @@ def start() -> Workers:
         ) from error
     _current = who
     return _current
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGINT and SIGTERM end this process at once, and are then as before.
+
+    TensorFlow waits without looking at signals that Python handles, and leaves
+    a handler of its own, which lets SIGTERM pass.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    handlers = {
+        number: signal.signal(number, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if is_main
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @functools.cache

@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -48,17 +47,8 @@ def start(method: str, search: str):
                 f"strategy: {what} settings on one machine; then train with "
                 "these and --strategy=multi_worker"
             )
-    # TensorFlow waits without looking at signals that Python handles.
-    handlers = {
-        number: signal.signal(number, signal.SIG_DFL)
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        report("waiting for all workers, an hour at most")
-        workers.start()
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    report("waiting for all workers, an hour at most")
+    workers.start()
 
 
 @contextlib.contextmanager
