@@ -65,7 +65,7 @@ class Dictionary:
         self._share = workers.current()
         if len(image_index) < self._share.number:
             raise ValueError(
-                f"a dictionary of {len(image_index)} images cannot be divided "
+                f"dictionary_size: {len(image_index)} images cannot be divided "
                 f"among {self._share.number} workers"
             )
         self.image_index = tf.constant(image_index, tf.int32)

@@ -48,6 +48,7 @@ class PartialLabelFitting(MultiOptimizerModel):
     callbacks: Callable[..., list]
     evaluation_step: Any  # tf.function, `Batch` -> (scores, loss terms)
     _prepared_for: weakref.ref | None = None
+    _is_joined = False  # whether all workers have begun with the same weights
 
     def prepare(self, data: TrainingData) -> None:
         """Notes which training data the model is for.
@@ -174,6 +175,7 @@ class PartialLabelFitting(MultiOptimizerModel):
 
     def _join_workers(self):
         """Begins as worker 0 does, but with random numbers of its own."""
+        self._is_joined = True
         state = [*self.variables]
         for optimizer in self.optimizers:
             state += optimizer.variables
@@ -328,14 +330,21 @@ class PartialLabelFitting(MultiOptimizerModel):
         """One step, as that of Keras.
 
         Raises:
-          ValueError: for a model compiled with `ema_decay`.
+          ValueError: for a model compiled with `ema_decay`, and where workers
+            have not begun with `fit`, or have other minibatches.
           FloatingPointError: see `on_nan` of `compile`.
         """
         if self.average is not None:
             raise ValueError(
                 "train_on_batch: fit alone keeps the average of ema_decay"
             )
-        logs = super().train_on_batch(*arguments, **kwargs)
+        if workers.current().number > 1 and not self._is_joined:
+            raise ValueError(
+                "train_on_batch: several workers begin with fit, which gives "
+                "all the same weights"
+            )
+        with _one_line_for_wrong_data():
+            logs = super().train_on_batch(*arguments, **kwargs)
         if self.on_nan == "stop" and not self.last_step.is_finite.numpy():
             raise NonFiniteLossError(
                 "training diverged: the loss of the minibatch, or its "

@@ -6,6 +6,7 @@ import scipy.sparse
 import tensorflow as tf
 
 from imcl_tf.methods.dictionary import Dictionary, class_balanced_subset
+from imcl_tf.ops import workers
 from imcl_tf.ops.labels import LabelTable
 
 
@@ -264,3 +265,11 @@ def test_image_inputs_keep_their_type():
     (images_seen,) = seen
     assert images_seen.dtype == tf.uint8
     np.testing.assert_array_equal(images_seen, images[[4, 1]])
+
+
+def test_each_worker_has_an_image(monkeypatch):
+    monkeypatch.setattr(workers, "_current", workers.Workers(0, len(INDEX)))
+    assert len(make()[0].own_index) == 1
+    monkeypatch.setattr(workers, "_current", workers.Workers(0, len(INDEX) + 1))
+    with pytest.raises(ValueError, match="dictionary_size: .* be divided"):
+        make()

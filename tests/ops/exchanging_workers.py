@@ -95,13 +95,26 @@ def refusals(share):
 
 
 def lengths(share):
-    """The first worker has a minibatch more than the others."""
+    """The first worker has a minibatch more than the others, or another."""
     rows = of_worker(0, (12, 3))
     labels = np.sign(of_worker(1, (12, 2))).astype(np.int8)
     data = tf.data.Dataset.from_tensor_slices((rows, labels)).batch(4)
     model = imcl_tf.MultiLabelModel(keras.Sequential([keras.Input((3,))]), 2)
     model.compile("sgd")
+    try:
+        model.train_on_batch(rows, labels)
+    except ValueError as error:
+        assert "begin with fit" in str(error)
+    else:
+        raise AssertionError("weights of their own: not noticed")
     model.fit(data, validation_data=data, verbose=0)
+    model.train_on_batch(rows, labels)
+    try:
+        model.train_on_batch(rows, -labels if share.index else labels)
+    except ValueError as error:
+        assert str(error) == workers.OTHERS
+    else:
+        raise AssertionError("other labels: not noticed")
     for validation in (None, data):
         try:
             model.fit(
