@@ -125,11 +125,7 @@ def fit_stage(
     number = max(0, len(evaluation.past) - 1)
     done = 0
     if first_step:
-        rounds = np.diff([*evaluation.rounds, first_step])
-        # Where steps are lacking, so are rows of the file.
-        done = int(rounds[-1])
-        if evaluation.rounds[:1] != [0] or max(*rounds, done + 1) > steps:
-            raise damaged(directory / "metrics.csv", "rows are missing")
+        done = _steps_done([*evaluation.rounds, first_step], steps, directory)
     if done:  # the run ended amid a round
         fit(number, 1, steps - done, [ContinuedRound(model), *callbacks])
         number, first_step = number + 1, first_step + steps - done
@@ -138,6 +134,22 @@ def fit_stage(
         fit(number, rounds, steps, callbacks)
     if schedule.keep == "best":
         load_best(model, directory / "checkpoints")
+
+
+def _steps_done(rounds, steps, directory):
+    """Steps of the round amid which a run ended.
+
+    Args:
+      rounds: step 0, at which each further round ended, and the last one.
+      steps: most of a round.
+      directory: of the stage.
+    """
+    lengths = np.diff(rounds)
+    # The end of a round is saved with its row. Where steps are lacking, so are
+    # rows of the file.
+    if rounds[0] or lengths[-1] >= steps or max(lengths) > steps:
+        raise damaged(directory / "metrics.csv", "rows are missing")
+    return int(lengths[-1])
 
 
 def _fit(model, batches, checkpoint, number, rounds, steps, callbacks):

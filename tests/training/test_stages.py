@@ -177,7 +177,7 @@ def test_a_table_that_lacks_rows_is_refused(source, tmp_path):
     steps = [int(row.split(",")[0]) for row in rows]
     assert steps == [0, 4, 4, 8, 8]
     for lines in (
-        rows[:3], rows[:1], rows[1:], [rows[0], *rows[3:]],
+        [], rows[:3], rows[:1], rows[1:], [rows[0], *rows[3:]],
         [*rows[:4], rows[4].replace("validation,", "validation,x")],
     ):  # fmt: skip
         file.write_text("".join([header, *lines]))
