@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from imcl_tf.ops import workers
+from imcl_tf.ops.candidates import Best, best_of_all, own_numbers
 
 # An inner product below this share of both norms is float32 rounding, not
 # correlation: a residual that is zero in exact arithmetic must not select.
@@ -286,7 +286,7 @@ def _pursue(
     if sizes is None:
         numbers = tf.range(tf.size(squares_y))
     else:
-        numbers = _own_numbers(sizes)
+        numbers = own_numbers(sizes)
     numbers = numbers[:, tf.newaxis]
     others = tf.transpose(exclude)[:, tf.newaxis]
     taken = (numbers < 0) | tf.reduce_any(numbers == others, 0)
@@ -304,7 +304,7 @@ def _pursue(
             score *= tf.sign(correlation_y) + tf.sign(correlation_f)
         score = tf.where(taken, -float("inf"), score)
         place = tf.argmax(score, 0, output_type=tf.int32)
-        best = _Best(
+        best = Best(
             tf.gather(numbers[:, 0], place),
             *(
                 _of_best(x, place)
@@ -314,7 +314,7 @@ def _pursue(
             *(_rows(atoms, place) for atoms in (atoms_y, atoms_f)),
         )
         if sizes is not None:
-            best = _best_of_all(best)
+            best = best_of_all(best)
         if nonnegative:
             active &= (
                 tf.math.is_finite(best.score)
@@ -328,60 +328,6 @@ def _pursue(
         labels = labels.append(best.atom_y, active, nonnegative)
         visual = visual.append(best.atom_f, active, nonnegative)
     return Similarities(tf.stack(indices, 1), labels.weights, visual.weights)
-
-
-class _Best(NamedTuple):
-    """The best candidate of each image: all [B], but atoms [B, n]."""
-
-    number: tf.Tensor
-    score: tf.Tensor
-    correlation_y: tf.Tensor
-    correlation_f: tf.Tensor
-    squares_y: tf.Tensor
-    squares_f: tf.Tensor
-    atom_y: tf.Tensor
-    atom_f: tf.Tensor
-
-
-def _own_numbers(sizes):
-    """Numbers of the candidates of which a worker has a share; -1 = none."""
-    share = workers.current()
-    numbers, start = [], 0
-    for size in sizes:
-        last = tf.maximum(size, share.index)
-        own = start + tf.range(share.index, last, share.number)
-        own = tf.cond(
-            tf.size(own) > 0, lambda own=own: own, lambda: tf.constant([-1])
-        )
-        numbers.append(own)
-        start += size
-    return tf.concat(numbers, 0)
-
-
-def _best_of_all(best):
-    """The best candidates of all workers, of equal ones that of least number.
-
-    Numbers are exact in float32: there are less than 2^24.
-    """
-    own = tf.stack([best.score, tf.cast(best.number, tf.float32)])
-    scores, numbers = tf.unstack(workers.gathered(own), axis=1)
-    is_best = scores == tf.reduce_max(scores, 0)
-    winner = tf.reduce_min(tf.where(is_best, numbers, float("inf")), 0)
-    winner = tf.where(tf.math.is_finite(winner), winner, -1.0)
-    winner = tf.cast(winner, tf.int32)
-    is_own = (best.number == winner)[:, tf.newaxis]
-    columns = [x if x.shape.rank == 2 else x[:, tf.newaxis] for x in best[1:]]
-    found = tf.where(is_own, tf.concat(columns, 1), 0.0)
-    parts = tf.split(
-        workers.all_sum(found), [tf.shape(x)[1] for x in columns], 1
-    )
-    return _Best(
-        winner,
-        *(
-            part if x.shape.rank == 2 else part[:, 0]
-            for part, x in zip(parts, best[1:], strict=True)
-        ),
-    )
 
 
 # What is of all candidates and images is [M, B], as the products come: to
